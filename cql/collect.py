@@ -6,28 +6,22 @@ The package carries the weights of trained policies rather than the data they ma
 Axes: E environments stepped together, S state features, A action features.
 """
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.resources
 import logging
-import os
-import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.data import DatasetError, minari_folder, minari_root
+from cql.data import DatasetError, minari_folder, minari_root_set_to, new_dataset
 from cql.envs import env_info, make_env, to_env_actions
 
 log = logging.getLogger(__name__)
 
-# Collections in progress stand below this folder of Minari's own; Minari passes over names that begin with a dot.
-WORK_FOLDER = ".cql-collecting"
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the clamp the behaviour policies were trained with
 
 
@@ -265,9 +259,8 @@ def collect_dataset(
 ) -> None:
     """Roll a policy out into a local Minari dataset, whole or not at all.
 
-    The dataset is written to a hidden folder beside the others and moved to its place in one rename, so that neither
-    an exception nor a kill leaves anything that passes for a dataset; what a kill leaves hidden, the next collection of
-    the same id removes. Of two processes that collect the same id the second waits for the first.
+    An interrupted collection leaves nothing that passes for a dataset, and of two processes that collect the same one
+    the second waits for the first (see `cql.data.new_dataset`).
 
     Observations and rewards are stored in float64, as the environment gives them and its observation space declares;
     actions in float32, as the action space does.
@@ -290,25 +283,19 @@ def collect_dataset(
     """
     if n_episodes < 1 or n_envs < 1:
         raise DatasetError(f"n_episodes and n_envs must be at least 1, got {n_episodes} and {n_envs}")
-    target, root = minari_folder(dataset_id), minari_root()
-    work = root / WORK_FOLDER / dataset_id.replace("/", "--")
-    with _lock(work.with_name(f"{work.name}.lock"), dataset_id):
-        if target.exists():
+    with new_dataset(dataset_id) as hidden_root:
+        if hidden_root is None:
             if exist_ok:
                 return
             raise DatasetError(
                 f"dataset '{dataset_id}' exists already: choose another id or `minari delete {dataset_id}`"
             )
-        shutil.rmtree(work, ignore_errors=True)
         episodes = roll_out(env_id, policy, n_episodes=n_episodes, seed=seed, n_envs=n_envs, progress=progress)
-        try:
-            work.mkdir(parents=True)
-            _write(work, dataset_id, env_id, episodes, policy, seed, reference, description)
-            _publish(work, target, dataset_id)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        _write(hidden_root, dataset_id, env_id, episodes, policy, seed, reference, description)
     n_steps = sum(len(episode.rewards) for episode in episodes)
-    log.info("collected %s: %d episodes, %d transitions, in %s", dataset_id, n_episodes, n_steps, target)
+    log.info(
+        "collected %s: %d episodes, %d transitions, in %s", dataset_id, n_episodes, n_steps, minari_folder(dataset_id)
+    )
 
 
 def _write(
@@ -330,7 +317,7 @@ def _write(
         for index, episode in enumerate(episodes)
     ]
     scores = {} if reference is None else {"ref_min_score": reference[0], "ref_max_score": reference[1]}
-    with _environment("MINARI_DATASETS_PATH", str(root)), warnings.catch_warnings():
+    with minari_root_set_to(root), warnings.catch_warnings():
         # There is no address to give.
         warnings.filterwarnings("ignore", message="`(author_email|code_permalink)` is set to None")
         minari.create_dataset_from_buffers(
@@ -345,47 +332,6 @@ def _write(
             data_format="hdf5",
             **scores,
         )
-
-
-def _publish(work: Path, target: Path, dataset_id: str) -> None:
-    """Make a finished dataset visible: the namespace first, then one rename."""
-    import minari.namespace
-
-    namespace = dataset_id.rpartition("/")[0]
-    if namespace and namespace not in minari.namespace.list_local_namespaces():
-        with contextlib.suppress(ValueError):  # another process made it meanwhile
-            minari.namespace.create_namespace(namespace)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    (work / dataset_id).rename(target)
-
-
-@contextlib.contextmanager
-def _lock(path: Path, dataset_id: str) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process is collecting %s; waiting for it", dataset_id)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def _environment(key: str, value: str) -> Iterator[None]:
-    """Set an environment variable for the duration; Minari takes the root of its datasets from nowhere else."""
-    before = os.environ.get(key)
-    os.environ[key] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[key]
-        else:
-            os.environ[key] = before
 
 
 @dataclasses.dataclass(frozen=True)

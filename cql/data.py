@@ -6,11 +6,13 @@ environment it is to be used with; `prepare` turns it into `Transitions`, the te
 Axes: M transitions, S state features, A action features.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
+import shutil
 import socket
 import urllib.parse
 import urllib.request
@@ -31,6 +33,8 @@ ACTION_TOLERANCE = 1e-5
 STD_FLOOR = 1e-3
 # Seconds to wait for the dataset hub; its own client retries for over twenty before it gives up.
 HUB_TIMEOUT = 5.0
+# Datasets in the making stand below this folder of Minari's own; Minari passes over names that begin with a dot.
+WORK_FOLDER = ".cql-collecting"
 
 
 class DatasetError(ValueError):
@@ -215,11 +219,21 @@ def _hdf5_episodes(path: Path, n_episodes: int) -> Iterator[_Episode]:
     import h5py
 
     with h5py.File(path, "r") as file:
+
+        def read(name: str) -> NDArray[Any] | None:
+            # h5py's own groups and slices take longer than the reading where episodes are short.
+            try:
+                member = h5py.h5d.open(file.id, name.encode())
+            except KeyError:
+                if isinstance(file.get(name), h5py.Group):
+                    return None  # a composite space
+                raise
+            array = np.empty(member.shape, member.dtype)
+            member.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+            return array
+
         for index in range(n_episodes):
-            group = file[f"episode_{index}"]
-            # A composite space is a group, which has no array to give.
-            members = [group[key] for key in _EPISODE_KEYS]
-            yield tuple(member[()] if isinstance(member, h5py.Dataset) else None for member in members)  # type: ignore[misc]
+            yield tuple(read(f"episode_{index}/{key}") for key in _EPISODE_KEYS)  # type: ignore[misc]
 
 
 def _minari_episodes(dataset_id: str) -> Iterator[_Episode]:
@@ -240,7 +254,7 @@ def _join(episodes: Iterable[_Episode], name: str, env_id: str | None) -> RawDat
         observations, actions, rewards, terminations, truncations = episode
         for key, value, n_axes in (("observations", observations, 2), ("actions", actions, 2), ("rewards", rewards, 1)):
             if not isinstance(value, np.ndarray) or value.ndim != n_axes or value.dtype.kind not in "fiub":
-                found = f"shape {value.shape}, {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+                found = f"shape {value.shape}, {value.dtype}" if isinstance(value, np.ndarray) else "a composite space"
                 wanted = "one vector of numbers" if n_axes == 2 else "one number"
                 raise DatasetError(
                     f"dataset '{name}', episode {index}: {key} must hold {wanted} a step, found {found}; only "
@@ -310,13 +324,19 @@ def _download(dataset_id: str) -> None:
             raise _not_found(dataset_id, "and huggingface_hub, needed to fetch it, is not installed")
         if reason := _hub_unreachable():
             raise _not_found(dataset_id, f"and cannot be fetched: {reason}")
-    log.info("downloading %s into %s", dataset_id, minari_root())
-    try:
-        minari.download_dataset(dataset_id)
-    except Exception as error:  # the clients of the remotes share no base class; whatever it was is told and chained
-        raise _not_found(dataset_id, f"and could not be fetched: {type(error).__name__}: {error}") from error
-    if not minari_folder(dataset_id).joinpath("data").is_dir():
-        raise _not_found(dataset_id, "and the download brought nothing")
+    with new_dataset(dataset_id) as hidden_root:
+        if hidden_root is None:
+            return
+        log.info("downloading %s into %s", dataset_id, minari_root())
+        try:
+            with minari_root_set_to(hidden_root):
+                minari.download_dataset(dataset_id)
+        except (
+            Exception
+        ) as error:  # the clients of the remotes share no base class; whatever it was is told and chained
+            raise _not_found(dataset_id, f"and could not be fetched: {type(error).__name__}: {error}") from error
+        if not hidden_root.joinpath(dataset_id, "data").is_dir():
+            raise _not_found(dataset_id, "and the download brought nothing")
 
 
 def _hub_unreachable() -> str | None:
@@ -332,6 +352,64 @@ def _hub_unreachable() -> str | None:
     except OSError as error:
         return f"no connection to {host} ({error})"
     return None
+
+
+@contextlib.contextmanager
+def new_dataset(dataset_id: str) -> Iterator[Path | None]:
+    """Bring a Minari dataset into being whole or not at all.
+
+    The block writes the dataset below a hidden folder, which Minari passes over; at the block's end one rename moves it
+    to its place. Neither an exception nor a kill leaves anything that passes for a dataset, and what a kill leaves in
+    the hidden folder goes when the same dataset is next made. A process that comes second waits for the first.
+
+    Args:
+        dataset_id: the dataset's id.
+
+    Yields:
+        The root to write below, to be given to Minari with `minari_root_set_to`; None where the dataset exists by now.
+    """
+    import fcntl
+
+    import minari.namespace
+
+    target = minari_folder(dataset_id)
+    hidden_root = minari_root() / WORK_FOLDER / dataset_id.replace("/", "--")
+    hidden_root.parent.mkdir(exist_ok=True)
+    with hidden_root.with_name(f"{hidden_root.name}.lock").open("w") as lock:
+        try:  # the lock ends with the process, however it ends
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process is making %s; waiting for it", dataset_id)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            yield None
+            return
+        shutil.rmtree(hidden_root, ignore_errors=True)
+        hidden_root.mkdir()
+        try:
+            yield hidden_root
+            namespace = dataset_id.rpartition("/")[0]
+            if namespace and namespace not in minari.namespace.list_local_namespaces():
+                with contextlib.suppress(ValueError):  # made meanwhile by a process that makes its neighbour
+                    minari.namespace.create_namespace(namespace)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            hidden_root.joinpath(dataset_id).rename(target)
+        finally:
+            shutil.rmtree(hidden_root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def minari_root_set_to(root: Path) -> Iterator[None]:
+    """Let Minari write below another root, which it takes from nowhere but the environment variable."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before
 
 
 # ------------------------------------------------------------------------------------------------------------ D4RL

@@ -1,0 +1,535 @@
+"""Datasets: what is read from Minari and D4RL files, what is refused and how, what the tensors hold."""
+
+import dataclasses
+import json
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import gymnasium
+import h5py
+import minari
+import numpy as np
+import pytest
+import torch
+from minari.data_collector import EpisodeBuffer
+
+from cql import data
+from cql.data import (
+    DatasetError,
+    DatasetNotFoundError,
+    RawData,
+    check,
+    fingerprint,
+    load_d4rl,
+    load_minari,
+    prepare,
+    select_episodes,
+)
+
+S, A = 3, 2
+LOW, HIGH = np.array([-1, -3], np.float32), np.array([1, 3], np.float32)
+SIZES = {"observation_size": S, "action_size": A, "action_low": LOW, "action_high": HIGH}
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    folder = tmp_path / "minari"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    return folder
+
+
+def make_buffer(steps, *, terminated=False, truncated=True, seed=0, **changes):
+    generator = np.random.default_rng(seed)
+    flags = np.arange(steps) == steps - 1
+    fields = {
+        "observations": generator.standard_normal((steps + 1, S)),
+        "actions": generator.uniform(LOW, HIGH, (steps, A)).astype(np.float32),
+        "rewards": generator.standard_normal(steps),
+        "terminations": flags & terminated,
+        "truncations": flags & truncated,
+        "infos": {},
+    }
+    return EpisodeBuffer(**{**fields, **changes})
+
+
+def write_minari(dataset_id, buffers, **options):
+    spaces = {
+        "observation_space": gymnasium.spaces.Box(-np.inf, np.inf, (S,)),
+        "action_space": gymnasium.spaces.Box(LOW, HIGH),
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(is set to None|env_spec is None)")
+        minari.create_dataset_from_buffers(dataset_id, list(buffers), **{**spaces, "data_format": "hdf5", **options})
+
+
+def make_raw(lengths=(3, 2, 4), seed=0):
+    generator = np.random.default_rng(seed)
+    m = sum(lengths)
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    terminated = np.zeros(m, bool)
+    terminated[np.cumsum(lengths)[0] - 1] = True
+    last = np.append(np.diff(episode) != 0, True)
+    return RawData(
+        observations=generator.standard_normal((m, S)).astype(np.float32),
+        actions=generator.uniform(LOW, HIGH, (m, A)).astype(np.float32),
+        rewards=np.arange(m, dtype=np.float32),
+        next_observations=generator.standard_normal((m, S)).astype(np.float32),
+        terminated=terminated,
+        truncated=last & ~terminated,
+        episode=episode,
+        name="made/up-v0",
+        env_id="Made-v5",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- Minari
+
+
+def test_minari_episodes_become_transitions():
+    buffers = [make_buffer(4, seed=1), make_buffer(1, terminated=True, truncated=False, seed=2), make_buffer(3, seed=3)]
+    write_minari("tests/plain-v0", buffers)
+    raw = load_minari("tests/plain-v0", download=False)
+    assert raw.episode.tolist() == [0, 0, 0, 0, 1, 2, 2, 2]
+    assert raw.terminated.tolist() == [False] * 4 + [True] + [False] * 3
+    assert raw.truncated.tolist() == [False] * 3 + [True, False, False, False, True]
+    assert raw.n_episodes == 3
+    assert raw.episode_lengths.tolist() == [4, 1, 3]
+    np.testing.assert_allclose(raw.episode_returns, [buffer.rewards.sum() for buffer in buffers], rtol=1e-6)
+    for key in ("observations", "actions", "rewards", "next_observations"):
+        assert getattr(raw, key).dtype == np.float32
+    np.testing.assert_array_equal(raw.observations[:4], buffers[0].observations[:4].astype(np.float32))
+    # The last observation of an episode is the next observation of its last step, not the first of the next episode.
+    np.testing.assert_array_equal(raw.next_observations[3], buffers[0].observations[4].astype(np.float32))
+    np.testing.assert_array_equal(raw.next_observations[:3], raw.observations[1:4])
+    check(raw, **SIZES, env_id="whatever the file does not name")
+
+
+def test_the_direct_reading_agrees_with_minari():
+    write_minari("tests/many-v0", [make_buffer(int(n), seed=int(n)) for n in (5, 2, 9, 14)])
+    raw = load_minari("tests/many-v0")
+    for index, episode in enumerate(minari.load_dataset("tests/many-v0").iterate_episodes()):
+        here = raw.episode == index
+        np.testing.assert_array_equal(raw.observations[here], episode.observations[:-1].astype(np.float32))
+        np.testing.assert_array_equal(raw.next_observations[here], episode.observations[1:].astype(np.float32))
+        np.testing.assert_array_equal(raw.actions[here], episode.actions)
+        np.testing.assert_array_equal(raw.rewards[here], episode.rewards.astype(np.float32))
+
+
+def test_arrow_files_give_the_same_as_hdf5():
+    pytest.importorskip("pyarrow")
+    # Arrow stores observations with the precision the space declares.
+    spaces = {"observation_space": gymnasium.spaces.Box(-np.inf, np.inf, (S,), np.float64)}
+    buffers = [make_buffer(3, seed=1), make_buffer(2, terminated=True, seed=2)]
+    write_minari("tests/first-v0", buffers, **spaces)
+    write_minari("tests/second-v0", buffers, **spaces, data_format="arrow")
+    assert fingerprint(load_minari("tests/first-v0")) == fingerprint(load_minari("tests/second-v0"))
+
+
+def test_an_end_is_terminated_or_truncated_and_never_both():
+    write_minari(
+        "tests/ends-v0",
+        [make_buffer(2, terminated=True, truncated=True), make_buffer(2, terminated=False, truncated=False)],
+    )
+    raw = load_minari("tests/ends-v0")
+    assert raw.terminated.tolist() == [False, True, False, False]
+    assert raw.truncated.tolist() == [False, False, False, True]
+
+
+def test_the_environment_is_read_from_the_metadata():
+    steps = make_buffer(2, observations=np.zeros((3, 4)), actions=np.zeros((2, 1), np.float32))
+    env = {"env": "InvertedPendulum-v5", "observation_space": None, "action_space": None}
+    write_minari("tests/pendulum-v0", [steps], **env)
+    raw = load_minari("tests/pendulum-v0")
+    assert raw.env_id == "InvertedPendulum-v5"
+    low = np.array([-3], np.float32)
+    sizes = {"observation_size": 4, "action_size": 1, "action_low": low, "action_high": -low}
+    check(raw, **sizes, env_id="InvertedPendulum-v5")
+    with pytest.raises(DatasetError, match=r"recorded in InvertedPendulum-v5, but the environment is Hopper-v5"):
+        check(raw, **sizes, env_id="Hopper-v5")
+
+
+def test_an_absent_dataset_is_reported_with_what_is_there(monkeypatch):
+    write_minari("tests/here-v0", [make_buffer(2)])
+    with pytest.raises(
+        DatasetNotFoundError, match=r"forbids(.|\n)*tests/here-v0(.|\n)*minari download mujoco/ant/medium-v0"
+    ):
+        load_minari("mujoco/ant/medium-v0", download=False)
+    monkeypatch.setattr(data, "find_spec", lambda _: None)
+    with pytest.raises(DatasetNotFoundError, match=r"huggingface_hub(.|\n)*pip install \"cql\[hub\]\""):
+        load_minari("mujoco/ant/medium-v0")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Let the hub's client seem installed and no proxy stand before it."""
+    monkeypatch.setattr(data, "find_spec", lambda _: object())
+    monkeypatch.setattr(data.urllib.request, "getproxies", dict)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("MINARI_REMOTE", raising=False)
+
+
+def test_without_a_network_the_answer_comes_at_once(hub, monkeypatch):
+    # A free port of this machine refuses the connection, as the hub's would not answer.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+    start = time.perf_counter()
+    with pytest.raises(DatasetNotFoundError, match=r"no connection to 127\.0\.0\.1"):
+        load_minari("mujoco/ant/medium-v0")
+    assert time.perf_counter() - start < 5
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DatasetNotFoundError, match="HF_HUB_OFFLINE is set"):
+        load_minari("mujoco/ant/medium-v0")
+
+
+def test_a_download_is_moved_to_its_place_when_it_is_whole(hub, monkeypatch, root, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(data, "_hub_unreachable", lambda: None)
+    monkeypatch.setattr(minari, "download_dataset", lambda dataset_id: write_minari(dataset_id, [make_buffer(2)]))
+    assert len(load_minari("mujoco/ant/medium-v0")) == 2
+    assert "downloading mujoco/ant/medium-v0" in caplog.text
+    assert list(minari.list_local_datasets()) == ["mujoco/ant/medium-v0"]
+    assert minari.namespace.list_local_namespaces() == ["mujoco", "mujoco/ant"]
+    assert not [path for path in (root / data.WORK_FOLDER).iterdir() if path.is_dir()]
+
+
+def test_a_failed_download_leaves_nothing(hub, monkeypatch):
+    def fail(dataset_id):
+        write_minari(dataset_id, [make_buffer(2)])
+        raise ConnectionResetError("the line went dead")
+
+    monkeypatch.setattr(data, "_hub_unreachable", lambda: None)
+    monkeypatch.setattr(minari, "download_dataset", fail)
+    with pytest.raises(DatasetNotFoundError, match="ConnectionResetError: the line went dead"):
+        load_minari("mujoco/ant/medium-v0")
+    assert not minari.list_local_datasets()
+    monkeypatch.setattr(minari, "download_dataset", lambda _: None)
+    with pytest.raises(DatasetNotFoundError, match="brought nothing"):
+        load_minari("mujoco/ant/medium-v0")
+
+
+@pytest.mark.parametrize("dataset_id", ["", "halfcheetah", "mujoco/halfcheetah/medium", "../secret-v0", "a b-v0"])
+def test_malformed_ids_are_refused(dataset_id):
+    with pytest.raises(DatasetError, match="not the id of a Minari dataset"):
+        load_minari(dataset_id)
+
+
+def test_an_empty_datasets_path_is_refused(monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "")
+    with pytest.raises(DatasetError, match="MINARI_DATASETS_PATH is set but empty"):
+        load_minari("mujoco/ant/medium-v0")
+
+
+@pytest.mark.parametrize("damage", ["no metadata", "half the metadata", "no data", "half the data", "an episode short"])
+def test_damaged_datasets_are_named(damage, root):
+    write_minari("tests/whole-v0", [make_buffer(50), make_buffer(50)])
+    folder = root / "tests" / "whole-v0" / "data"
+    metadata, main = folder / "metadata.json", folder / "main_data.hdf5"
+    match damage:
+        case "no metadata":
+            metadata.unlink()
+        case "half the metadata":
+            metadata.write_text(metadata.read_text()[:100])
+        case "no data":
+            main.unlink()
+        case "half the data":
+            main.write_bytes(main.read_bytes()[:3000])
+        case "an episode short":
+            metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "total_episodes": 3}))
+    with pytest.raises(DatasetError, match=r"'tests/whole-v0' in .* is incomplete or damaged"):
+        load_minari("tests/whole-v0")
+
+
+def test_spaces_other_than_vectors_are_refused():
+    space = gymnasium.spaces.Dict({"joints": gymnasium.spaces.Box(-1, 1, (2,))})
+    write_minari(
+        "tests/dict-v0",
+        [make_buffer(2, observations={"joints": np.zeros((3, 2), np.float32)})],
+        observation_space=space,
+    )
+    with pytest.raises(DatasetError, match=r"episode 0: observations must hold one vector .* a composite space"):
+        load_minari("tests/dict-v0")
+    write_minari(
+        "tests/discrete-v0", [make_buffer(2, actions=np.zeros(2, int))], action_space=gymnasium.spaces.Discrete(2)
+    )
+    with pytest.raises(DatasetError, match=r"episode 0: actions must hold one vector .* shape \(2,\), int64"):
+        load_minari("tests/discrete-v0")
+
+
+def test_episodes_that_do_not_fit_together_are_refused():
+    write_minari("tests/lengths-v0", [make_buffer(3), make_buffer(3, observations=np.zeros((3, S)))])
+    with pytest.raises(DatasetError, match=r"episode 1: 3 rewards go with 4 observations .*'observations': 3"):
+        load_minari("tests/lengths-v0")
+    write_minari("tests/sizes-v0", [make_buffer(3), make_buffer(3, observations=np.zeros((4, S + 1)))])
+    with pytest.raises(DatasetError, match=r"observations differ in size between episodes: \[3, 4\]"):
+        load_minari("tests/sizes-v0")
+
+
+def test_a_dataset_without_transitions_is_refused():
+    write_minari("tests/none-v0", [])
+    with pytest.raises(DatasetError, match="'tests/none-v0' is empty"):
+        load_minari("tests/none-v0")
+
+
+@pytest.mark.slow
+def test_a_million_transitions_are_read_in_seconds():
+    write_minari("tests/million-v0", [make_buffer(1000)] * 1000)
+    start = time.perf_counter()
+    assert len(load_minari("tests/million-v0")) == 1_000_000
+    assert time.perf_counter() - start < 15
+
+
+# ------------------------------------------------------------------------------------------------------------ D4RL
+
+#                      0  1  2  3  4  5  6  7  8
+TERMINALS = np.array([0, 0, 1, 0, 0, 0, 0, 1, 0], bool)
+TIMEOUTS = np.array([0, 0, 0, 0, 0, 1, 0, 1, 0], bool)  # row 7 has both flags; row 8 is left unfinished
+
+
+def write_d4rl(path, *, leave_out=(), **changes):
+    generator = np.random.default_rng(0)
+    n = len(TERMINALS)
+    arrays = {
+        "observations": generator.standard_normal((n, S)).astype(np.float32),
+        "actions": generator.uniform(LOW, HIGH, (n, A)).astype(np.float32),
+        "rewards": np.arange(n, dtype=np.float32),
+        "terminals": TERMINALS,
+        "timeouts": TIMEOUTS,
+        "next_observations": generator.standard_normal((n, S)).astype(np.float32),
+        "infos/qpos": np.zeros((n, 2)),
+        "infos/qvel": np.zeros((n, 2)),
+        "infos/action_log_probs": np.zeros(n, np.float32),
+        "metadata/algorithm": np.bytes_("SAC"),
+        "metadata/iteration": np.array([100]),
+        "metadata/policy/fc0/weight": np.zeros((4, S), np.float32),
+        "metadata/policy/nonlinearity": np.bytes_("relu"),
+    }
+    arrays = {key: array for key, array in {**arrays, **changes}.items() if key not in leave_out}
+    with h5py.File(path, "w") as file:
+        for key, array in arrays.items():
+            file[key] = array
+    return arrays
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "hopper_medium-v2.hdf5"
+
+
+def test_d4rl_with_next_observations_keeps_every_transition(path):
+    arrays = write_d4rl(path)
+    raw = load_d4rl(path)
+    for key in ("observations", "actions", "rewards", "next_observations"):
+        np.testing.assert_array_equal(getattr(raw, key), arrays[key])
+    assert raw.episode.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3]
+    assert raw.terminated.tolist() == TERMINALS.tolist()  # row 7, flagged twice, counts as terminal
+    assert np.flatnonzero(raw.truncated).tolist() == [5, 8]
+    check(raw, **SIZES, env_id="Hopper-v5")
+
+
+def test_d4rl_without_next_observations_leaves_out_what_it_cannot_know(path):
+    arrays = write_d4rl(path, leave_out={"next_observations"})
+    raw = load_d4rl(path)
+    assert raw.rewards.tolist() == [0, 1, 2, 3, 4, 6, 7]  # not 5, cut by the time limit, nor 8, the file's last
+    assert raw.episode.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert np.flatnonzero(raw.terminated).tolist() == [2, 6]
+    assert np.flatnonzero(raw.truncated).tolist() == [4]
+    following = raw.next_observations[~raw.terminated]
+    np.testing.assert_array_equal(following, arrays["observations"][[1, 2, 4, 5, 7]])
+    # Behind a terminal state nothing follows; in the file stands the first observation of another episode.
+    np.testing.assert_array_equal(raw.next_observations[raw.terminated], arrays["observations"][[2, 7]])
+
+
+def test_d4rl_flags_may_be_numbers(path):
+    write_d4rl(path, terminals=TERMINALS.astype(np.float32), timeouts=TIMEOUTS.astype(np.uint8))
+    assert np.flatnonzero(load_d4rl(path).terminated).tolist() == [2, 7]
+
+
+@pytest.mark.parametrize("key", ["observations", "actions", "rewards", "terminals"])
+def test_d4rl_missing_keys_are_named(path, key):
+    write_d4rl(path, leave_out={key})
+    with pytest.raises(DatasetError, match=f"hopper_medium-v2.hdf5' has no '{key}'; it holds .*timeouts"):
+        load_d4rl(path)
+
+
+def test_d4rl_v0_files_are_refused(path):
+    write_d4rl(path, leave_out={"timeouts"})
+    with pytest.raises(DatasetError, match=r"no 'timeouts': it is a -v0 file.*use the -v2 file"):
+        load_d4rl(path)
+
+
+def test_d4rl_arrays_that_do_not_fit_are_refused(path):
+    write_d4rl(path, rewards=np.zeros(3, np.float32))
+    with pytest.raises(DatasetError, match=r"differ in length: .*'rewards': 3"):
+        load_d4rl(path)
+    write_d4rl(path, rewards=np.zeros((9, 2), np.float32))
+    with pytest.raises(DatasetError, match=r"'rewards' must be an array of numbers of shape \(transitions,\), found"):
+        load_d4rl(path)
+    write_d4rl(path, leave_out={"actions"}, **{"actions/left": np.zeros((9, 2))})
+    with pytest.raises(DatasetError, match=r"'actions' must be an array of numbers .* found a group"):
+        load_d4rl(path)
+
+
+def test_d4rl_files_that_are_none(path, tmp_path):
+    with pytest.raises(DatasetNotFoundError, match=r"nowhere.hdf5' does not exist: set dataset\.path"):
+        load_d4rl(tmp_path / "nowhere.hdf5")
+    path.write_text("<html>403 Forbidden</html>")
+    with pytest.raises(DatasetError, match=r"\(26 bytes\) cannot be read as HDF5"):
+        load_d4rl(path)
+    nothing = {key: np.zeros((0, *shape), np.float32) for key, shape in (("observations", (S,)), ("actions", (A,)))}
+    flat = {key: np.zeros(0, np.float32) for key in ("rewards", "terminals", "timeouts")}
+    write_d4rl(path, leave_out={"next_observations"}, **nothing, **flat)
+    with pytest.raises(DatasetError, match="is empty"):
+        load_d4rl(path)
+
+
+# ------------------------------------------------------------------------------------------- choice, checks, tensors
+
+
+def test_whole_episodes_are_chosen_and_keep_their_order():
+    raw = make_raw(lengths=(3, 2, 4, 1, 5, 2, 2, 3, 6, 1))
+    some = select_episodes(raw, n_episodes=4, seed=7)
+    assert some.n_episodes == 4
+    assert np.all(np.diff(some.rewards) > 0)  # rewards count the transitions of `raw`
+    chosen = raw.episode[some.rewards.astype(int)]
+    assert [raw.episode_lengths[index] for index in np.unique(chosen)] == some.episode_lengths.tolist()
+    assert fingerprint(some) == fingerprint(select_episodes(raw, n_episodes=4, seed=7))
+    assert fingerprint(some) != fingerprint(select_episodes(raw, n_episodes=4, seed=8))
+    assert set(some.rewards) < set(select_episodes(raw, fraction=0.7, seed=7).rewards)
+    assert select_episodes(raw, fraction=0.01).n_episodes == 1
+    assert fingerprint(select_episodes(raw, fraction=1.0)) == fingerprint(raw)
+    assert select_episodes(raw) is raw
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"n_episodes": 2, "fraction": 0.5}, "exclude each other"),
+        ({"n_episodes": 4}, "n_episodes=4, but 'made/up-v0' has episodes 1 to 3"),
+        ({"n_episodes": 0}, "n_episodes=0"),
+        ({"fraction": 0.0}, r"fraction must be in \(0, 1\]"),
+        ({"fraction": 1.5}, "got 1.5"),
+    ],
+)
+def test_impossible_choices_are_refused(choice, message):
+    with pytest.raises(DatasetError, match=message):
+        select_episodes(make_raw(), **choice)
+
+
+def spoil(key, index, value):
+    raw = make_raw()
+    array = getattr(raw, key).copy()
+    array[index] = value
+    return dataclasses.replace(raw, **{key: array})
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (spoil("observations", (4, 1), np.nan), "1 value.s. of observations .* nan in episode 1, step 1, column 1"),
+        (spoil("next_observations", (5, 2), -np.inf), "next_observations .* -inf in episode 2, step 0, column 2"),
+        (spoil("rewards", slice(6, 8), np.inf), "2 value.s. of rewards .* inf in episode 2, step 1:"),
+        (spoil("actions", (0, 0), np.nan), "actions .* nan in episode 0, step 0, column 0"),
+        (
+            spoil("actions", (slice(3, 5), 1), (3.01, -4)),
+            r"2 of 9 actions lie outside .* -4 in column 1 \(episode 1, step 1\), where the bounds are \[-3, 3\]",
+        ),
+        (
+            dataclasses.replace(make_raw(), observations=np.zeros((9, 5), np.float32)),
+            "observations have 5 features, but Made-v5 has 3",
+        ),
+        (
+            dataclasses.replace(make_raw(), actions=np.zeros((9, 1), np.float32), env_id=None),
+            "actions have 1 features, but Made-v5 has 2; the dataset does not say",
+        ),
+        (
+            dataclasses.replace(make_raw(), rewards=np.zeros(9)),
+            r"rewards must be float32 of shape \(9,\), found float64",
+        ),
+        (
+            dataclasses.replace(make_raw(), terminated=np.zeros(8, bool)),
+            r"terminated must be bool of shape \(9,\), found bool of shape \(8,\)",
+        ),
+        (dataclasses.replace(make_raw(), env_id="Other-v5"), "recorded in Other-v5, .* set env=Other-v5"),
+        (
+            RawData(*(getattr(make_raw(), field.name)[:0] for field in dataclasses.fields(RawData)[:7]), name="bare"),
+            "'bare' is empty",
+        ),
+    ],
+)
+def test_unfit_data_are_refused_by_name_and_place(raw, message):
+    with pytest.raises(DatasetError, match=message):
+        check(raw, **SIZES, env_id="Made-v5")
+
+
+def test_fit_data_pass_and_rounding_errors_at_the_bounds_too():
+    check(make_raw(), **SIZES, env_id="Made-v5")
+    check(spoil("actions", (0, 0), np.float32(1) + np.float32(5e-6)), **SIZES, env_id="Made-v5")
+
+
+def test_tensors_hold_scaled_actions_and_untouched_states():
+    raw = make_raw()
+    raw.actions[:3] = [[-1, -3], [1, 3], [0.5, 0]]
+    made = prepare(raw, action_low=LOW, action_high=HIGH)
+    assert made.actions[:3].tolist() == [[-1, -1], [1, 1], [0.5, 0]]
+    np.testing.assert_array_equal(made.observations.numpy(), raw.observations)
+    np.testing.assert_array_equal(made.next_observations.numpy(), raw.next_observations)
+    np.testing.assert_array_equal(made.rewards.numpy(), raw.rewards)
+    assert made.terminated.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0]  # a truncated episode still bootstraps
+    assert len(made) == 9
+    for key in ("observations", "actions", "rewards", "next_observations", "terminated"):
+        tensor = getattr(made, key)
+        assert tensor.dtype == torch.float32
+        assert tensor.is_contiguous()
+    raw.observations[:] = 0
+    assert made.observations.any()  # the tensors own their memory
+
+
+def test_actions_span_the_whole_range_where_bounds_are_not_symmetric():
+    raw = dataclasses.replace(make_raw(), actions=np.tile(np.array([[0, 2], [4, 3], [2, 2.5]], np.float32), (3, 1)))
+    made = prepare(raw, action_low=np.array([0, 2], np.float32), action_high=np.array([4, 3], np.float32))
+    assert made.actions[:3].tolist() == [[-1, -1], [1, 1], [0, 0]]
+
+
+def test_rewards_and_ends_follow_the_options():
+    made = prepare(
+        make_raw(), action_low=LOW, action_high=HIGH, reward_scale=2, reward_bias=-1, timeouts_as_terminals=True
+    )
+    assert made.rewards.tolist() == [2 * reward - 1 for reward in range(9)]
+    assert made.terminated.tolist() == [0, 0, 1, 0, 1, 0, 0, 0, 1]
+
+
+def test_normalisation_uses_the_statistics_of_the_observations():
+    raw = make_raw()
+    raw.observations[:, 1] = 7  # constant: only the floor keeps its scale from zero
+    made = prepare(raw, action_low=LOW, action_high=HIGH, normalise_observations=True)
+    mean = raw.observations.astype(float).mean(0)
+    std = raw.observations.astype(float).std(0) + 1e-3
+    np.testing.assert_allclose(made.normaliser.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(made.normaliser.std, std, rtol=1e-6)
+    np.testing.assert_allclose(made.observations, (raw.observations - mean) / std, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(made.next_observations, (raw.next_observations - mean) / std, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made.normaliser.apply(torch.from_numpy(raw.observations)), made.observations)
+    plain = prepare(raw, action_low=LOW, action_high=HIGH)
+    observations = torch.from_numpy(raw.observations)
+    assert torch.equal(plain.normaliser.apply(observations), observations)
+    assert plain.fingerprint == made.fingerprint
+
+
+@pytest.mark.parametrize("key", ["observations", "actions", "rewards", "next_observations"])
+def test_the_fingerprint_sees_every_array(key):
+    assert fingerprint(make_raw()) == fingerprint(make_raw())
+    assert fingerprint(spoil(key, -1, 0.25)) != fingerprint(make_raw())
+    assert fingerprint(dataclasses.replace(make_raw(), terminated=make_raw().truncated)) != fingerprint(make_raw())
+
+
+def test_importing_the_room_loads_no_reader():
+    code = "import cql.data, sys; print([m for m in ('minari', 'h5py', 'gymnasium') if m in sys.modules])"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
+    assert out.stdout.strip() == "[]"
