@@ -1,0 +1,385 @@
+"""A stack of CQL agents: the only place that steps anything.
+
+Everything carries the run axis R; a single run is a stack of one. Per-run coefficients are tensors (R,), so runs of a
+stack may differ in them; what is structure (networks, penalty, learning rates) they share.
+Axes: R runs, C critics, N sampled actions, B batch, S state, A action.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+
+from cql import losses, networks
+from cql.networks import Mlp, Parameters
+from cql.sampling import INITIALISATION_STREAM, Batch, Noise, Sampler, generator
+
+N_CRITICS = 2
+
+METRICS = (
+    "critic_td",
+    "cql_gap",
+    "cql_residual",
+    "alpha_cql",
+    "alpha_temp",
+    "q_data",
+    "q_policy",
+    "q_uniform",
+    "actor_loss",
+    "entropy",
+)
+"""What :meth:`Agent.update` reports, in this order."""
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The numbers of one run that enter its losses; runs of a stack may differ in all of them.
+
+    Attributes:
+        alpha_cql: the fixed conservative multiplier, or the starting value of the learned one.
+        tau_cql: threshold of the learned form, None where ``alpha_cql`` is fixed.
+        w_cql: weight in front of ``alpha_cql``.
+        alpha_temp: the fixed entropy temperature, or the starting value of the learned one.
+        target_entropy: of the learned temperature, in nats; None where ``alpha_temp`` is fixed.
+        discount: gamma.
+        tau_target: Polyak rate of the target critics.
+    """
+
+    alpha_cql: float
+    tau_cql: float | None
+    w_cql: float
+    alpha_temp: float
+    target_entropy: float | None
+    discount: float
+    tau_target: float
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What all runs of a stack share.
+
+    Attributes:
+        mlp: shape of the actor's and the critics' networks.
+        observation_size: S.
+        action_size: A.
+        backup: of the Bellman target, see :func:`cql.losses.bellman_target`.
+        num_sampled_actions: actions per group of the penalty, and of the ``max`` backup.
+        importance_weighted: subtract log mu_j in the gap, as CQL(H) does.
+        next_actions: the gap has a third group, drawn from pi(.|s').
+        temperature: T of the gap's log-sum-exp.
+        bc_steps: first steps in which the actor clones the data's actions.
+        target_update_period: steps between two updates of the target critics.
+        log_std_min: the policy's log standard deviation is clamped to at least this
+        log_std_max: and at most this.
+        critic_learning_rate: of Adam, likewise the others.
+        actor_learning_rate: of the policy.
+        temp_learning_rate: of a learned ``alpha_temp``, None where it is fixed.
+        alpha_learning_rate: of a learned ``alpha_cql``, None where it is fixed.
+    """
+
+    mlp: Mlp
+    observation_size: int
+    action_size: int
+    backup: losses.Backup
+    num_sampled_actions: int
+    importance_weighted: bool
+    next_actions: bool
+    temperature: float
+    bc_steps: int
+    target_update_period: int
+    log_std_min: float
+    log_std_max: float
+    critic_learning_rate: float
+    actor_learning_rate: float
+    temp_learning_rate: float | None
+    alpha_learning_rate: float | None
+
+
+class Agent:
+    """Actors, twin critics, their targets, the coefficients and their optimisers, for R runs.
+
+    Args:
+        structure: what the runs share.
+        coefficients: one a run.
+        seeds: one a run; the initial parameters depend on nothing else.
+        device: where parameters live and updates run.
+    """
+
+    def __init__(
+        self, structure: Structure, coefficients: Sequence[Coefficients], seeds: Sequence[int], device: torch.device
+    ) -> None:
+        self.structure = structure
+        self.device = device
+        self.n_steps_done = 0
+        # Drawn on the CPU, so that a seed means the same initial networks on every device.
+        generators = [generator(seed, INITIALISATION_STREAM) for seed in seeds]
+        mlp, sizes = structure.mlp, (structure.observation_size, structure.action_size)
+        self.actor = _leaves(networks.actor_parameters(mlp, *sizes, generators), device)
+        self.critics = _leaves(networks.critic_parameters(mlp, *sizes, N_CRITICS, generators), device)
+        self.targets = {name: tensor.detach().clone() for name, tensor in self.critics.items()}
+
+        def per_run(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device)
+
+        self._w_cql = per_run([c.w_cql for c in coefficients])
+        self._discount = per_run([c.discount for c in coefficients])
+        self._tau_target = per_run([c.tau_target for c in coefficients])
+        self._tau_cql = per_run([c.tau_cql or 0.0 for c in coefficients])
+        self._target_entropy = per_run([c.target_entropy or 0.0 for c in coefficients])
+        self._alpha_cql = per_run([c.alpha_cql for c in coefficients])
+        self._alpha_temp = per_run([c.alpha_temp for c in coefficients])
+
+        # A learned coefficient is a parameter that holds its logarithm; a fixed one is no parameter at all.
+        self.log_coefficients: dict[str, Parameters] = {}
+        self.optimisers: dict[str, Optimizer] = {
+            "critics": Adam(list(self.critics.values()), lr=structure.critic_learning_rate, fused=True),
+            "actor": Adam(list(self.actor.values()), lr=structure.actor_learning_rate, fused=True),
+        }
+        if structure.temp_learning_rate is not None:
+            self._add_learned("alpha_temp", self._alpha_temp, structure.temp_learning_rate)
+        if structure.alpha_learning_rate is not None:
+            self._add_learned("alpha_cql", self._alpha_cql, structure.alpha_learning_rate)
+
+    def _add_learned(self, name: str, start: Tensor, learning_rate: float) -> None:
+        self.log_coefficients[name] = _leaves({f"log_{name}": start.log()}, self.device)
+        self.optimisers[name] = Adam(list(self.log_coefficients[name].values()), lr=learning_rate, fused=True)
+
+    @property
+    def n_runs(self) -> int:
+        """R."""
+        return len(self._w_cql)
+
+    @property
+    def alpha_temp(self) -> Tensor:
+        """The entropy temperature, (R,); with a gradient where it is learned."""
+        learned = self.log_coefficients.get("alpha_temp")
+        return self._alpha_temp if learned is None else learned["log_alpha_temp"].exp()
+
+    @property
+    def alpha_cql(self) -> Tensor:
+        """The conservative multiplier, (R,); with a gradient where it is learned."""
+        learned = self.log_coefficients.get("alpha_cql")
+        return self._alpha_cql if learned is None else learned["log_alpha_cql"].exp()
+
+    def sampler(self, seeds: Sequence[int], batch_size: int) -> Sampler:
+        """A sampler that draws just the noise which :meth:`update` needs."""
+        n = self.structure.num_sampled_actions
+        return Sampler(
+            seeds,
+            batch_size=batch_size,
+            action_size=self.structure.action_size,
+            n_uniform=n,
+            n_policy=n,
+            n_next_policy=n if self.structure.next_actions else 0,
+            n_target=n if self.structure.backup == "max" else 1,
+            device=self.device,
+        )
+
+    def update(self, batch: Batch, noise: Noise) -> Tensor:
+        """One training step of every run: critics, actor, temperature, multiplier, targets, in this order.
+
+        Args:
+            batch: one minibatch a run.
+            noise: of a sampler made by :meth:`sampler`.
+
+        Returns:
+            :data:`METRICS` of this step, (len(METRICS), R), on the device and without gradient.
+        """
+        shape, backup = self.structure, self.structure.backup
+        policy = self._policy(batch.observations)  # with gradient; the actor's loss uses it again
+        with torch.no_grad():
+            alpha_temp = self.alpha_temp.detach()
+            next_policy = self._policy(batch.next_observations)
+            next_noise = torch.cat([noise.target, noise.next_policy], 1)
+            next_actions, next_log_prob = losses.squashed_gaussian(*next_policy, next_noise)
+            n_target = noise.target.shape[1]
+            target = losses.bellman_target(
+                batch.rewards,
+                batch.terminated,
+                networks.critics(shape.mlp, self.targets, batch.next_observations, next_actions[:, :n_target]),
+                next_log_prob[:, :n_target],
+                discount=self._discount,
+                alpha_temp=alpha_temp,
+                backup=backup,
+            )
+            policy_actions, policy_log_prob = losses.squashed_gaussian(*policy, noise.policy)
+            groups = [batch.actions.unsqueeze(1), noise.uniform, policy_actions, next_actions[:, n_target:]]
+            all_actions = torch.cat(groups, 1)
+            log_proposal = None
+            if shape.importance_weighted:
+                log_uniform = torch.full_like(noise.uniform[..., 0], -shape.action_size * math.log(2.0))
+                log_proposal = torch.cat([log_uniform, policy_log_prob, next_log_prob[:, n_target:]], 1)
+
+        # A. Critics: the data's actions and all sampled ones in one pass.
+        q = networks.critics(shape.mlp, self.critics, batch.observations, all_actions)
+        q_data, q_sampled = q[:, :, 0], q[:, :, 1:]
+        td = losses.temporal_difference(q_data, target)
+        gap = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=shape.temperature)
+        alpha_cql = self.alpha_cql
+        critic_loss = losses.critic_loss(td, gap, alpha_cql=alpha_cql, w_cql=self._w_cql, tau_cql=self._tau_cql)
+        self._descend("critics", critic_loss)
+
+        # B. Actor, against the critics just updated; their detached parameters take no gradient.
+        actions, log_prob = losses.squashed_gaussian(*policy, noise.actor)
+        if self.n_steps_done < shape.bc_steps:
+            log_prob_data = losses.squashed_gaussian_log_prob(*policy, batch.actions)
+            actor_loss = losses.cloning_loss(log_prob, log_prob_data, alpha_temp)
+        else:
+            frozen = {name: tensor.detach() for name, tensor in self.critics.items()}
+            q_actor = networks.critics(shape.mlp, frozen, batch.observations, actions)
+            actor_loss = losses.actor_loss(log_prob, q_actor, alpha_temp)
+        self._descend("actor", actor_loss)
+
+        # C and D. The coefficients that are learned.
+        if "alpha_temp" in self.log_coefficients:
+            loss = losses.temperature_loss(self.alpha_temp, log_prob, self._target_entropy)
+            self._descend("alpha_temp", loss)
+        if "alpha_cql" in self.log_coefficients:
+            self._descend("alpha_cql", losses.multiplier_loss(alpha_cql, gap, self._tau_cql))
+            with torch.no_grad():
+                # Clamped after the step, not in the loss: a clamp in the loss has no gradient beyond its bound, so
+                # a multiplier that once reached it would stay there for good.
+                self.log_coefficients["alpha_cql"]["log_alpha_cql"].clamp_(max=math.log(losses.ALPHA_CQL_MAX))
+
+        # E. Targets.
+        self.n_steps_done += 1
+        with torch.no_grad():
+            if self.n_steps_done % shape.target_update_period == 0:
+                for name, tensor in self.critics.items():
+                    self.targets[name].lerp_(tensor, self._tau_target.view(-1, *[1] * (tensor.dim() - 1)))
+            n = shape.num_sampled_actions
+            mean_gap = gap.mean(1)
+            reported = {
+                "critic_td": td.mean(1),
+                "cql_gap": mean_gap,
+                "cql_residual": mean_gap - self._tau_cql,
+                "alpha_cql": alpha_cql,
+                "alpha_temp": alpha_temp,
+                "q_data": q_data.mean((1, 2)),
+                "q_policy": q_sampled[:, :, n : 2 * n].mean((1, 2, 3)),
+                "q_uniform": q_sampled[:, :, :n].mean((1, 2, 3)),
+                "actor_loss": actor_loss,
+                "entropy": -log_prob.mean((1, 2)),
+            }
+            return torch.stack([reported[name] for name in METRICS])
+
+    def _policy(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        shape = self.structure
+        return networks.actor(shape.mlp, self.actor, observations, shape.log_std_min, shape.log_std_max)
+
+    def _descend(self, part: str, loss: Tensor) -> None:
+        """One step of one optimiser on the sum over runs: Adam is element-wise, so the runs stay apart."""
+        optimiser = self.optimisers[part]
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss.sum())
+        optimiser.step()
+
+    def act(self, observations: Tensor) -> Tensor:
+        """The deterministic action tanh(mean).
+
+        Args:
+            observations: normalised, (R, B, S).
+
+        Returns:
+            (R, B, A) in [-1, 1].
+        """
+        with torch.no_grad():
+            return self._policy(observations)[0].tanh()
+
+    def non_finite(self, run: int) -> str | None:
+        """The name of a run's first parameter that holds a NaN or an infinity, None if all are finite."""
+        for part, parameters in self._parts().items():
+            for name, tensor in parameters.items():
+                if not bool(tensor[run].isfinite().all()):
+                    return f"{part}.{name}"
+        return None
+
+    def state(self, run: int) -> dict[str, Any]:
+        """All that one run needs to go on: nested dictionaries of CPU tensors and plain values.
+
+        The tensors carry no axis R: nothing in them tells whether the run was stacked.
+        """
+        optimisers = {
+            part: [
+                {key: (value[run] if value.dim() else value).cpu().clone() for key, value in moments.items()}
+                for moments in (optimiser.state[p] for p in optimiser.param_groups[0]["params"])
+            ]
+            for part, optimiser in self.optimisers.items()
+        }
+        parameters = {
+            part: {name: tensor[run].detach().cpu().clone() for name, tensor in parameters.items()}
+            for part, parameters in self._parts().items()
+        }
+        return {"n_steps_done": self.n_steps_done, "parameters": parameters, "optimisers": optimisers}
+
+    def load_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from what :meth:`state` gave, one a run, in the order of the stack.
+
+        Raises:
+            ValueError: the states are of different steps, or their number, names or shapes do not fit this agent.
+        """
+        if len(states) != self.n_runs:
+            raise ValueError(f"{len(states)} states for a stack of {self.n_runs} runs")
+        steps = {int(state["n_steps_done"]) for state in states}
+        if len(steps) != 1:
+            raise ValueError(f"runs of one stack must stand at the same step, these stand at {sorted(steps)}")
+        for part, parameters in self._parts().items():
+            given = [state["parameters"].get(part, {}) for state in states]
+            if any(g.keys() != parameters.keys() for g in given):
+                raise ValueError(f"{part}: the state holds {sorted(given[0])}, this agent {sorted(parameters)}")
+            for name, tensor in parameters.items():
+                stacked = torch.stack([g[name] for g in given])
+                if stacked.shape != tensor.shape:
+                    raise ValueError(f"{part}.{name}: shape {tuple(stacked.shape)}, expected {tuple(tensor.shape)}")
+                with torch.no_grad():
+                    tensor.copy_(stacked)
+        self.n_steps_done = steps.pop()
+        for part, optimiser in self.optimisers.items():
+            for index, parameter in enumerate(optimiser.param_groups[0]["params"]):
+                members = [state["optimisers"][part][index] for state in states]
+                optimiser.state[parameter] = {
+                    key: value.clone() if value.dim() == 0 and key == "step" else _stacked(members, key, self.device)
+                    for key, value in members[0].items()
+                }
+
+    def _parts(self) -> dict[str, Parameters]:
+        return {"actor": self.actor, "critics": self.critics, "targets": self.targets, **self.log_coefficients}
+
+
+class Policy:
+    """Deterministic actions of trained runs for raw observations, numpy in and out.
+
+    It carries the normalisation of observations, without which a reloaded policy acts on the wrong inputs.
+
+    Args:
+        mlp: shape of the actor's network.
+        parameters: of R actors.
+        mean: of the observations, (S,).
+        std: of the observations, (S,).
+    """
+
+    def __init__(self, mlp: Mlp, parameters: Parameters, mean: Tensor, std: Tensor) -> None:
+        self._mlp, self._parameters = mlp, parameters
+        self._mean, self._std = mean, std
+
+    def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(R, E, S) to (R, E, A) in [-1, 1]."""
+        with torch.no_grad():
+            inputs = (torch.from_numpy(observations).to(self._mean.device) - self._mean) / self._std
+            mean, _ = networks.actor(self._mlp, self._parameters, inputs, -1.0, 1.0)
+            actions: NDArray[np.float32] = mean.tanh().cpu().numpy()
+            return actions
+
+
+def _leaves(parameters: Parameters, device: torch.device) -> Parameters:
+    return {name: tensor.detach().to(device).clone().requires_grad_() for name, tensor in parameters.items()}
+
+
+def _stacked(members: Sequence[dict[str, Tensor]], key: str, device: torch.device) -> Tensor:
+    return torch.stack([member[key] for member in members]).to(device)

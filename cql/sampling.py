@@ -1,0 +1,117 @@
+"""Where every random number of training is born.
+
+Each run owns one generator, seeded by its own seed alone: its batches and noise are the same whether it trains alone,
+first or last in a stack, and the states of the generators are all that a bit-exact resume needs.
+Axes: R runs, N sampled actions, B batch, S state, A action.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+TRAINING_STREAM, INITIALISATION_STREAM = 0, 1
+
+
+class Batch(NamedTuple):
+    """Transitions, drawn with replacement, one minibatch a run.
+
+    Attributes:
+        observations: (R, B, S).
+        actions: (R, B, A) in [-1, 1].
+        rewards: (R, B).
+        next_observations: (R, B, S).
+        terminated: (R, B), 1.0 where the episode truly ended.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminated: Tensor
+
+
+class Noise(NamedTuple):
+    """The randomness of one update, drawn beforehand.
+
+    Attributes:
+        uniform: uniform actions in [-1, 1], (R, N, B, A).
+        policy: standard normal, for the actions drawn from pi(.|s), (R, N, B, A).
+        next_policy: for those from pi(.|s'), (R, N, B, A); N is 0 where the penalty has no such group.
+        target: for the actions of the Bellman target, (R, 1 or N, B, A).
+        actor: for the action of the actor's loss, (R, 1, B, A).
+    """
+
+    uniform: Tensor
+    policy: Tensor
+    next_policy: Tensor
+    target: Tensor
+    actor: Tensor
+
+
+class Sampler:
+    """Draws minibatches and noise for a stack of runs.
+
+    What :meth:`draw` returns lives in buffers that the next call overwrites.
+
+    Args:
+        seeds: one a run.
+        batch_size: B.
+        action_size: A.
+        n_uniform: uniform actions per state.
+        n_policy: actions from pi(.|s) per state.
+        n_next_policy: actions from pi(.|s') per state, for the penalty.
+        n_target: actions from pi(.|s') per state, for the Bellman target.
+        device: where the data are.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        *,
+        batch_size: int,
+        action_size: int,
+        n_uniform: int,
+        n_policy: int,
+        n_next_policy: int,
+        n_target: int,
+        device: torch.device,
+    ) -> None:
+        self.generators = [generator(seed, TRAINING_STREAM, device) for seed in seeds]
+        self._sizes = [n_policy, n_next_policy, n_target, 1]
+        n_runs = len(seeds)
+        self._indices = torch.empty((n_runs, batch_size), dtype=torch.int64, device=device)
+        self._uniform = torch.empty((n_runs, n_uniform, batch_size, action_size), device=device)
+        self._normal = torch.empty((n_runs, sum(self._sizes), batch_size, action_size), device=device)
+
+    def draw(self, data: Batch) -> tuple[Batch, Noise]:
+        """One minibatch a run from the shared data, and the noise of one update.
+
+        Args:
+            data: all transitions, the fields without the axis R and with M transitions for B.
+        """
+        n_transitions = len(data.rewards)
+        for run, own in enumerate(self.generators):
+            torch.randint(n_transitions, self._indices[run].shape, generator=own, out=self._indices[run])
+            self._normal[run].normal_(generator=own)
+            self._uniform[run].uniform_(-1.0, 1.0, generator=own)
+        flat = self._indices.flatten()
+        shape = self._indices.shape
+        batch = Batch(*(field.index_select(0, flat).view(*shape, *field.shape[1:]) for field in data))
+        return batch, Noise(self._uniform, *torch.split(self._normal, self._sizes, dim=1))
+
+    def state(self, run: int) -> Tensor:
+        """The state of a run's generator, as bytes."""
+        return self.generators[run].get_state()
+
+    def load_state(self, run: int, state: Tensor) -> None:
+        """Go on from a state that :meth:`state` gave."""
+        self.generators[run].set_state(state)
+
+
+def generator(seed: int, stream: int, device: torch.device | str = "cpu") -> Generator:
+    """A generator for one purpose of one run; neighbouring seeds and streams are unrelated."""
+    entropy = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+    return Generator(device).manual_seed(int(entropy) >> 1)  # torch takes signed 64-bit seeds

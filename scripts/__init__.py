@@ -1,0 +1,1 @@
+"""Entry points: wiring only. In a wheel this folder is `cql/scripts`."""

@@ -1,0 +1,52 @@
+"""Evaluate a trained policy: ``python scripts/evaluate.py RUN_DIR``; see ``--help``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Return of a checkpoint's deterministic policy over N episodes, and pictures of one on request."
+    )
+    parser.add_argument("run_dir", type=Path, help="folder of a run")
+    parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last (default), best, or a step")
+    parser.add_argument("--episodes", type=int, default=10, metavar="N", help="number of episodes (default 10)")
+    parser.add_argument("--seed", type=int, help="seed of the first episode (default: that of the run's evaluations)")
+    parser.add_argument("--gif", type=Path, metavar="PATH", help="film the first episode's beginning")
+    parser.add_argument("--mp4", type=Path, metavar="PATH", help="the same as MP4")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the film (default 10)")
+    chosen = parser.parse_args()
+    if chosen.episodes < 1:
+        parser.error(f"--episodes {chosen.episodes}: at least 1")
+    return chosen
+
+
+def main() -> int:
+    """Load, run and report; errors of the user's go to stderr with exit code 2."""
+    chosen = arguments()
+    from cql import experiment
+    from cql.checkpoint import CheckpointError
+    from cql.rendering import RenderingError
+
+    try:
+        print(
+            experiment.evaluate(
+                chosen.run_dir,
+                which=chosen.checkpoint,
+                n_episodes=chosen.episodes,
+                seed=chosen.seed,
+                gif=chosen.gif,
+                mp4=chosen.mp4,
+                seconds=chosen.seconds,
+            )
+        )
+    except (CheckpointError, RenderingError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
