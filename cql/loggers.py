@@ -1,0 +1,604 @@
+"""What a run leaves behind: the files of its folder, and its copy in Weights & Biases.
+
+The local files are the record. What enters them is plain numbers (tensors become floats before this room), and what is
+in ``metrics.jsonl`` and ``episodes.csv`` depends on the training alone, never on the clock, so that a run that was
+killed and resumed leaves the same bytes as one that was not. W&B mirrors the record and may fail without harm.
+
+``metrics.jsonl``  one JSON object per line: ``{"step": 1000, "critic_td": 0.25, ...}``
+``timing.jsonl``   the same form for what the clock says: ``{"step": 1000, "seconds": 9.5, "steps_per_second": 105.0}``
+``episodes.csv``   one line per evaluation episode: ``step,episode,seed,return,length,score``
+``summary.json``   the outcome of the run
+``wandb.json``     id of the W&B run and what has been sent to it
+
+Floats are written with ``repr``, which reads back to the same number. ``wandb`` is imported when a W&B run is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import netrc
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import wandb
+
+METRICS_FILE = "metrics.jsonl"
+TIMING_FILE = "timing.jsonl"
+EPISODES_FILE = "episodes.csv"
+SUMMARY_FILE = "summary.json"
+WANDB_FILE = "wandb.json"
+
+EPISODES_HEADER = "step,episode,seed,return,length,score\n"
+
+_log = logging.getLogger(__name__)
+
+
+# The files of a run's folder ------------------------------------------------------------------------------------------
+
+
+class EpisodeRow(NamedTuple):
+    """One line of ``episodes.csv``.
+
+    Attributes:
+        step: Gradient steps taken before the evaluation.
+        episode: Index of the episode within its evaluation.
+        seed: Seed the environment was reset with.
+        return_: Undiscounted return.
+        length: Environment steps.
+        score: Normalised score, or None where the environment has no reference scores.
+    """
+
+    step: int
+    episode: int
+    seed: int
+    return_: float
+    length: int
+    score: float | None
+
+
+class LocalLogger:
+    """Writes the files of one run's folder.
+
+    Each call leaves its rows on the disk before it returns: a checkpoint written afterwards never counts on a row that
+    a crash could lose.
+
+    Args:
+        run_dir: The run's folder; made if it is not there.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = Path(run_dir)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one row to ``metrics.jsonl``.
+
+        Raises:
+            ValueError: A metric is NaN or infinite, or is called "step".
+        """
+        _append(self.run_dir / METRICS_FILE, _json_row(step, metrics))
+
+    def log_timing(self, step: int, timing: Mapping[str, float]) -> None:
+        """Append one row to ``timing.jsonl``, where everything that depends on the clock belongs.
+
+        Raises:
+            ValueError: A value is NaN or infinite, or is called "step".
+        """
+        _append(self.run_dir / TIMING_FILE, _json_row(step, timing))
+
+    def log_episodes(
+        self,
+        step: int,
+        seeds: Sequence[int],
+        returns: Sequence[float],
+        lengths: Sequence[int],
+        scores: Sequence[float] | None,
+    ) -> None:
+        """Append the E episodes of one evaluation to ``episodes.csv``.
+
+        Args:
+            step: Gradient steps taken before the evaluation.
+            seeds: Seed of each episode, E of them.
+            returns: Undiscounted return of each episode.
+            lengths: Environment steps of each episode.
+            scores: Normalised score of each episode; None leaves the column empty.
+
+        Raises:
+            ValueError: The lists differ in length, or a return or score is NaN or infinite.
+        """
+        columns = {"seeds": seeds, "returns": returns, "lengths": lengths}
+        if scores is not None:
+            columns["scores"] = scores
+        if len({len(column) for column in columns.values()}) != 1:
+            sizes = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
+            raise ValueError(
+                f"{EPISODES_FILE} at step {step}: one value per episode is needed in each list, got {sizes}"
+            )
+        lines = []
+        for episode, (seed, length) in enumerate(zip(seeds, lengths, strict=True)):
+            return_ = _finite("return", step, returns[episode])
+            score = "" if scores is None else repr(_finite("score", step, scores[episode]))
+            lines.append(f"{int(step)},{episode},{int(seed)},{return_!r},{int(length)},{score}\n")
+        path = self.run_dir / EPISODES_FILE
+        is_new = not path.exists() or path.stat().st_size == 0
+        _append(path, (EPISODES_HEADER if is_new else "") + "".join(lines))
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Write ``summary.json``, replacing the one before it at once.
+
+        Raises:
+            ValueError: A value is NaN or infinite.
+        """
+        for name, value in summary.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{SUMMARY_FILE}: {name} is {value}; write None where there is no number")
+        _replace(self.run_dir / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+
+    def rewind(self, step: int) -> None:
+        """Cut the files back to the rows with a step of at most ``step``, as a checkpoint of that step left them.
+
+        A last line without its end, as a kill leaves it, goes too. Each file is replaced whole, or left untouched if
+        nothing is to be cut. Logging the same rows again gives the same bytes as if nothing had happened.
+
+        Raises:
+            ValueError: A line other than the last is damaged.
+        """
+        for name in (METRICS_FILE, TIMING_FILE):
+            _cut(self.run_dir / name, step, _json_step, header_lines=0)
+        _cut(self.run_dir / EPISODES_FILE, step, _csv_step, header_lines=1)
+
+    def last_step(self) -> int | None:
+        """The step of the last whole row of ``metrics.jsonl``, or None if there is none."""
+        rows = read_metrics(self.run_dir)
+        return int(rows[-1]["step"]) if rows else None
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, float]]:
+    """The rows of ``metrics.jsonl`` in the order they were written, without a half-written last one.
+
+    Raises:
+        ValueError: A line other than the last is damaged.
+    """
+    path = Path(run_dir) / METRICS_FILE
+    rows: list[dict[str, float]] = []
+    for number, line in _whole_lines(path):
+        _parsed_step(path, number, line, _json_step)
+        rows.append(json.loads(line))
+    return rows
+
+
+def read_episodes(run_dir: Path) -> list[EpisodeRow]:
+    """The rows of ``episodes.csv`` in the order they were written, without a half-written last one.
+
+    Raises:
+        ValueError: A line other than the last is damaged.
+    """
+    path = Path(run_dir) / EPISODES_FILE
+    rows = []
+    for number, line in _whole_lines(path):
+        if number == 1:
+            continue
+        try:
+            step, episode, seed, return_, length, score = line.decode().strip().split(",")
+            row = EpisodeRow(
+                int(step), int(episode), int(seed), float(return_), int(length), float(score) if score else None
+            )
+        except ValueError as error:
+            raise _damaged(path, number, line) from error
+        rows.append(row)
+    return rows
+
+
+def _finite(name: str, step: int, value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {number} at step {step}; only finite numbers are logged")
+    return number
+
+
+def _json_row(step: int, values: Mapping[str, float]) -> str:
+    if "step" in values:
+        raise ValueError(f'a metric is called "step" (at step {step}); that name is taken by the row itself')
+    row = {"step": int(step), **{name: _finite(name, step, value) for name, value in values.items()}}
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _json_step(line: bytes) -> int:
+    return int(json.loads(line)["step"])
+
+
+def _csv_step(line: bytes) -> int:
+    return int(line.split(b",", 1)[0])
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("ab") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The numbered lines of a file that end as they should; nothing if there is no such file."""
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        yield number, line + b"\n"
+
+
+def _damaged(path: Path, number: int, line: bytes) -> ValueError:
+    return ValueError(f"{path}: line {number} is damaged: {line[:80]!r}; mend or delete that line")
+
+
+def _parsed_step(path: Path, number: int, line: bytes, step_of: Callable[[bytes], int]) -> int:
+    try:
+        return step_of(line)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, number, line) from error
+
+
+def _cut(path: Path, step: int, step_of: Callable[[bytes], int], header_lines: int) -> None:
+    if not path.exists():
+        return
+    kept = b"".join(
+        line
+        for number, line in _whole_lines(path)
+        if number <= header_lines or _parsed_step(path, number, line, step_of) <= step
+    )
+    if len(kept) != path.stat().st_size:
+        _replace(path, kept)
+
+
+# Weights & Biases -----------------------------------------------------------------------------------------------------
+
+_MODES = ("auto", "online", "offline", "disabled")
+
+# Older releases of wandb refuse a setting they do not know, so only the known ones are passed.
+_WANDB_SETTINGS: dict[str, Any] = {
+    "console": "off",
+    "silent": True,
+    "save_code": False,
+    "disable_git": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    # The default writes to the disk every 15 seconds, so that a killed run loses all rows of its last 15 seconds.
+    "x_transaction_log_flush_interval": 0.2,
+    # The default waits for ever at the end of a run whose network has gone. What was not sent stays on the disk.
+    "finish_timeout": 600.0,
+    "finish_timeout_raises": True,
+}
+_INIT_TIMEOUT = 30.0  # seconds; the default of 90 is a long wait for a machine that cannot reach the server
+
+
+class WandbLogger:
+    """One W&B run, made by `open_wandb`.
+
+    Any failure of W&B is logged once with its reason and switches the logger off; a logger that is off ignores every
+    call. Nothing here raises because of W&B, so that training never stops for it.
+
+    As a context manager it finishes the run at the end of the block, with exit code 1 if the block raised. `finish`
+    may be called before that with another code.
+
+    Each `log` makes one row of the W&B history. Charts have the key "step" (gradient steps) as their x-axis; W&B's own
+    ``_step`` counts the rows. ``wandb.json`` in the run's folder holds the id and how far the mirror has come, so that
+    a resumed run continues with the same id, and what W&B already has is not sent again.
+    """
+
+    def __init__(self, run: wandb.Run | None, run_dir: Path, progress: _Progress) -> None:
+        self._run = run
+        self._run_dir = run_dir
+        self._broken = False
+        self._finished = run is None
+        self._progress = progress
+        self._mirrored = progress  # rows up to these steps were sent before this process began
+
+    @property
+    def active(self) -> bool:
+        """Whether calls still reach W&B."""
+        return not (self._finished or self._broken)
+
+    @property
+    def run_id(self) -> str:
+        """The id of the W&B run (also where the logger is off)."""
+        return self._progress.id
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one row of metrics; a step that W&B got before the run was resumed is left out.
+
+        Give all metrics of a step in one call: the mirror counts in steps.
+        """
+        if step > self._mirrored.step:
+            row = {"step": int(step), **metrics}
+            self._log_row("log metrics", lambda: row, self._progress._replace(step=int(step)))
+
+    def log_video(self, step: int, path: Path) -> None:
+        """Log a GIF or MP4 file as ``rollout``; a step that W&B got before the run was resumed is left out.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        _require(path)
+        if step > self._mirrored.video_step:
+
+            def row() -> dict[str, Any]:
+                import wandb
+
+                return {"step": int(step), "rollout": wandb.Video(str(path))}
+
+            self._log_row("log a video", row, self._progress._replace(video_step=int(step)))
+
+    def log_figure(self, path: Path) -> None:
+        """Log a picture under the name of its file (``key_curves.png`` becomes ``key_curves``).
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        _require(path)
+
+        def row() -> dict[str, Any]:
+            import wandb
+
+            return {"step": max(self._progress.step, 0), path.stem: wandb.Image(str(path))}
+
+        self._log_row("log a figure", row, self._progress)
+
+    def log_file_artifact(self, path: Path, name: str, type: str) -> None:
+        """Keep a copy of a file as a versioned W&B artifact.
+
+        Args:
+            path: The file, for example a checkpoint. W&B copies it, so it may be deleted afterwards.
+            name: Letters, digits, dots, dashes and underscores; the same name again makes the next version.
+            type: What it is, for example "checkpoint".
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        _require(path)
+
+        def send(run: wandb.Run) -> None:
+            import wandb
+
+            artifact = wandb.Artifact(name, type)
+            artifact.add_file(str(path))
+            run.log_artifact(artifact)
+
+        if self.active:
+            self._guard("log an artifact", send)
+
+    def summary(self, values: Mapping[str, object]) -> None:
+        """Set values of the run's summary, the columns of W&B's table of runs."""
+        if self.active:
+            self._guard("write the summary", lambda run: run.summary.update(dict(values)))
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Finish the W&B run; a nonzero code marks it as failed. Only the first call counts."""
+        if self._finished:
+            return
+        # Tried even after a failure: a run left open would be finished by W&B when the process ends, as a success.
+        self._guard("finish the run", lambda run: run.finish(exit_code=exit_code))
+        self._finished = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        ended_well = kind is None or (isinstance(error, SystemExit) and error.code in (None, 0))
+        self.finish(0 if ended_well else 1)
+
+    def _log_row(self, what: str, row: Callable[[], dict[str, Any]], then: _Progress) -> None:
+        if not self.active:
+            return
+        self._guard(what, lambda run: run.log(row(), step=self._progress.rows, commit=True))
+        if self.active:
+            self._progress = then._replace(rows=then.rows + 1)
+            self._progress.write(self._run_dir)
+
+    def _guard(self, what: str, call: Callable[[wandb.Run], object]) -> None:
+        if self._run is None:
+            return
+        try:
+            call(self._run)
+        except Exception as error:  # noqa: BLE001  W&B raises what it likes, and none of it may stop a training run
+            if not self._broken:
+                _log.warning(
+                    "W&B could not %s and is switched off for this run (%s: %s); the files in %s are complete",
+                    what, type(error).__name__, error, self._run_dir,
+                )  # fmt: skip
+            self._broken = True
+
+
+def open_wandb(
+    run_dir: Path,
+    run_id: str | None = None,
+    *,
+    config: Mapping[str, Any],
+    project: str,
+    entity: str | None = None,
+    group: str | None = None,
+    job_type: str | None = None,
+    tags: Sequence[str] = (),
+    name: str | None = None,
+    mode: str = "auto",
+) -> WandbLogger:
+    """Open the W&B run of a training run: a new one, or, where the folder has one already, the same one again.
+
+    Several may be open at once in one process. Opening sends the rows of ``metrics.jsonl`` that W&B does not have, so
+    at a resume `LocalLogger.rewind` comes first. Offline, a resumed run is a second folder with the same id; sync them
+    in the order of their names.
+
+    Args:
+        run_dir: The run's folder; W&B writes to ``wandb/`` in it.
+        run_id: The W&B id; None takes the one of the folder, or a new one.
+        config: The whole resolved config, as nested dicts of plain values.
+        project: W&B project.
+        entity: W&B user or team; None is the key's own.
+        group: Group of runs in W&B's table, such as the sweep or the dataset.
+        job_type: Kind of run within the group.
+        tags: W&B tags.
+        name: Name shown for the run.
+        mode: "online"; "offline" (files only, to be synced later); "disabled" (nothing is written, wandb is not
+            imported); "auto" obeys the environment variable WANDB_MODE where it is set, and else is online where a key
+            is found, offline where none is.
+
+    Returns:
+        A logger, never an exception of W&B's: if the server cannot be reached the run is offline, and if that fails too
+        the logger is off. Both are logged as warnings.
+
+    Raises:
+        ValueError: The mode, or WANDB_MODE, is none of the four.
+    """
+    run_dir = Path(run_dir)
+    _check_mode("mode", mode)
+    progress = _Progress.read(run_dir, run_id)
+    if mode == "disabled" or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
+        return WandbLogger(None, run_dir, progress)
+
+    # Read by wandb when it starts; without it even an offline run looks up a host of W&B's error reports.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    mode, reason = _choose_mode(mode)
+    settings = {key: value for key, value in _WANDB_SETTINGS.items() if key in wandb.Settings.model_fields}
+    if "WANDB_INIT_TIMEOUT" not in os.environ:
+        settings["init_timeout"] = _INIT_TIMEOUT
+
+    def start(mode: str) -> wandb.Run:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            dir=run_dir,
+            id=progress.id,
+            config=dict(config),
+            project=project,
+            entity=entity,
+            group=group,
+            job_type=job_type,
+            tags=list(tags),
+            name=name,
+            mode="online" if mode == "online" else "offline",
+            resume="allow",
+            # Without it a second run in this process would be given the first one's, or finish it.
+            reinit="create_new",
+            # A run may be resumed with another length or device.
+            allow_val_change=True,
+            settings=wandb.Settings(**settings),
+        )
+        run.define_metric("step", hidden=True)
+        run.define_metric("*", step_metric="step")
+        return run
+
+    run = None
+    for attempt in ("online", "offline") if mode == "online" else ("offline",):
+        try:
+            run = start(attempt)
+            break
+        except Exception as error:  # noqa: BLE001  a tracker that cannot start may not stop a training run
+            then = "it goes on offline" if attempt == "online" else "nothing is sent to it; the local files are written"
+            _log.warning("W&B did not start %s (%s: %s): %s", attempt, type(error).__name__, error, then)
+            reason = "the server was not reached"
+    if run is None:
+        return WandbLogger(None, run_dir, progress)
+    if run.offline:
+        _log.info("W&B is offline (%s); to upload the run: wandb sync %s", reason, Path(run.dir).parent)
+    else:
+        _log.info("W&B run: %s", run.url)
+
+    # The server may have more rows than the folder knows of; W&B drops a row whose number lies behind its own.
+    progress = progress._replace(rows=max(progress.rows, run.starting_step))
+    progress.write(run_dir)
+    logger = WandbLogger(run, run_dir, progress)
+    for row in read_metrics(run_dir):
+        logger.log(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
+    return logger
+
+
+class _Progress(NamedTuple):
+    """How far W&B has come in mirroring the run's files: ``wandb.json``."""
+
+    id: str
+    rows: int = 0
+    step: int = -1
+    video_step: int = -1
+
+    @classmethod
+    def read(cls, run_dir: Path, run_id: str | None) -> _Progress:
+        path = run_dir / WANDB_FILE
+        if path.exists():
+            try:
+                stored = cls(**json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path} is damaged ({error}); delete it to start a new W&B run") from error
+            if run_id in (None, stored.id):
+                return stored
+        return cls(run_id or secrets.token_hex(4))
+
+    def write(self, run_dir: Path) -> None:
+        _replace(run_dir / WANDB_FILE, (json.dumps(self._asdict()) + "\n").encode())
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is to be logged, but is not there")
+
+
+def _check_mode(where: str, mode: str) -> None:
+    if mode not in _MODES:
+        raise ValueError(f"{where} is {mode!r}; choose one of {', '.join(_MODES)}")
+
+
+def _choose_mode(mode: str) -> tuple[str, str]:
+    """The mode, "online" or "offline", and why."""
+    if mode != "auto":
+        return mode, f"mode={mode}"
+    from_environment = os.environ.get("WANDB_MODE")
+    if from_environment:
+        _check_mode("the environment variable WANDB_MODE", from_environment)
+        if from_environment != "auto":
+            return from_environment, f"WANDB_MODE={from_environment}"
+    if _has_key():
+        return "online", "a key was found"
+    return "offline", "no key was found; `wandb login` stores one"
+
+
+def _has_key() -> bool:
+    """Whether wandb would find a key without asking for one: in the environment, its settings or the netrc file."""
+    import wandb
+
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    settings = wandb.setup().settings
+    if settings.api_key:
+        return True
+    hosts = [urlsplit(settings.base_url).netloc]
+    if "WANDB_BASE_URL" not in os.environ:
+        hosts.append("api.wandb.ai")  # where older keys were stored; newer releases of wandb have another default
+    path = os.environ.get("NETRC") or next(
+        (str(file) for file in (Path.home() / ".netrc", Path.home() / "_netrc") if file.exists()), None
+    )
+    if path is None:
+        return False
+    try:
+        stored = netrc.netrc(path)
+    except (OSError, netrc.NetrcParseError) as error:
+        _log.warning("no W&B key could be read from %s: %s", path, error)
+        return False
+    return any(stored.authenticators(host) for host in hosts)
