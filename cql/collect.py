@@ -6,6 +6,8 @@ The package carries the weights of trained policies rather than the data they ma
 Axes: E environments stepped together, S state features, A action features.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import importlib.metadata
 import importlib.resources
@@ -76,7 +78,7 @@ class NpzPolicy:
         self._layers = {layer: (weights[f"{layer}.weight"].T, weights[f"{layer}.bias"]) for layer in layers}
 
     @classmethod
-    def load(cls, path: str | Path) -> "NpzPolicy":
+    def load(cls, path: str | Path) -> NpzPolicy:
         """Read a policy's weights from an `.npz` file; pickled objects in it are refused.
 
         Raises:
@@ -94,7 +96,7 @@ class NpzPolicy:
             raise PolicyError(f"policy file '{path}' is not an .npz of plain arrays: {error}") from error
 
     @classmethod
-    def embedded(cls, name: str) -> "NpzPolicy":
+    def embedded(cls, name: str) -> NpzPolicy:
         """Read a policy of the package by its name, such as `halfcheetah/sac_125k`.
 
         Raises:

@@ -6,6 +6,8 @@ environment it is to be used with; `prepare` turns it into `Transitions`, the te
 Axes: M transitions, S state features, A action features.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import hashlib
@@ -19,11 +21,13 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -702,4 +706,6 @@ def prepare(
 
 def _tensor(array: NDArray[Any], device: str | torch.device) -> torch.Tensor:
     """Copy an array into a contiguous float32 tensor of its own."""
+    import torch
+
     return torch.tensor(array, dtype=torch.float32, device=device).contiguous()

@@ -528,7 +528,7 @@ def test_the_fingerprint_sees_every_array(key):
 
 
 def test_importing_the_room_loads_no_reader():
-    code = "import cql.data, sys; print([m for m in ('minari', 'h5py', 'gymnasium') if m in sys.modules])"
+    code = "import cql.data, sys; print([m for m in ('minari', 'h5py', 'gymnasium', 'torch') if m in sys.modules])"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
     )
