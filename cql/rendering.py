@@ -65,7 +65,9 @@ def choose_backend() -> str | None:
 
     Call it before MuJoCo is imported. MUJOCO_GL is honoured when it is set; else EGL is tried, then OSMesa, each in a
     child process that draws a picture (about a second in all). On success MUJOCO_GL and PYOPENGL_PLATFORM are set in
-    `os.environ`. Otherwise one warning says why and what to install. The answer is kept: later calls cost nothing.
+    `os.environ`. Otherwise one warning says why and what to install, and MUJOCO_GL becomes "disable", because with a
+    backend that is misspelt or lacks its library MuJoCo cannot even be imported, and training needs no pictures. The
+    answer is kept: later calls cost nothing.
 
     A MuJoCo that is loaded already is no obstacle as such, because gymnasium loads the backend at the first picture;
     but a PyOpenGL that is loaded for another platform cannot be changed any more, and then the answer is None.
@@ -91,6 +93,7 @@ def choose_backend() -> str | None:
     else:
         advice = f"nothing can draw here ({reason})"
     logger.warning("No videos: %s; %s.", advice, _INSTALL_HINT)
+    os.environ["MUJOCO_GL"] = _OFF[0]
     return None
 
 
@@ -115,7 +118,8 @@ def write_gif(path: Path, frames: NDArray[np.uint8], seconds_per_frame: float) -
     milliseconds = 10 * max(2, round(seconds_per_frame / _GIF_TICK))
     sample = np.concatenate(list(frames[:: max(1, len(frames) // 8)]), axis=1)
     dither = Image.Dither.NONE
-    palette = Image.fromarray(sample).quantize(_GIF_COLOURS, method=Image.Quantize.MEDIANCUT, dither=dither)
+    # Median cut, Pillow's default, spends the colours on floor and sky: a cheetah's pink shins turn orange.
+    palette = Image.fromarray(sample).quantize(_GIF_COLOURS, method=Image.Quantize.FASTOCTREE, dither=dither)
     first, *others = (Image.fromarray(frame).quantize(palette=palette, dither=dither) for frame in frames)
     with _whole_or_not_at_all(path) as partial:
         first.save(

@@ -46,7 +46,7 @@ def test_a_wanted_backend_that_cannot_draw_is_named_and_no_other_is_taken(monkey
     (warning,) = warnings_of(caplog)
     assert "MUJOCO_GL=bogus is set, but cannot draw (bogus: RuntimeError: invalid value" in warning
     assert "apt-get install" in warning
-    assert os.environ["MUJOCO_GL"] == "bogus"
+    assert os.environ["MUJOCO_GL"] == "disable"  # MuJoCo refuses to be imported with "bogus"
 
 
 def test_where_nothing_can_draw_one_warning_says_what_to_install(monkeypatch, caplog):
@@ -56,7 +56,7 @@ def test_where_nothing_can_draw_one_warning_says_what_to_install(monkeypatch, ca
     assert "bogus: RuntimeError" in warning
     assert "nonsense: RuntimeError" in warning
     assert "apt-get install libegl1" in warning
-    assert "MUJOCO_GL" not in os.environ
+    assert os.environ["MUJOCO_GL"] == "disable"
 
 
 def test_the_answer_is_kept_and_the_warning_comes_once(monkeypatch, caplog):
@@ -150,6 +150,17 @@ def test_a_backend_that_is_chosen_draws_in_a_fresh_process(wanted, argument, tmp
     assert platform == (backend if backend in ("egl", "osmesa") else None)
     assert std > 1.0
     assert child.stderr == ""  # not even while the interpreter goes down
+
+
+def test_environments_run_on_where_the_wanted_backend_does_not_exist(tmp_path):
+    code = (
+        "from cql.rendering import choose_backend; assert choose_backend() is None\n"
+        "from cql.envs import make_env; env = make_env('Hopper-v5'); env.reset(seed=0); env.step([0, 0, 0]); env.close()"
+    )
+    environment = {**os.environ, "MUJOCO_GL": "bogus", "PYTHONPATH": str(Path(rendering.__file__).parents[1])}
+    child = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert child.stderr.count("MUJOCO_GL=bogus is set") == 1
 
 
 # Files
