@@ -155,7 +155,8 @@ def test_a_backend_that_is_chosen_draws_in_a_fresh_process(wanted, argument, tmp
 def test_environments_run_on_where_the_wanted_backend_does_not_exist(tmp_path):
     code = (
         "from cql.rendering import choose_backend; assert choose_backend() is None\n"
-        "from cql.envs import make_env; env = make_env('Hopper-v5'); env.reset(seed=0); env.step([0, 0, 0]); env.close()"
+        "from cql.envs import make_env\n"
+        "env = make_env('Hopper-v5'); env.reset(seed=0); env.step([0, 0, 0]); env.close()"
     )
     environment = {**os.environ, "MUJOCO_GL": "bogus", "PYTHONPATH": str(Path(rendering.__file__).parents[1])}
     child = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
