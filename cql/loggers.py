@@ -308,7 +308,7 @@ class WandbLogger:
         self._broken = False
         self._finished = run is None
         self._progress = progress
-        self._mirrored = progress  # rows up to these steps were sent before this process began
+        self._sent_before = progress.step  # rows up to this step were sent before this process began
 
     @property
     def active(self) -> bool:
@@ -316,27 +316,27 @@ class WandbLogger:
         return not (self._finished or self._broken)
 
     @property
-    def run_id(self) -> str:
-        """The id of the W&B run (also where the logger is off)."""
-        return self._progress.id
+    def run_id(self) -> str | None:
+        """The id of the W&B run, or None where none was started."""
+        return None if self._run is None else self._progress.id
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one row of metrics; a step that W&B got before the run was resumed is left out.
 
         Give all metrics of a step in one call: the mirror counts in steps.
         """
-        if step > self._mirrored.step:
+        if step > self._sent_before:
             row = {"step": int(step), **metrics}
             self._log_row("log metrics", lambda: row, self._progress._replace(step=int(step)))
 
     def log_video(self, step: int, path: Path) -> None:
-        """Log a GIF or MP4 file as ``rollout``; a step that W&B got before the run was resumed is left out.
+        """Log a GIF or MP4 file as ``rollout``; a step that has its video in W&B is left out.
 
         Raises:
             FileNotFoundError: There is no such file.
         """
         _require(path)
-        if step > self._mirrored.video_step:
+        if step > self._progress.video_step:
 
             def row() -> dict[str, Any]:
                 import wandb

@@ -317,6 +317,7 @@ def test_a_resumed_run_goes_on_without_doubled_rows(tmp_path: Path) -> None:
         log_both(local, second, range(40, 81, 10))
         for step in (50, 80):
             second.log_video(step, gif)
+        second.log_video(80, gif)  # the last step is both an evaluation's and the run's end
 
     assert second.run_id == first.run_id
     runs = offline_runs(run_dir)
@@ -336,6 +337,7 @@ def test_rows_that_wandb_never_got_are_sent_at_the_resume(tmp_path: Path) -> Non
     local = LocalLogger(tmp_path)
     with open_offline(tmp_path, mode="disabled") as logger:
         log_both(local, logger, range(10, 31, 10))
+        assert logger.run_id is None
     assert not (tmp_path / "wandb").exists()
     with open_offline(tmp_path) as logger:
         log_both(local, logger, range(40, 51, 10))
