@@ -175,7 +175,7 @@ def minari_folder(dataset_id: str) -> Path:
     except (ValueError, TypeError) as error:
         raise DatasetError(
             f"'{dataset_id}' is not the id of a Minari dataset: ids look like mujoco/halfcheetah/medium-v0, "
-            "a namespace, then a name with a version"
+            "a namespace of two letters or more, then a name with a version"
         ) from error
     return minari_root() / dataset_id
 
