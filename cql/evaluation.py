@@ -221,8 +221,8 @@ class _Camera:
 
     Reflections and the 4096 x 4096 shadow map cost four fifths of the time of a small picture and tell little in it, so
     both are off. The models' black and white floor and grey sky become two calm pairs of colours, which compress
-    better and set the robots' orange off, on squares of one size; the floor is made ten times as large, because a good cheetah runs off its
-    40 metres within six seconds. None of this touches the physics.
+    better and set the robots' orange off, with squares of one size for all. The floor is made ten times as large,
+    because a good cheetah runs off its 40 metres within six seconds. None of this touches the physics.
     """
 
     def __init__(self, env_id: str, width: int, height: int) -> None:

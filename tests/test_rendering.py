@@ -121,9 +121,7 @@ print(json.dumps([backend, os.environ.get("MUJOCO_GL"), os.environ.get("PYOPENGL
 
 
 @pytest.mark.parametrize(
-    ("wanted", "argument"),
-    [(None, ""), ("egl", ""), ("osmesa", ""), (None, "late")],
-    ids=["free", "egl", "osmesa", "late"],
+    ("wanted", "argument"), [(None, ""), ("osmesa", ""), (None, "late")], ids=["free", "osmesa", "late"]
 )
 def test_a_backend_that_is_chosen_draws_in_a_fresh_process(wanted, argument, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
