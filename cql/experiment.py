@@ -145,7 +145,7 @@ def train(configs: Sequence[TrainConfig], directories: Sequence[Path], *, progre
         The runs, each with its status.
     """
     first = configs[0]
-    _keep_freed_memory()
+    keep_freed_memory()
     if first.n_threads is not None:
         torch.set_num_threads(first.n_threads)
     device = choose_device(first.device)
@@ -462,7 +462,7 @@ def _check_same_data(checkpoint: Mapping[str, Any], transitions: data.Transition
         log.warning("%s: resumed with other versions, so not bit for bit: %s", directory, ", ".join(changed))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep large blocks that are freed, instead of giving them back and faulting them in at every step.
 
     The activations of one update are tens of megabytes, above the size from which glibc maps each block anew; kept

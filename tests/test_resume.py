@@ -1,0 +1,163 @@
+"""Stopped at any moment and taken up again, a run ends bit for bit as if it had never been stopped."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from nested import assert_same
+from tiny import tiny_config, write_dataset
+
+from cql import experiment
+from cql.checkpoint import load
+from cql.config import TrainConfig
+from cql.loggers import read_metrics
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes")
+
+N_KILLS = 20
+
+
+def in_child(task: Callable[[], object]) -> int:
+    """Run a task in a forked process, whose imports are done: what a kill interrupts is the run itself."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            task()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            os._exit(code)
+    return child
+
+
+def exit_code(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def assert_same_run(folder: Path, undisturbed: Path) -> None:
+    for name in ("metrics.jsonl", "episodes.csv"):
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    names = sorted(path.name for path in (undisturbed / "checkpoints").iterdir())
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == names
+    for name in names:
+        assert_same(load(folder / "checkpoints" / name), load(undisturbed / "checkpoints" / name))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "pendulum.hdf5")
+
+
+@pytest.fixture(scope="module")
+def train_config(dataset: Path) -> TrainConfig:
+    return tiny_config(
+        dataset,
+        "algorithm/alpha_cql=learned",
+        "n_steps=90",
+        "n_steps_per_epoch=9",
+        "n_epochs_per_checkpoint=2",
+        "n_kept_checkpoints=2",
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The folder of a run that nobody stopped, and how many seconds it took in a child."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    began = time.perf_counter()
+    assert exit_code(in_child(lambda: experiment.run(train_config, folder))) == 0
+    return folder, time.perf_counter() - began
+
+
+def test_kill_9_at_random_moments(train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path) -> None:
+    reference, seconds = undisturbed
+    seed = random.SystemRandom().randrange(2**32)
+    moments = random.Random(seed)
+    stopped_at = []
+    for kill in range(N_KILLS):
+        folder = tmp_path / str(kill)
+        child = in_child(lambda folder=folder: experiment.run(train_config, folder))
+        time.sleep(moments.uniform(0.0, seconds))
+        os.kill(child, signal.SIGKILL)
+        if exit_code(child) == -signal.SIGKILL:
+            rows = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
+            stopped_at.append(int(rows[-1]["step"]) if rows else 0)
+        assert exit_code(in_child(lambda folder=folder: experiment.run(train_config, folder))) == 0, f"seed {seed}"
+        assert_same_run(folder, reference)
+    # The kills did hit runs, and at different steps.
+    assert len(stopped_at) > N_KILLS // 2, f"seed {seed}: {stopped_at}"
+    assert len(set(stopped_at)) > 2, f"seed {seed}: {stopped_at}"
+
+
+def test_killed_again_and_again(train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path) -> None:
+    reference, seconds = undisturbed
+    for fraction in (0.5, 0.7, 0.6, 0.9):
+        child = in_child(lambda: experiment.run(train_config, tmp_path))
+        time.sleep(fraction * seconds)
+        os.kill(child, signal.SIGKILL)
+        exit_code(child)
+    assert exit_code(in_child(lambda: experiment.run(train_config, tmp_path))) == 0
+    assert_same_run(tmp_path, reference)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_cleanly_in_the_middle_of_an_epoch(
+    train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path, sent: signal.Signals
+) -> None:
+    reference, _ = undisturbed
+
+    def run_until_signal() -> None:
+        from cql.agent import Agent
+
+        update = Agent.update
+
+        def interrupted(self: Agent, *args: object) -> object:
+            if self.n_steps_done == 40:
+                os.kill(os.getpid(), sent)
+            return update(self, *args)  # type: ignore[arg-type]
+
+        Agent.update = interrupted  # type: ignore[assignment,method-assign]
+        experiment.run(train_config, tmp_path)
+
+    assert exit_code(in_child(run_until_signal)) == 128 + sent
+    assert experiment.read_summary(tmp_path)["status"] == "interrupted"
+    assert experiment.read_summary(tmp_path)["step"] == 41  # 4 epochs of 9 steps, and 5 more
+    assert load(tmp_path / "checkpoints" / "step_0000041.pt")["epoch"]["count"] == 5
+    assert experiment.resumed_config(tmp_path) == train_config
+    assert exit_code(in_child(lambda: experiment.run(train_config, tmp_path))) == 0
+    assert_same_run(tmp_path, reference)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(
+    train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference, _ = undisturbed
+
+    def run_until_step_60() -> None:
+        from cql.agent import Agent
+
+        update = Agent.update
+
+        def killed(self: Agent, *args: object) -> object:
+            if self.n_steps_done == 60:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return update(self, *args)  # type: ignore[arg-type]
+
+        Agent.update = killed  # type: ignore[assignment,method-assign]
+        experiment.run(train_config, tmp_path)
+
+    assert exit_code(in_child(run_until_step_60)) == -signal.SIGKILL
+    newest = tmp_path / "checkpoints" / "step_0000054.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert experiment.run(train_config, tmp_path) == read_metrics(reference)[-1]["eval_return_mean"]
+    assert "step_0000054.pt: damaged" in caplog.text
+    assert_same_run(tmp_path, reference)
