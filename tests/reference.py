@@ -1,0 +1,273 @@
+"""CQL once more: slow, obvious, in float64, one scalar at a time.
+
+Written from the equations, with loops over critics, transitions and samples, and with plain `torch.nn` networks that
+see one row at a time. There is no axis R here: one run is one object. It shares no code with `cql`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "silu": nn.SiLU, "gelu": nn.GELU}
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def constant(value) -> float:
+    """A number, and so without gradient."""
+    return value.item() if isinstance(value, Tensor) else value
+
+
+# The losses, each of one run ------------------------------------------------------------------------------------------
+
+
+def log_prob(mu: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
+    """log pi(tanh(u)) of one action: the Gaussian's density of u over the slope of tanh at u."""
+    total = 0.0
+    for k in range(len(u)):
+        total = total + Normal(mu[k], log_std[k].exp()).log_prob(u[k]) - torch.log(1 - torch.tanh(u[k]) ** 2)
+    return total
+
+
+def sample(mu: Tensor, log_std: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    u = mu + log_std.exp() * eps
+    return torch.tanh(u), log_prob(mu, log_std, u)
+
+
+def log_prob_of_action(mu: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
+    return log_prob(mu, log_std, torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6)))
+
+
+def bellman_target(reward, terminated, next_q, next_log_prob, discount, alpha_temp, backup):
+    """y of one transition; next_q[i][n] and next_log_prob[n]."""
+    if terminated:
+        return reward
+    values = []
+    for n in range(len(next_log_prob)):
+        value = min(q[n] for q in next_q)
+        if backup == "soft":
+            value = value - alpha_temp * next_log_prob[n]
+        values.append(value)
+    return reward + discount * max(values)
+
+
+def temporal_difference(q_data, y):
+    """Of one critic; q_data[b] and y[b]."""
+    return mean([(q - target) ** 2 for q, target in zip(q_data, y, strict=True)])
+
+
+def conservative_gap(q_sampled, q_data, log_mu, temperature):
+    """Of one critic; q_sampled[b][j], q_data[b], log_mu[b][j] or None."""
+    gaps = []
+    for b in range(len(q_data)):
+        total = 0.0
+        for j in range(len(q_sampled[b])):
+            weight = 0.0 if log_mu is None else log_mu[b][j]
+            total = total + torch.exp((q_sampled[b][j] - weight) / temperature)
+        gaps.append(temperature * torch.log(total) - q_data[b])
+    return mean(gaps)
+
+
+def critic_loss(td, gap, alpha_cql, w_cql, tau_cql):
+    """td[i] and gap[i]; alpha_cql is a number, and so has no gradient."""
+    return sum(td[i] + w_cql * constant(alpha_cql) * (gap[i] - tau_cql) for i in range(len(td)))
+
+
+def actor_loss(log_prob, q, alpha_temp):
+    """log_prob[b] and q[b][i]."""
+    return mean([constant(alpha_temp) * log_prob[b] - min(q[b]) for b in range(len(q))])
+
+
+def cloning_loss(log_prob, log_prob_data, alpha_temp):
+    return mean([constant(alpha_temp) * log_prob[b] - log_prob_data[b] for b in range(len(log_prob))])
+
+
+def temperature_loss(alpha_temp, log_prob, target_entropy):
+    return alpha_temp * mean([-constant(each) - target_entropy for each in log_prob])
+
+
+def multiplier_loss(alpha_cql, gap, tau_cql):
+    return -alpha_cql * mean([constant(each) - tau_cql for each in gap])
+
+
+# The networks, each of one row ----------------------------------------------------------------------------------------
+
+
+def network(parameters: dict[str, Tensor], activation: str = "relu") -> nn.Sequential:
+    """`torch.nn` layers in float64 with the weights of one network of ours, whose matrices are (in, out)."""
+    n_layers = sum(name.endswith(".weight") for name in parameters)
+    layers: list[nn.Module] = []
+    for index in range(n_layers):
+        weight = parameters[f"{index}.weight"]
+        linear = nn.Linear(*weight.shape, dtype=torch.float64)
+        linear.load_state_dict({"weight": weight.T, "bias": parameters[f"{index}.bias"]})
+        layers.append(linear)
+        if f"{index}.norm_gain" in parameters:
+            norm = nn.LayerNorm(weight.shape[1], dtype=torch.float64)
+            norm.load_state_dict(
+                {"weight": parameters[f"{index}.norm_gain"], "bias": parameters[f"{index}.norm_shift"]}
+            )
+            layers.append(norm)
+        if index < n_layers - 1:
+            layers.append(ACTIVATIONS[activation]())
+    return nn.Sequential(*layers)
+
+
+def parameters_of(net: nn.Sequential, gradients: bool = False) -> dict[str, Tensor]:
+    """The inverse of :func:`network`, of the weights or of their gradients."""
+    found, index = {}, -1
+    for layer in net:
+        if isinstance(layer, nn.Linear | nn.LayerNorm):
+            weight, bias = ((p.grad if gradients else p.detach()).clone() for p in (layer.weight, layer.bias))
+            if isinstance(layer, nn.Linear):
+                index += 1
+                found[f"{index}.weight"], found[f"{index}.bias"] = weight.T, bias
+            else:
+                found[f"{index}.norm_gain"], found[f"{index}.norm_shift"] = weight, bias
+    return found
+
+
+# One run ------------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """Networks, coefficients and optimisers of one run, and its update.
+
+    `structure` and `coefficients` are anything with the attributes that are read here; `parameters` is what
+    `Agent.state(run)["parameters"]` gives before the first step.
+    """
+
+    def __init__(self, parameters, structure, coefficients):
+        self.structure, self.coefficients = structure, coefficients
+        activation = structure.mlp.activation
+        self.actor = network(parameters["actor"], activation)
+        self.critics, self.targets = (
+            [network({name: tensor[i] for name, tensor in parameters[part].items()}, activation) for i in range(2)]
+            for part in ("critics", "targets")
+        )
+        self.n_steps_done = 0
+
+        def logarithm(name):
+            if name in parameters:  # learned: it starts from the logarithm that the agent took, in float32
+                return parameters[name][f"log_{name}"].double().requires_grad_()
+            return torch.tensor(math.log(getattr(coefficients, name)), dtype=torch.float64)
+
+        self.log_alpha_temp, self.log_alpha_cql = logarithm("alpha_temp"), logarithm("alpha_cql")
+        adam = torch.optim.Adam
+        self.critic_optimiser = adam(
+            [p for critic in self.critics for p in critic.parameters()], structure.critic_learning_rate
+        )
+        self.actor_optimiser = adam(self.actor.parameters(), structure.actor_learning_rate)
+        if structure.temp_learning_rate is not None:
+            self.temp_optimiser = adam([self.log_alpha_temp], structure.temp_learning_rate)
+        if structure.alpha_learning_rate is not None:
+            self.alpha_optimiser = adam([self.log_alpha_cql], structure.alpha_learning_rate)
+
+    def policy(self, s):
+        size = self.structure.action_size
+        out = self.actor(s)
+        return out[:size], out[size:].clamp(self.structure.log_std_min, self.structure.log_std_max)
+
+    def target(self, batch, noise, b):
+        next_s = batch.next_observations[b]
+        drawn = [sample(*self.policy(next_s), eps[b]) for eps in noise.target]
+        next_q = [[constant(critic(torch.cat([next_s, a]))) for a, _ in drawn] for critic in self.targets]
+        return bellman_target(
+            constant(batch.rewards[b]),
+            bool(batch.terminated[b]),
+            next_q,
+            [constant(log_pi) for _, log_pi in drawn],
+            self.coefficients.discount,
+            constant(self.log_alpha_temp.exp()),
+            self.structure.backup,
+        )
+
+    def proposals(self, batch, noise, b):
+        """The sampled actions of one transition and log mu of each; constants for the critics."""
+        s, next_s = batch.observations[b], batch.next_observations[b]
+        found = [(a[b], math.log(0.5**self.structure.action_size)) for a in noise.uniform]
+        found += [sample(*self.policy(s), eps[b]) for eps in noise.policy]
+        found += [sample(*self.policy(next_s), eps[b]) for eps in noise.next_policy]
+        return [(a.detach(), constant(log_mu)) for a, log_mu in found]
+
+    def update(self, batch, noise):
+        """One step with the batch (B, ...) and the noise (N, B, A) of this run; returns the metrics."""
+        structure, own = self.structure, self.coefficients
+        rows = range(len(batch.rewards))
+        alpha_temp = constant(self.log_alpha_temp.exp())
+        alpha_cql = constant(self.log_alpha_cql.exp())
+        tau_cql = own.tau_cql or 0.0
+
+        # A. Critics.
+        y = [self.target(batch, noise, b) for b in rows]
+        proposals = [self.proposals(batch, noise, b) for b in rows]
+        log_mu = [[each for _, each in p] for p in proposals] if structure.importance_weighted else None
+        td, gap, q_data_all, q_sampled_all = [], [], [], []
+        for critic in self.critics:
+            q_data = [critic(torch.cat([batch.observations[b], batch.actions[b]]))[0] for b in rows]
+            # Every action is valued at s, also those that were drawn from pi(.|s').
+            q_sampled = [[critic(torch.cat([batch.observations[b], a]))[0] for a, _ in proposals[b]] for b in rows]
+            td.append(temporal_difference(q_data, y))
+            gap.append(conservative_gap(q_sampled, q_data, log_mu, structure.temperature))
+            q_data_all += q_data
+            q_sampled_all += q_sampled
+        loss = critic_loss(td, gap, alpha_cql, own.w_cql, tau_cql)
+        self.critic_optimiser.zero_grad()
+        loss.backward()
+        self.critic_gradients = [parameters_of(critic, gradients=True) for critic in self.critics]
+        self.critic_optimiser.step()
+
+        # B. Actor.
+        policy = [self.policy(batch.observations[b]) for b in rows]
+        drawn = [sample(*policy[b], noise.actor[0, b]) for b in rows]
+        log_pi = [each for _, each in drawn]
+        if self.n_steps_done < structure.bc_steps:
+            log_pi_data = [log_prob_of_action(*policy[b], batch.actions[b]) for b in rows]
+            loss = cloning_loss(log_pi, log_pi_data, alpha_temp)
+        else:
+            q = [[critic(torch.cat([batch.observations[b], drawn[b][0]]))[0] for critic in self.critics] for b in rows]
+            loss = actor_loss(log_pi, q, alpha_temp)
+        self.actor_optimiser.zero_grad()
+        loss.backward()
+        self.actor_gradients = parameters_of(self.actor, gradients=True)
+        self.actor_optimiser.step()
+
+        # C. Temperature.
+        if structure.temp_learning_rate is not None:
+            self.temp_optimiser.zero_grad()
+            temperature_loss(self.log_alpha_temp.exp(), log_pi, own.target_entropy).backward()
+            self.temp_optimiser.step()
+
+        # D. Multiplier.
+        if structure.alpha_learning_rate is not None:
+            self.alpha_optimiser.zero_grad()
+            multiplier_loss(self.log_alpha_cql.exp(), gap, tau_cql).backward()
+            self.alpha_optimiser.step()
+
+        # E. Targets.
+        self.n_steps_done += 1
+        if self.n_steps_done % structure.target_update_period == 0:
+            with torch.no_grad():
+                for target, critic in zip(self.targets, self.critics, strict=True):
+                    for slow, fast in zip(target.parameters(), critic.parameters(), strict=True):
+                        slow.copy_((1 - own.tau_target) * slow + own.tau_target * fast)
+
+        n = structure.num_sampled_actions
+        return {
+            "critic_td": constant(mean(td)),
+            "cql_gap": constant(mean(gap)),
+            "cql_residual": constant(mean(gap)) - tau_cql,
+            "alpha_cql": alpha_cql,
+            "alpha_temp": alpha_temp,
+            "q_data": constant(mean(q_data_all)),
+            "q_policy": constant(mean([mean(q[n : 2 * n]) for q in q_sampled_all])),
+            "q_uniform": constant(mean([mean(q[:n]) for q in q_sampled_all])),
+            "actor_loss": constant(loss),
+            "entropy": -constant(mean(log_pi)),
+        }
