@@ -490,8 +490,8 @@ class TrainConfig:
         seed: Of everything random in training.
         device: Where training runs.
         n_steps: Training steps in all.
-        n_steps_per_epoch: Steps averaged into one row of metrics; `n_steps` is a multiple of it, so that all rows mean
-            the same.
+        n_steps_per_epoch: Steps averaged into one row of metrics; the last epoch is shorter where it does not divide
+            `n_steps`.
         batch_size: Transitions per step.
         n_epochs_per_eval: Epochs between evaluations; the last epoch always ends with one.
         n_evals_per_video: Evaluations between videos; 0 records the final policy alone.
@@ -947,12 +947,6 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
         yield (
             f"n_steps_per_epoch={per_epoch} is larger than n_steps={n_steps}: "
             f"lower n_steps_per_epoch (e.g. n_steps_per_epoch={n_steps}) or raise n_steps"
-        )
-    elif per_epoch > 0 and n_steps % per_epoch:
-        lower = n_steps - n_steps % per_epoch
-        yield (
-            f"n_steps={n_steps} is not a multiple of n_steps_per_epoch={per_epoch}: "
-            f"take n_steps={lower} or n_steps={lower + per_epoch}, or another n_steps_per_epoch"
         )
     if algorithm.bc_steps > n_steps:
         yield f"algorithm.bc_steps={algorithm.bc_steps} is larger than n_steps={n_steps}: lower it or raise n_steps"

@@ -75,12 +75,22 @@ def run(train_config: TrainConfig, directory: Path) -> float:
     return float(score)
 
 
-def resumed_config(directory: Path) -> TrainConfig:
+def resumed_config(directory: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """The config of an earlier run.
 
+    Args:
+        directory: the run's folder.
+        overrides: the command line's, to refuse those that would be ignored.
+
     Raises:
+        ConfigError: an override besides ``resume``: a run goes on with the config that it began with.
         FolderError: the folder is not that of a run, or there is no checkpoint to go on from.
     """
+    others = [override for override in overrides if not override.startswith("resume=")]
+    if others:
+        raise config.ConfigError(
+            f"resume={directory} goes on with the run's own config; leave out {' '.join(others)}, or start a new run"
+        )
     path = directory / CONFIG_FILE
     if not path.exists():
         raise FolderError(f"resume={directory}: there is no {path}, so this is not the folder of a run")
@@ -171,6 +181,7 @@ def train(configs: Sequence[TrainConfig], directories: Sequence[Path], *, progre
                     wandb=stack.enter_context(_open_wandb(each, directory)),
                     checkpoints=CheckpointFolder(directory / "checkpoints", each.n_kept_checkpoints),
                     reference=reference_scores(each),
+                    log_checkpoints=isinstance(each.logger, config.WandbLoggerConfig) and each.logger.log_checkpoints,
                 )
             )
         seeds = [each.seed for each in configs]
@@ -407,6 +418,20 @@ def evaluate(
     return line
 
 
+def human_name(train_config: TrainConfig) -> str:
+    """A run's name for people: what it learns from, the kind of CQL, and the seed."""
+    algorithm = train_config.algorithm
+    match algorithm.alpha_cql:
+        case config.LearnedAlphaCql(tau_cql=tau_cql):
+            multiplier = f"tau_cql={tau_cql:g}"
+        case config.FixedAlphaCql(value=value):
+            multiplier = f"alpha_cql={value:g}"
+        case other:
+            raise TypeError(f"algorithm.alpha_cql: {type(other).__name__} is no kind of it")
+    label = config.dataset_label(train_config.dataset)
+    return f"{label} {algorithm.penalty.kind} {multiplier} seed={train_config.seed}"
+
+
 def versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
     packages = ("cql", "torch", "numpy", "gymnasium", "mujoco")
@@ -425,7 +450,7 @@ def _open_wandb(train_config: TrainConfig, directory: Path) -> WandbLogger:
                 group=chosen.group or f"{train_config.env.id}/{config.dataset_label(train_config.dataset)}",
                 job_type=chosen.job_type,
                 tags=chosen.tags,
-                name=chosen.name or directory.name,
+                name=chosen.name or human_name(train_config),
                 mode=chosen.mode,
             )
         case _:

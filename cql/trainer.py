@@ -84,6 +84,7 @@ class Run:
         wandb: the run's mirror in W&B; may be switched off.
         checkpoints: the folder's checkpoints.
         reference: lowest and highest reference return for normalised scores, None where the environment has none.
+        log_checkpoints: at the end, copy the last and the best checkpoint to W&B.
         scores: of the evaluations so far.
         status: ``running`` until :func:`train` returns.
         exit_code: 0, 1 where the run failed, 128 + the signal's number where one ended it.
@@ -97,6 +98,7 @@ class Run:
     wandb: WandbLogger
     checkpoints: CheckpointFolder
     reference: tuple[float, float] | None
+    log_checkpoints: bool = False
     scores: Scores = field(default_factory=Scores)
     status: Status = "running"
     exit_code: int = 0
@@ -352,7 +354,11 @@ class Trainer:
 
     def _finish(self, index: int, run: Run) -> None:
         self._film(self.agent.n_steps_done, index, run, mp4=True)
-        run.wandb.log_figure(report.key_curves(run.directory))
+        title = f"{run.config['env']['id']}, seed {run.config['seed']}"
+        run.wandb.log_figure(report.key_curves(run.directory, title=title))
+        if run.log_checkpoints:
+            for path in (run.checkpoints.find("last"), run.checkpoints.best):
+                run.wandb.log_file_artifact(path, f"checkpoint-{run.wandb.run_id}-{path.stem}", "checkpoint")
         self._end(run, "finished", exit_code=0)
 
     def _stop_failures(self) -> None:

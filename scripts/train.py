@@ -1,6 +1,6 @@
 """Train one CQL run: ``python scripts/train.py [+experiment=NAME] [key=value ...]``; see ``--help``."""
 
-import logging
+import sys
 from pathlib import Path
 
 import hydra
@@ -12,24 +12,29 @@ from cql import config
 config.register()
 
 
-@hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parents[1] / "configs"), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(config.CONFIG_DIR), config_name="train")
 def train(cfg: DictConfig) -> float:
-    """Check the config, then train in Hydra's output folder. Torch is imported once the config is known to be right."""
+    """Check the config, then train in Hydra's output folder; torch is imported once the config is known to be right."""
     train_config = config.checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
-    logging.captureWarnings(True)
 
     from cql import experiment
 
     if train_config.resume is not None:
-        train_config = experiment.resumed_config(directory)
+        directory = Path(train_config.resume)
+        train_config = experiment.resumed_config(directory, HydraConfig.get().overrides.task)
     return experiment.run(train_config, directory)
 
 
 def main() -> None:
-    """The entry point: config errors become messages."""
-    with config.messages():
-        train()
+    """The entry point: an error that is the user's to mend ends the program with its message, any other is raised."""
+    try:
+        with config.messages():
+            train()
+    except Exception as error:
+        if not type(error).__module__.startswith("cql."):
+            raise
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

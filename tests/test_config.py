@@ -328,7 +328,6 @@ LEARNED = ["algorithm/alpha_cql=learned"]
         ([], {"dataset.name": "halfcheetah"}, ["dataset.name=halfcheetah", "did you mean halfcheetah_medium?"]),
         # Values that do not go together.
         ([], {"n_steps_per_epoch": 300_000}, ["n_steps_per_epoch=300000", "n_steps=200000"]),
-        ([], {"n_steps": 12_000}, ["n_steps=12000", "n_steps_per_epoch=5000", "n_steps=10000 or n_steps=15000"]),
         ([], {"algorithm.bc_steps": 300_000}, ["algorithm.bc_steps=300000", "n_steps=200000"]),
         ([], {"algorithm.log_std_min": 3.0}, ["algorithm.log_std_min=3.0", "algorithm.log_std_max=2.0"]),
         (

@@ -242,6 +242,11 @@ def test_resuming_what_has_no_checkpoint_is_an_error(tmp_path: Path, dataset: Pa
         experiment.resumed_config(tmp_path)
 
 
+def test_resuming_with_another_config_is_refused(finished: Path) -> None:
+    with pytest.raises(config.ConfigError, match=r"leave out seed=2"):
+        experiment.resumed_config(finished, ["resume=x", "seed=2"])
+
+
 def test_the_saved_config_reads_back(finished: Path, dataset: Path) -> None:
     assert experiment.resumed_config(finished) == tiny_config(dataset)
 
