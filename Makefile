@@ -45,8 +45,8 @@ benchmark: install  ## updates per second, beside d3rlpy (installs it)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
-wheel: install  ## build the wheel into dist/
-	$(BIN)/python -m build --wheel
+wheel: install  ## build the source archive and the wheel into dist/
+	$(BIN)/python -m build
 
 clean:  ## remove .venv, build products and caches; outputs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

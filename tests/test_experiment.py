@@ -127,6 +127,37 @@ def test_a_last_shorter_epoch_is_logged_too(dataset: Path, tmp_path: Path) -> No
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (config.CONFIG_DIR / "experiment").glob("*.yaml")))
+def test_every_experiment_trains(name: str, dataset: Path, tmp_path: Path) -> None:
+    """A few steps of each, with its own algorithm and networks, on the small dataset."""
+    small = ("batch_size=8", "n_steps=4", "n_steps_per_epoch=2", "env.n_eval_episodes=1", "network.width=8")
+    on_pendulum = ("dataset=d4rl", f"dataset.path={dataset}", "env=InvertedPendulum-v5", "dataset.n_episodes=null")
+    composed = config.compose(
+        [f"+experiment={name}", *on_pendulum, *small, "logger=local", "video.enabled=false", "device=cpu"]
+    )
+    run = train_in(tmp_path, config.checked(composed))
+    assert run.status == "finished"
+    assert [row["step"] for row in read_metrics(tmp_path)] == [2, 4]
+
+
+def test_an_update_moves_nothing_to_the_host(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two epochs no step asks a tensor for its value: on a GPU that would wait for the device."""
+    update = Agent.update
+
+    def refuse(self: torch.Tensor, *args: Any) -> Any:
+        raise AssertionError("a training step read a value from the device")
+
+    def guarded(self: Agent, *args: Any) -> torch.Tensor:
+        with monkeypatch.context() as patched:
+            for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__"):
+                patched.setattr(torch.Tensor, name, refuse)
+            return update(self, *args)
+
+    monkeypatch.setattr(Agent, "update", guarded)
+    run = train_in(tmp_path, tiny_config(dataset, *LEARNED, "n_steps=10"))
+    assert run.status == "finished"
+
+
 # A stack --------------------------------------------------------------------------------------------------------------
 
 
