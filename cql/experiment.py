@@ -15,7 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from cql import collect, config, data, networks
+from cql import collect, config, data, networks, report
 from cql.agent import Agent, Coefficients, Policy, Structure
 from cql.checkpoint import CheckpointFolder, load
 from cql.config import TrainConfig
@@ -71,8 +71,14 @@ def run(train_config: TrainConfig, directory: Path) -> float:
             log.warning("stopped at step %d; go on with: python scripts/train.py resume=%s", summary["step"], directory)
             sys.exit(done.exit_code)
     score = summary["eval_score"] if summary["eval_score"] is not None else summary["eval_return_mean"]
-    log.info("results are in %s", directory)
+    log.info("results: %s", "\n  ".join([str(directory), *map(str, shown_results(directory))]))
     return float(score)
+
+
+def shown_results(directory: Path) -> list[Path]:
+    """What a person will want to open first: the last film and the figure, where they exist."""
+    films = sorted((directory / "videos").glob("*.gif"))[-1:]
+    return [path for path in (*films, directory / report.KEY_CURVES_FILE) if path.exists()]
 
 
 def resumed_config(directory: Path, overrides: Sequence[str] = ()) -> TrainConfig:
