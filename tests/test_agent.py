@@ -392,8 +392,9 @@ RUNS = [
     ("precise", "tolerance"),
     # A product of three matrices at once and of one may add in another order, so the two differ by rounding, which
     # Adam can amplify to its own step length where a gradient is nearly zero. In float64 nothing but a coupling of
-    # runs can reach 1e-9 in 20 steps; in float32 the tolerance is a thirtieth of one step of the critics.
-    [(True, 1e-9), (False, 1e-4)],
+    # runs can reach 1e-9 in 20 steps; in float32 the tolerance is a three-hundredth of one step of the critics
+    # (measured here: no difference at all in float64, 6e-8 in float32).
+    [(True, 1e-9), (False, 1e-5)],
 )
 def test_a_run_in_a_stack_is_the_run_alone(precise, tolerance):
     def trained(runs, seeds):
