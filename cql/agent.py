@@ -307,7 +307,7 @@ class Agent:
         """
         optimisers = {
             part: [
-                {key: (value[run] if value.dim() else value).cpu().clone() for key, value in moments.items()}
+                {key: (value if key == "step" else value[run]).cpu().clone() for key, value in moments.items()}
                 for moments in (optimiser.state[p] for p in optimiser.param_groups[0]["params"])
             ]
             for part, optimiser in self.optimisers.items()
@@ -343,8 +343,9 @@ class Agent:
         for part, optimiser in self.optimisers.items():
             for index, parameter in enumerate(optimiser.param_groups[0]["params"]):
                 members = [state["optimisers"][part][index] for state in states]
+                # Adam's count of steps is one scalar for all runs of a stack; its moments have the axis R.
                 optimiser.state[parameter] = {
-                    key: value.clone() if value.dim() == 0 and key == "step" else _stacked(members, key, self.device)
+                    key: value.to(self.device, copy=True) if key == "step" else _stacked(members, key, self.device)
                     for key, value in members[0].items()
                 }
 

@@ -212,7 +212,9 @@ class LearnedAlphaCql(AlphaCql):
     Attributes:
         kind: `learned`.
         initial_value: The multiplier at step 0.
-        tau_cql: The threshold that the gap is held to.
+        tau_cql: The threshold that the gap is held to, in units of return; null is one above the gap of critics that
+            value the policy's actions like the data's: `log m + target entropy + 1` under `cql_h`, `log m + 1` under the
+            others, with m policy actions per state in the gap. Below that the multiplier grows without end.
         alpha_learning_rate: Adam's rate for log alpha_cql.
     """
 
@@ -220,7 +222,7 @@ class LearnedAlphaCql(AlphaCql):
     initial_value: float = _number(
         _POSITIVE, hint="it is learned as a logarithm; for 0 choose algorithm/alpha_cql=fixed"
     )
-    tau_cql: float = _number()
+    tau_cql: float | None = _number()
     alpha_learning_rate: float = _number(_RATE, hint="for a constant multiplier choose algorithm/alpha_cql=fixed")
 
 

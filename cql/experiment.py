@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import logging
+import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -184,14 +186,20 @@ def train(configs: Sequence[TrainConfig], directories: Sequence[Path], *, progre
                     directory=directory,
                     config=config.to_dict(each),
                     local=local,
-                    wandb=stack.enter_context(_open_wandb(each, directory)),
+                    wandb=stack.enter_context(_open_wandb(each, info, directory)),
                     checkpoints=CheckpointFolder(directory / "checkpoints", each.n_kept_checkpoints),
                     reference=reference_scores(each),
                     log_checkpoints=isinstance(each.logger, config.WandbLoggerConfig) and each.logger.log_checkpoints,
                 )
             )
         seeds = [each.seed for each in configs]
-        agent = Agent(structure(first, info), [coefficients(each, info) for each in configs], seeds, device)
+        numbers = [coefficients(each, info) for each in configs]
+        for each, known in zip(configs, numbers, strict=True):
+            shown = ", ".join(
+                f"{name} {value:g}" for name, value in dataclasses.asdict(known).items() if value is not None
+            )
+            log.info("seed %d: %s", each.seed, shown)
+        agent = Agent(structure(first, info), numbers, seeds, device)
         evaluator = Evaluator(
             first.env.id, [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each in configs]
         )
@@ -326,7 +334,7 @@ def coefficients(train_config: TrainConfig, info: EnvInfo) -> Coefficients:
         case config.FixedAlphaCql(value=alpha_cql):
             pass
         case config.LearnedAlphaCql(initial_value=alpha_cql, tau_cql=tau_cql):
-            pass
+            tau_cql = feasible_threshold(algorithm, info.action_size, target_entropy) if tau_cql is None else tau_cql
         case other_:
             raise TypeError(f"algorithm.alpha_cql: {type(other_).__name__} is no kind of it")
     return Coefficients(
@@ -338,6 +346,26 @@ def coefficients(train_config: TrainConfig, info: EnvInfo) -> Coefficients:
         discount=algorithm.discount,
         tau_target=algorithm.tau_target,
     )
+
+
+def feasible_threshold(algorithm: config.CqlConfig, action_size: int, target_entropy: float | None) -> float:
+    """A ``tau_cql`` that critics can meet without valuing all other actions at minus infinity.
+
+    Where the m policy actions of a state are valued like the data's and the uniform ones lower, the gap is that of m
+    equal values, log m, and under importance weights -log pi adds the policy's entropy to it, which a learned
+    temperature holds at its target. The threshold is one above that. Held below it, the gap could only be met by
+    lowering the policy's actions for ever, and the multiplier would grow without end.
+
+    Args:
+        algorithm: its penalty and samples.
+        action_size: A.
+        target_entropy: of a learned temperature, None where it is fixed; then -A stands for it.
+    """
+    n_groups = 2 if algorithm.penalty.next_actions else 1
+    gap = math.log(n_groups * algorithm.num_sampled_actions)
+    if algorithm.penalty.importance_weighted:
+        gap += -float(action_size) if target_entropy is None else target_entropy
+    return gap + 1.0
 
 
 def mlp(train_config: TrainConfig) -> networks.Mlp:
@@ -429,7 +457,7 @@ def human_name(train_config: TrainConfig) -> str:
     algorithm = train_config.algorithm
     match algorithm.alpha_cql:
         case config.LearnedAlphaCql(tau_cql=tau_cql):
-            multiplier = f"tau_cql={tau_cql:g}"
+            multiplier = "alpha_cql learned" if tau_cql is None else f"tau_cql={tau_cql:g}"
         case config.FixedAlphaCql(value=value):
             multiplier = f"alpha_cql={value:g}"
         case other:
@@ -444,8 +472,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def _open_wandb(train_config: TrainConfig, directory: Path) -> WandbLogger:
-    plain = {**config.to_dict(train_config), "versions": versions(), "run_dir": str(directory)}
+def _open_wandb(train_config: TrainConfig, info: EnvInfo, directory: Path) -> WandbLogger:
+    plain = {
+        **config.to_dict(train_config),
+        "coefficients": dataclasses.asdict(coefficients(train_config, info)),  # with the derived ones filled in
+        "versions": versions(),
+        "run_dir": str(directory),
+    }
     match train_config.logger:
         case config.WandbLoggerConfig() as chosen:
             return open_wandb(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cql import config, experiment
 from cql.agent import Agent
 from cql.checkpoint import CheckpointError, load
 from cql.config import TrainConfig
+from cql.envs import env_info
 from cql.experiment import FolderError, RunFailed
 from cql.loggers import read_episodes, read_metrics
 
@@ -232,6 +234,36 @@ def test_an_error_from_outside_marks_the_run_as_failed(
         experiment.run(tiny_config(dataset), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["failure"].split(";")[0]) == ("failed", "OSError: no space left on device")
+
+
+# From config to numbers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("algorithm/penalty=cql_h", "algorithm.num_sampled_actions=10"), math.log(20) - 1 + 1),
+        (("algorithm/penalty=cql_h", "algorithm.num_sampled_actions=1"), math.log(2) - 1 + 1),
+        (("algorithm/penalty=cql_h", "algorithm.alpha_temp.target_entropy=-3"), math.log(4) - 3 + 1),
+        (("algorithm/penalty=cql_h", "algorithm/alpha_temp=fixed"), math.log(4) - 1 + 1),
+        (("algorithm/penalty=cql_rho",), math.log(4) + 1),
+        (("algorithm/penalty=blueprint",), math.log(2) + 1),
+        (("algorithm.alpha_cql.tau_cql=-2",), -2.0),
+    ],
+)
+def test_a_threshold_that_is_not_given_is_one_that_can_be_met(
+    overrides: tuple[str, ...], expected: float, dataset: Path
+) -> None:
+    info = env_info("InvertedPendulum-v5")  # one action, so the target entropy is -1
+    known = experiment.coefficients(tiny_config(dataset, "algorithm/alpha_cql=learned", *overrides), info)
+    assert known.tau_cql == pytest.approx(expected)
+
+
+def test_a_fixed_multiplier_has_no_threshold(dataset: Path) -> None:
+    known = experiment.coefficients(
+        tiny_config(dataset, "algorithm.alpha_cql.value=3"), env_info("InvertedPendulum-v5")
+    )
+    assert (known.alpha_cql, known.tau_cql) == (3.0, None)
 
 
 # Folders --------------------------------------------------------------------------------------------------------------

@@ -61,6 +61,9 @@ def test_it_trains_where_there_is_no_repository(wheel: Path, tmp_path: Path) -> 
 
 
 def test_the_installed_evaluate_reads_a_run(wheel: Path) -> None:
-    assert "cql-evaluate" in zipfile.ZipFile(wheel).read(
-        next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("entry_points.txt"))
-    ).decode()
+    assert (
+        "cql-evaluate"
+        in zipfile.ZipFile(wheel)
+        .read(next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("entry_points.txt")))
+        .decode()
+    )
