@@ -1,6 +1,7 @@
 # The one list of commands; `make help` prints it.
 PYTHON ?= python3
 VENV   ?= .venv
+PEERS  ?= .venv-peers
 BIN    := $(VENV)/bin
 ARGS   ?=
 
@@ -37,16 +38,21 @@ test-fast: install  ## the fast tests alone
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m 'slow' $(ARGS)
 
-test-peers: install  ## compare with d3rlpy's own classes (installs it)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
-	$(BIN)/pytest -m 'peers' $(ARGS)
+# d3rlpy asks for an older gymnasium than ours, so it has an environment of its own.
+$(PEERS)/.installed: pyproject.toml constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	grep -v '^gymnasium==' constraints.txt > $(PEERS)/constraints.txt
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt -e '.[dev,peers]'
+	touch $@
 
-benchmark: install  ## updates per second, beside d3rlpy (installs it)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
-	$(BIN)/python scripts/benchmark.py $(ARGS)
+test-peers: $(PEERS)/.installed  ## compare with d3rlpy's own classes (makes .venv-peers)
+	$(PEERS)/bin/pytest -m 'peers' $(ARGS)
+
+benchmark: $(PEERS)/.installed  ## updates per second, beside d3rlpy (makes .venv-peers)
+	$(PEERS)/bin/python scripts/benchmark.py $(ARGS)
 
 wheel: install  ## build the source archive and the wheel into dist/
 	$(BIN)/python -m build
 
 clean:  ## remove .venv, build products and caches; outputs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -535,6 +535,8 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    trim_threshold, mmap_threshold = -1, -3  # the parameters' numbers in malloc.h
-    libc.mallopt(mmap_threshold, 2**31 - 1)
-    libc.mallopt(trim_threshold, 2**31 - 1)
+    trim_threshold, mmap_max = -1, -4  # the parameters' numbers in malloc.h
+    # Not by mmap_threshold, which glibc bounds at 32 MB without a word: the layers of a stack are larger.
+    for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1)):
+        if libc.mallopt(parameter, value) != 1:
+            log.warning("mallopt(%d, %d) was refused; updates may be slower", parameter, value)

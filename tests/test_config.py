@@ -511,7 +511,7 @@ def test_differing_keys():
         "n_threads: null -> 2",
         "algorithm.alpha_cql.kind: fixed -> learned",
         "algorithm.alpha_cql.value: 5.0 -> (absent)",
-        "algorithm.alpha_cql.initial_value: (absent) -> 1.0",
+        "algorithm.alpha_cql.initial_value: (absent) -> 5.0",
         "algorithm.alpha_cql.tau_cql: (absent) -> null",
         "algorithm.alpha_cql.alpha_learning_rate: (absent) -> 0.0003",
     ]

@@ -162,3 +162,31 @@ def test_layer_norm_starts_as_plain_normalisation():
     norms = {name: tensor for name, tensor in parameters.items() if "norm" in name}
     assert sorted(norms) == ["0.norm_gain", "0.norm_shift", "1.norm_gain", "1.norm_shift"]  # none after the last
     assert all(tensor.eq(1.0 if name.endswith("gain") else 0.0).all() for name, tensor in norms.items())
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_written_out_gradient_is_that_of_the_general_path(depth: int) -> None:
+    """Relu critics have a gradient of their own, for speed; values and all gradients are those of autograd."""
+    mlp = networks.Mlp(width=8, depth=depth)
+    random = torch.Generator().manual_seed(depth)
+    parameters = {
+        name: tensor.double().requires_grad_()
+        for name, tensor in networks.critic_parameters(mlp, 5, 3, 2, [random, random, random]).items()
+    }
+    observations = torch.randn(3, 7, 5, generator=random, dtype=torch.float64)
+    actions = torch.rand(3, 4, 7, 3, generator=random, dtype=torch.float64).requires_grad_()
+    flat = {name: tensor.flatten(0, 1) for name, tensor in parameters.items()}
+    by_critic = (observations.repeat_interleave(2, 0), actions.repeat_interleave(2, 0))
+    first = networks._first_layer(*by_critic, flat["0.weight"], flat["0.bias"])
+    general = networks._after_first(mlp, flat, first).view(3, 2, 4, 7)
+    fast = networks.critics(mlp, parameters, observations, actions)
+    torch.testing.assert_close(fast, general, rtol=1e-12, atol=1e-12)
+    weights = torch.randn(fast.shape, generator=random, dtype=torch.float64)
+    inputs = [actions, *parameters.values()]
+    expected = torch.autograd.grad((general * weights).sum(), inputs)
+    for got, wanted in zip(torch.autograd.grad((fast * weights).sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    # With frozen parameters, as in the actor's loss, the actions still get theirs.
+    frozen = {name: tensor.detach() for name, tensor in parameters.items()}
+    (of_actions,) = torch.autograd.grad((networks.critics(mlp, frozen, observations, actions) * weights).sum(), actions)
+    torch.testing.assert_close(of_actions, expected[0], rtol=1e-12, atol=1e-12)
