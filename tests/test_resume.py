@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import gymnasium  # noqa: F401  these three are imported here so that no child spends its life importing them
+import matplotlib.figure  # noqa: F401
+import mujoco  # noqa: F401
 import pytest
 from nested import assert_same
 from tiny import tiny_config, write_dataset
