@@ -47,7 +47,10 @@ def train(dataset: Path, *overrides: str, cwd: Path) -> subprocess.CompletedProc
     return call(script, "dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, *overrides, cwd=cwd)
 
 
-def test_a_run_its_wandb_record_its_pictures_its_evaluation_and_its_resume(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_its_wandb_record_its_evaluation_its_resume_and_its_films(dataset: Path, tmp_path: Path) -> None:
+    can_draw = (
+        "True" in call("-c", "from cql import rendering as r; print(bool(r.choose_backend()))", cwd=tmp_path).stdout
+    )
     result = train(
         dataset,
         "logger=wandb",
@@ -76,23 +79,15 @@ def test_a_run_its_wandb_record_its_pictures_its_evaluation_and_its_resume(datas
     assert recorded.rows("step", "cql_gap") == [(row["step"], row["cql_gap"]) for row in rows]
     assert recorded.summary["status"] == "finished"
     assert recorded.summary["eval_return_mean"] == rows[-1]["eval_return_mean"]
-    assert [Path(name).suffix for name in recorded.files].count(".gif") >= 1
     assert {type_ for _, type_ in recorded.artifacts} >= {"checkpoint"}
 
-    for step in (30, 60):
-        with Image.open(run_dir / "videos" / f"step_{step:07d}.gif") as film:
-            assert film.size == (64, 64)
-            assert film.n_frames > 1
-    assert (run_dir / "videos" / "step_0000060.mp4").stat().st_size > 0
     with Image.open(run_dir / "key_curves.png") as figure:
         assert figure.width > 1000
 
-    evaluated = call(
-        str(ROOT / "scripts" / "evaluate.py"), str(run_dir), "--episodes", "2", "--gif", "again.gif", cwd=tmp_path
-    )
+    film = ["--gif", "again.gif"] if can_draw else []
+    evaluated = call(str(ROOT / "scripts" / "evaluate.py"), str(run_dir), "--episodes", "2", *film, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert f"return {rows[-1]['eval_return_mean']:.1f} +- {rows[-1]['eval_return_std']:.1f}" in evaluated.stdout
-    assert (tmp_path / "again.gif").exists()
 
     # Without its summary the run has not ended as far as anyone can tell: only the ending is done again.
     before = (run_dir / "metrics.jsonl").read_bytes()
@@ -106,6 +101,16 @@ def test_a_run_its_wandb_record_its_pictures_its_evaluation_and_its_resume(datas
     assert first.id == second.id
     assert second.rows("step", "cql_gap") == []
     assert not (tmp_path / "outputs").exists()
+
+    if not can_draw:
+        pytest.skip("nothing can draw here; all but the films was tested")
+    for step in (30, 60):
+        with Image.open(run_dir / "videos" / f"step_{step:07d}.gif") as film:
+            assert film.size == (64, 64)
+            assert film.n_frames > 1
+    assert (run_dir / "videos" / "step_0000060.mp4").stat().st_size > 0
+    assert [Path(name).suffix for name in recorded.files].count(".gif") == 2
+    assert (tmp_path / "again.gif").exists()
 
 
 @pytest.mark.parametrize(
