@@ -14,13 +14,16 @@ import gymnasium  # noqa: F401  these three are imported here so that no child s
 import matplotlib.figure  # noqa: F401
 import mujoco  # noqa: F401
 import pytest
+import torch
 from nested import assert_same
 from tiny import tiny_config, write_dataset
 
 from cql import experiment
+from cql.agent import Agent
 from cql.checkpoint import load
 from cql.config import TrainConfig
 from cql.loggers import read_metrics
+from cql.sampling import Batch, Noise
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes")
 
@@ -44,6 +47,19 @@ def in_child(task: Callable[[], object]) -> int:
 
 def exit_code(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run_and_signal(train_config: TrainConfig, folder: Path, step: int, sent: signal.Signals) -> None:
+    """A run, in a child, that gets a signal after so many steps."""
+    update = Agent.update
+
+    def signalled(self: Agent, batch: Batch, noise: Noise) -> torch.Tensor:
+        if self.n_steps_done == step:
+            os.kill(os.getpid(), sent)
+        return update(self, batch, noise)
+
+    Agent.update = signalled  # type: ignore[method-assign]
+    experiment.run(train_config, folder)
 
 
 def assert_same_run(folder: Path, undisturbed: Path) -> None:
@@ -117,21 +133,7 @@ def test_a_signal_ends_cleanly_in_the_middle_of_an_epoch(
     train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path, sent: signal.Signals
 ) -> None:
     reference, _ = undisturbed
-
-    def run_until_signal() -> None:
-        from cql.agent import Agent
-
-        update = Agent.update
-
-        def interrupted(self: Agent, *args: object) -> object:
-            if self.n_steps_done == 40:
-                os.kill(os.getpid(), sent)
-            return update(self, *args)  # type: ignore[arg-type]
-
-        Agent.update = interrupted  # type: ignore[assignment,method-assign]
-        experiment.run(train_config, tmp_path)
-
-    assert exit_code(in_child(run_until_signal)) == 128 + sent
+    assert exit_code(in_child(lambda: run_and_signal(train_config, tmp_path, 40, sent))) == 128 + sent
     assert experiment.read_summary(tmp_path)["status"] == "interrupted"
     assert experiment.read_summary(tmp_path)["step"] == 41  # 4 epochs of 9 steps, and 5 more
     assert load(tmp_path / "checkpoints" / "step_0000041.pt")["epoch"]["count"] == 5
@@ -144,21 +146,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(
     train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reference, _ = undisturbed
-
-    def run_until_step_60() -> None:
-        from cql.agent import Agent
-
-        update = Agent.update
-
-        def killed(self: Agent, *args: object) -> object:
-            if self.n_steps_done == 60:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return update(self, *args)  # type: ignore[arg-type]
-
-        Agent.update = killed  # type: ignore[assignment,method-assign]
-        experiment.run(train_config, tmp_path)
-
-    assert exit_code(in_child(run_until_step_60)) == -signal.SIGKILL
+    assert exit_code(in_child(lambda: run_and_signal(train_config, tmp_path, 60, signal.SIGKILL))) == -signal.SIGKILL
     newest = tmp_path / "checkpoints" / "step_0000054.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert experiment.run(train_config, tmp_path) == read_metrics(reference)[-1]["eval_return_mean"]
