@@ -212,9 +212,10 @@ class LearnedAlphaCql(AlphaCql):
     Attributes:
         kind: `learned`.
         initial_value: The multiplier at step 0.
-        tau_cql: The threshold that the gap is held to, in units of return; null is one above the gap of critics that
-            value the policy's actions like the data's: `log m + target entropy + 1` under `cql_h`, `log m + 1` under
-            the others, with m policy actions per state in the gap. Below that the multiplier grows without end.
+        tau_cql: The threshold that the gap is held to, in units of return; null is the gap of critics that value the
+            policy's actions just like the data's: `log m + target entropy` under `cql_h`, `log m` under the others,
+            with m policy actions per state in the gap. Far above it nothing stays conservative; far below it the
+            multiplier grows without end.
         alpha_learning_rate: Adam's rate for log alpha_cql.
     """
 

@@ -334,7 +334,7 @@ def coefficients(train_config: TrainConfig, info: EnvInfo) -> Coefficients:
         case config.FixedAlphaCql(value=alpha_cql):
             pass
         case config.LearnedAlphaCql(initial_value=alpha_cql, tau_cql=tau_cql):
-            tau_cql = feasible_threshold(algorithm, info.action_size, target_entropy) if tau_cql is None else tau_cql
+            tau_cql = neutral_threshold(algorithm, info.action_size, target_entropy) if tau_cql is None else tau_cql
         case other_:
             raise TypeError(f"algorithm.alpha_cql: {type(other_).__name__} is no kind of it")
     return Coefficients(
@@ -348,13 +348,13 @@ def coefficients(train_config: TrainConfig, info: EnvInfo) -> Coefficients:
     )
 
 
-def feasible_threshold(algorithm: config.CqlConfig, action_size: int, target_entropy: float | None) -> float:
-    """A ``tau_cql`` that critics can meet without valuing all other actions at minus infinity.
+def neutral_threshold(algorithm: config.CqlConfig, action_size: int, target_entropy: float | None) -> float:
+    """The gap of critics that value the policy's actions just like the data's: the default ``tau_cql``.
 
-    Where the m policy actions of a state are valued like the data's and the uniform ones lower, the gap is that of m
-    equal values, log m, and under importance weights -log pi adds the policy's entropy to it, which a learned
-    temperature holds at its target. The threshold is one above that. Held below it, the gap could only be met by
-    lowering the policy's actions for ever, and the multiplier would grow without end.
+    Where the m policy actions of a state are valued like the data's action, and the uniform ones lower, the log-sum-exp
+    exceeds that value by log m; under importance weights -log pi adds the policy's entropy, which a learned temperature
+    holds at its target. A larger gap means that the policy's actions are valued higher than the data's. Held far below
+    this, only ever lower values of the policy's actions could meet it, and the multiplier would grow without end.
 
     Args:
         algorithm: its penalty and samples.
@@ -365,7 +365,7 @@ def feasible_threshold(algorithm: config.CqlConfig, action_size: int, target_ent
     gap = math.log(n_groups * algorithm.num_sampled_actions)
     if algorithm.penalty.importance_weighted:
         gap += -float(action_size) if target_entropy is None else target_entropy
-    return gap + 1.0
+    return gap
 
 
 def mlp(train_config: TrainConfig) -> networks.Mlp:
