@@ -353,6 +353,9 @@ class Agent:
         return {"actor": self.actor, "critics": self.critics, "targets": self.targets, **self.log_coefficients}
 
 
+_ROWS = 16  # of one product of a policy's evaluation
+
+
 class Policy:
     """Deterministic actions of trained runs for raw observations, numpy in and out.
 
@@ -371,10 +374,19 @@ class Policy:
 
     def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """(R, E, S) to (R, E, A) in [-1, 1]."""
+        n_runs, n_episodes, size = observations.shape
+        # In chunks of one shape: a product's last digits depend on its number of rows, and a simulation makes another
+        # episode of them. An episode is the same whatever the number of others that are evaluated with it.
+        n_chunks = -(-n_episodes // _ROWS)
+        rows = np.zeros((n_runs, n_chunks * _ROWS, size), np.float32)
+        rows[:, :n_episodes] = observations
         with torch.no_grad():
-            inputs = (torch.from_numpy(observations).to(self._mean.device) - self._mean) / self._std
-            mean, _ = networks.actor(self._mlp, self._parameters, inputs, -1.0, 1.0)
-            actions: NDArray[np.float32] = mean.tanh().cpu().numpy()
+            inputs = (torch.from_numpy(rows).to(self._mean.device) - self._mean) / self._std
+            chunks = [
+                networks.actor(self._mlp, self._parameters, inputs[:, i * _ROWS : (i + 1) * _ROWS], -1.0, 1.0)[0]
+                for i in range(n_chunks)
+            ]
+            actions: NDArray[np.float32] = torch.cat(chunks, 1)[:, :n_episodes].tanh().cpu().numpy()
             return actions
 
 

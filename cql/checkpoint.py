@@ -129,19 +129,20 @@ class CheckpointFolder:
         raise CheckpointError("; ".join(reasons) or f"{self.directory}: holds no checkpoint")
 
     def find(self, which: str) -> Path:
-        """The file of ``best``, ``last`` or a step.
+        """The file of ``best``, ``last`` or a step, which may be given as a number or by the file's name.
 
         Raises:
             CheckpointError: there is none; the message lists those that there are.
         """
         steps = self.steps()
-        if which == "best" and self.best.exists():
+        name = which.removesuffix(".pt").removeprefix("step_")
+        if name == "best" and self.best.exists():
             return self.best
-        if which == "last" and steps:
+        if name == "last" and steps:
             return self.path(steps[-1])
-        if which.isdigit() and int(which) in steps:
-            return self.path(int(which))
-        kept = [*(["best"] if self.best.exists() else []), *map(str, steps)]
+        if name.isdigit() and int(name) in steps:
+            return self.path(int(name))
+        kept = [*(["best"] if self.best.exists() else []), *(["last"] if steps else []), *map(str, steps)]
         raise CheckpointError(f"{self.directory}: no checkpoint {which!r}; there are: {', '.join(kept) or 'none'}")
 
 

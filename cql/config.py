@@ -738,6 +738,9 @@ def _resumed(root: DictConfig) -> Path | None:
         raise ConfigError(
             f"resume={folder}: there is no such folder; give the folder of a run, e.g. one under outputs/"
         )
+    if not Path(folder, ".hydra", "config.yaml").is_file():
+        # Before Hydra opens a log there.
+        raise ConfigError(f"resume={folder}: it holds no .hydra/config.yaml, so this is not the folder of a run")
     return Path(folder)
 
 

@@ -314,7 +314,7 @@ def _not_found(dataset_id: str, reason: str) -> DatasetNotFoundError:
     return DatasetNotFoundError(
         f"Minari dataset '{dataset_id}' is not in {minari_root()}, {reason}. "
         f"There: {', '.join(local) if local else 'no dataset at all'}. "
-        f'To fetch it where there is a network: pip install "cql[hub]" && minari download {dataset_id}; '
+        f'To fetch it where there is a network: pip install "minari[hf]" && minari download {dataset_id}; '
         "MINARI_DATASETS_PATH names the folder to look in"
     )
 

@@ -65,7 +65,13 @@ def run(train_config: TrainConfig, directory: Path) -> float:
     if summary.get("status") == "finished":
         log.info("%s: finished already, nothing to do", directory)
     else:
-        (done,) = train([train_config], [directory])
+        try:
+            (done,) = train([train_config], [directory])
+        except Exception as error:
+            if not read_summary(directory):  # it failed before there was a run that could say so
+                failure = f"{type(error).__name__}: {error}"
+                LocalLogger(directory).write_summary({"status": "failed", "step": 0, "failure": failure})
+            raise
         summary = read_summary(directory)
         if done.status == "failed":
             raise RunFailed(f"{directory}: {done.failure}")
@@ -410,7 +416,7 @@ def evaluate(
 
     Args:
         directory: the run's folder.
-        which: ``last``, ``best`` or a step.
+        which: ``last``, ``best``, a step, or the name of a file.
         n_episodes: E.
         seed: of the first episode, the others count on from it; None takes the seeds of the run's own evaluations.
         gif: where to write a GIF of the first episode's beginning.
@@ -422,10 +428,17 @@ def evaluate(
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
+        FolderError: this is not the folder of a run, or a film is to go where there is no folder.
         RenderingError: a film was asked for and nothing can draw here.
     """
+    for film in (gif, mp4):
+        if film is not None and not film.parent.is_dir():
+            raise FolderError(f"{film}: the folder {film.parent} does not exist; make it first")
+    if not (directory / CONFIG_FILE).exists():
+        raise FolderError(f"{directory} is not the folder of a run: it holds no {CONFIG_FILE}")
     if gif is not None or mp4 is not None:
         choose_backend()
+    torch.set_num_threads(1)  # products of a few rows are slower in two threads than in one
     path = CheckpointFolder(directory / "checkpoints").find(which)
     policy, train_config, step = load_policy(path)
     first_seed = train_config.env.eval_seed if seed is None else seed

@@ -11,7 +11,9 @@ def arguments() -> argparse.Namespace:
         description="Return of a checkpoint's deterministic policy over N episodes, and pictures of one on request."
     )
     parser.add_argument("run_dir", type=Path, help="folder of a run")
-    parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last (default), best, or a step")
+    parser.add_argument(
+        "--checkpoint", default="last", metavar="WHICH", help="last (default), best, or a step such as 20000"
+    )
     parser.add_argument("--episodes", type=int, default=10, metavar="N", help="number of episodes (default 10)")
     parser.add_argument("--seed", type=int, help="seed of the first episode (default: that of the run's evaluations)")
     parser.add_argument("--gif", type=Path, metavar="PATH", help="film the first episode's beginning")
@@ -28,6 +30,7 @@ def main() -> int:
     chosen = arguments()
     from cql import experiment
     from cql.checkpoint import CheckpointError
+    from cql.experiment import FolderError
     from cql.rendering import RenderingError
 
     try:
@@ -42,7 +45,7 @@ def main() -> int:
                 seconds=chosen.seconds,
             )
         )
-    except (CheckpointError, RenderingError) as error:
+    except (CheckpointError, FolderError, RenderingError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -19,13 +19,14 @@ config.register()
 @hydra.main(version_base="1.3", config_path=str(config.CONFIG_DIR), config_name="train")
 def train(cfg: DictConfig) -> float:
     """Check the config, then train in Hydra's output folder; torch is imported once the config is known to be right."""
-    train_config = config.checked(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
+    if cfg.resume is None:
+        train_config = config.checked(cfg)
+        from cql import experiment
+    else:
+        from cql import experiment
 
-    from cql import experiment
-
-    if train_config.resume is not None:
-        directory = Path(train_config.resume)
+        directory = Path(cfg.resume)
         train_config = experiment.resumed_config(directory, HydraConfig.get().overrides.task)
     return experiment.run(train_config, directory)
 
@@ -35,6 +36,8 @@ def main() -> None:
     try:
         with config.messages():
             train()
+    except KeyboardInterrupt:
+        sys.exit("interrupted before training began; the same command starts it again")
     except Exception as error:
         if not type(error).__module__.startswith("cql."):
             raise

@@ -72,8 +72,9 @@ def test_the_folder_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert folder.steps() == [20, 30]
     assert checkpoint.load(folder.find("best"))["step"] == 10
     assert folder.find("last") == folder.path(30)
-    assert folder.find("20") == folder.path(20)
-    with pytest.raises(CheckpointError, match="no checkpoint '10'; there are: best, 20, 30"):
+    for name in ("20", "step_0000020", "step_0000020.pt"):
+        assert folder.find(name) == folder.path(20)
+    with pytest.raises(CheckpointError, match="no checkpoint '10'; there are: best, last, 20, 30"):
         folder.find("10")
 
 

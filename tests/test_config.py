@@ -569,6 +569,8 @@ def test_a_run_has_its_own_folder_and_resume_goes_back_to_it(start, tmp_path):
     assert folder.parent == tmp_path / "outputs" / "Hopper-v5" / "hopper_medium"
     assert folder.name.endswith("_seed3")
     assert [path.name for path in folder.iterdir()] == ["train.log"]  # Hydra's own .hydra is off
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "config.yaml").write_text("seed: 3\n")  # as a run does
     again = start(f"resume={folder.relative_to(tmp_path)}")
     assert again.returncode == 0, again.stderr
     assert folders(tmp_path) == [folder]
@@ -583,6 +585,7 @@ def test_a_run_has_its_own_folder_and_resume_goes_back_to_it(start, tmp_path):
     [
         (["algorithm.actor_learning_rate=-1"], "algorithm.actor_learning_rate=-1.0"),
         (["resume=nowhere"], "resume=nowhere: there is no such folder"),
+        (["resume=."], "resume=.: it holds no .hydra/config.yaml, so this is not the folder of a run"),
     ],
 )
 def test_a_wrong_config_ends_with_status_2_and_leaves_no_folder(start, tmp_path, overrides, words):

@@ -159,7 +159,7 @@ def test_an_absent_dataset_is_reported_with_what_is_there(monkeypatch):
     ):
         load_minari("mujoco/ant/medium-v0", download=False)
     monkeypatch.setattr(data, "find_spec", lambda _: None)
-    with pytest.raises(DatasetNotFoundError, match=r"huggingface_hub(.|\n)*pip install \"cql\[hub\]\""):
+    with pytest.raises(DatasetNotFoundError, match=r"huggingface_hub(.|\n)*pip install \"minari\[hf\]\""):
         load_minari("mujoco/ant/medium-v0")
 
 

@@ -9,12 +9,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from nested import assert_same
 from tiny import tiny_config, write_dataset
 
-from cql import config, experiment
+from cql import config, data, experiment
 from cql.agent import Agent
 from cql.checkpoint import CheckpointError, load
 from cql.config import TrainConfig
@@ -108,6 +109,26 @@ def test_a_reloaded_policy_scores_what_it_scored_in_training(finished: Path) -> 
     shown = experiment.evaluate(finished, which="last", n_episodes=2)
     assert f"return {rows[-1]['eval_return_mean']:.1f} +- {rows[-1]['eval_return_std']:.1f}" in shown
     assert "step_0000060.pt (step 60)" in shown
+
+
+def test_an_episode_does_not_depend_on_the_number_of_others(finished: Path) -> None:
+    policy, train_config, _ = experiment.load_policy(finished / "checkpoints" / "best.pt")
+    random = np.random.default_rng(0)
+    observations = random.normal(size=(1, 40, 4)).astype(np.float32)
+    together = policy(observations)
+    assert together.shape == (1, 40, 1)
+    for n in (1, 2, 7, 16, 17):
+        assert np.array_equal(policy(observations[:, :n]), together[:, :n])
+    assert train_config.env.id == "InvertedPendulum-v5"
+
+
+def test_what_fails_before_there_is_a_run_says_so_in_its_folder(tmp_path: Path) -> None:
+    missing = tiny_config(tmp_path / "missing.hdf5")
+    with pytest.raises(data.DatasetError, match=r"missing\.hdf5"):
+        experiment.run(missing, tmp_path / "run")
+    summary = experiment.read_summary(tmp_path / "run")
+    assert summary["status"] == "failed"
+    assert "missing.hdf5" in summary["failure"]
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(
@@ -325,7 +346,7 @@ def test_data_that_changed_under_a_run_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_checkpoint_names_those_that_exist(finished: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no checkpoint '55'; there are: best, 40, 50, 60"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint '55'; there are: best, last, 40, 50, 60"):
         experiment.evaluate(finished, which="55")
 
 

@@ -174,7 +174,7 @@ def test_a_run_that_fails_says_so_in_its_folder_and_in_wandb(dataset: Path, tmp_
 def test_evaluating_what_is_not_a_run_is_a_message(tmp_path: Path) -> None:
     result = call(str(ROOT / "scripts" / "evaluate.py"), str(tmp_path / "nowhere"), cwd=tmp_path)
     assert result.returncode == 2
-    assert "no checkpoint 'last'" in result.stderr
+    assert "is not the folder of a run" in result.stderr
     assert "Traceback" not in result.stderr
 
 
