@@ -530,10 +530,9 @@ def _check_same_data(checkpoint: Mapping[str, Any], transitions: data.Transition
             f"{directory}: its checkpoint was trained on data with the fingerprint {before}, the dataset now has "
             f"{transitions.fingerprint}: it has changed, and the run cannot go on as the same run"
         )
+    now = versions()
     changed = [
-        f"{name} {was} -> {versions().get(name)}"
-        for name, was in checkpoint["versions"].items()
-        if versions().get(name) != was
+        f"{name} {was} -> {now.get(name)}" for name, was in checkpoint["versions"].items() if now.get(name) != was
     ]
     if changed:
         log.warning("%s: resumed with other versions, so not bit for bit: %s", directory, ", ".join(changed))

@@ -283,7 +283,7 @@ class Trainer:
     ) -> bool:
         """Add an evaluation to the metrics and the folder; tell whether it is the best so far."""
         returns: list[float] = results.returns[index].tolist()
-        scores = None if run.reference is None else [float(normalised_score(r, *run.reference)) for r in returns]
+        scores = None if run.reference is None else normalised_score(results.returns[index], *run.reference).tolist()
         mean, std = float(np.mean(returns)), float(np.std(returns))
         metrics |= {"eval_return_mean": mean, "eval_return_std": std}
         score = run.score(mean)

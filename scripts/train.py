@@ -37,7 +37,9 @@ def main() -> None:
         with config.messages():
             train()
     except KeyboardInterrupt:
-        sys.exit("interrupted before training began; the same command starts it again")
+        # Before the training loop, which catches the first signal itself, or by a second one.
+        sys.stderr.write("interrupted at once; the last checkpoint, if there is one, is where the run can go on\n")
+        sys.exit(130)
     except Exception as error:
         if not type(error).__module__.startswith("cql."):
             raise
