@@ -280,18 +280,6 @@ class Agent:
         torch.autograd.backward(loss.sum())
         optimiser.step()
 
-    def act(self, observations: Tensor) -> Tensor:
-        """The deterministic action tanh(mean).
-
-        Args:
-            observations: normalised, (R, B, S).
-
-        Returns:
-            (R, B, A) in [-1, 1].
-        """
-        with torch.no_grad():
-            return self._policy(observations)[0].tanh()
-
     def non_finite(self, run: int) -> str | None:
         """The name of a run's first parameter that holds a NaN or an infinity, None if all are finite."""
         for part, parameters in self._parts().items():
