@@ -10,7 +10,19 @@ import pytest
 import cql
 
 LEVELS = {
-    0: {"config", "losses", "networks", "sampling", "data", "envs", "checkpoint", "loggers", "rendering", "statistics"},
+    0: {
+        "config",
+        "losses",
+        "networks",
+        "sampling",
+        "data",
+        "envs",
+        "checkpoint",
+        "loggers",
+        "rendering",
+        "statistics",
+        "lock",
+    },
     1: {"agent", "evaluation", "report"},
     2: {"trainer", "collect"},
     3: {"experiment"},

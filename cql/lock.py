@@ -1,0 +1,57 @@
+"""Who trains in a run's folder: one process at a time, seen by every process that can see the folder.
+
+The lock is the kernel's (``flock``), so it ends with its process, however that ends: nothing stale is left behind.
+"""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+LOCK_FILE = ".lock"
+
+
+class FolderInUseError(RuntimeError):
+    """Another process trains in this folder."""
+
+
+@contextlib.contextmanager
+def hold(directory: Path) -> Iterator[None]:
+    """Hold a folder's lock for the time of the block.
+
+    Args:
+        directory: of the run; it must exist.
+
+    Raises:
+        FolderInUseError: another process holds it; the message says which.
+    """
+    path = directory / LOCK_FILE
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = path.read_text(encoding="utf-8").strip() or "another process"
+            raise FolderInUseError(f"{directory} is being trained by {owner}; wait for it, or stop it first") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def held(directory: Path) -> bool:
+    """Whether some process trains in this folder now."""
+    try:
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
