@@ -637,17 +637,14 @@ def _keys() -> dict[str, tuple[Any, frozenset[str]]]:
 
 
 def _options(group: str) -> list[str]:
-    """The options of a config group, such as `embedded/hopper_medium` of `dataset`."""
-    folder = CONFIG_DIR / group
-    others = [CONFIG_DIR / other for other in _GROUPS if other.startswith(f"{group}/")]
-    files = (path for path in folder.rglob("*.yaml") if not any(path.is_relative_to(other) for other in others))
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
+    """The options of a config group, such as `embedded_hopper_medium` of `dataset`."""
+    return sorted(path.stem for path in CONFIG_DIR.joinpath(group).glob("*.yaml"))
 
 
 def _choice(path: str, kind: str) -> str:
     """What to type for a kind: `algorithm/alpha_cql=learned` for `algorithm.alpha_cql`, `learned`."""
     group = path.replace(".", "/")
-    option = next((name for name in _options(group) if name == kind or name.startswith(f"{kind}/")), kind)
+    option = next((name for name in _options(group) if name == kind or name.startswith(f"{kind}_")), kind)
     return f"{group}={option}"
 
 
@@ -1166,14 +1163,10 @@ def _missing_option(file: str, options: list[str], text: str) -> str:
         listed = f"; there are {', '.join(sorted(options))}" if options else ""
         return f"{folder}={option}: there is no such option{listed}" if folder else text.strip().splitlines()[0]
     option = file.removeprefix(f"{group}/").removesuffix(".yaml")
-    # Hydra's list adds what a user's own config folder has, but leaves out the options of sub-folders.
+    # Hydra's list adds what a user's own config folder has.
     names = sorted({*_options(group), *options})
-    leaves = {name.rpartition("/")[2]: name for name in names}
-    near = difflib.get_close_matches(option, names, n=1) or [
-        leaves[name] for name in difflib.get_close_matches(option.rpartition("/")[2], leaves, n=1)
-    ]
     plus = "+" if group == "experiment" else ""
-    meant = _did_you_mean([f"{plus}{group}={name}" for name in near])
+    meant = _did_you_mean([f"{plus}{group}={name}" for name in difflib.get_close_matches(option, names, n=1)])
     return f"{plus}{group}={option}: there is no such option; there are {', '.join(names)}{meant}"
 
 
@@ -1183,9 +1176,8 @@ def _unknown_group(group: str, text: str) -> str:
         found = re.search(r"use \+experiment=(\S+)", text)
         return f"experiments are added with a plus: +experiment={found[1] if found else 'NAME'}"
     parent, _, leaf = group.rpartition("/")
-    if parent in _GROUPS and any(name.startswith(f"{leaf}/") for name in _options(parent)):
-        names = [f"{parent}={name}" for name in _options(parent) if name.startswith(f"{leaf}/")]
-        return f"{group} is no group of its own: write {' or '.join(names)}"
+    if parent in _GROUPS and (names := [name for name in _options(parent) if name.startswith(f"{leaf}_")]):
+        return f"{group} is no group of its own: write {' or '.join(f'{parent}={name}' for name in names)}"
     near = difflib.get_close_matches(group, _GROUPS, n=1) or [
         name for name in _GROUPS if name.rpartition("/")[2] == group.rpartition("/")[2]
     ]

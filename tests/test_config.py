@@ -78,7 +78,7 @@ def test_every_group_has_the_options_that_the_readme_names():
     assert config._options("algorithm/alpha_temp") == ["fixed", "learned"]
     assert config._options("algorithm/alpha_cql") == ["fixed", "learned"]
     assert config._options("algorithm/penalty") == ["blueprint", "cql_h", "cql_rho"]
-    assert config._options("dataset") == ["d4rl", "embedded/halfcheetah_medium", "embedded/hopper_medium", "minari"]
+    assert config._options("dataset") == ["d4rl", "embedded_halfcheetah_medium", "embedded_hopper_medium", "minari"]
     assert config._options("network") == ["mlp_256x2", "mlp_256x3"]
     assert config._options("env") == ["Ant-v5", "HalfCheetah-v5", "Hopper-v5", "InvertedPendulum-v5", "Walker2d-v5"]
     assert config._options("logger") == ["local", "wandb", "wandb_offline"]
@@ -127,7 +127,7 @@ def test_every_key_of_every_file_is_in_the_schema_and_holds_a_plain_value():
         content.pop("defaults", None)
         content.pop("hydra", None)
         parts = path.relative_to(config.CONFIG_DIR).parent.parts
-        parts = [part for part in parts if part not in ("embedded", "experiment")]
+        parts = [part for part in parts if part != "experiment"]
         found |= set(leaves(content, "".join(f"{part}." for part in parts)))
     known = set(config._keys())
     assert found - known == set()
@@ -159,7 +159,7 @@ def test_defaults():
         ("algorithm/penalty=cql_h", CqlH),
         ("algorithm/penalty=cql_rho", CqlRho),
         ("algorithm/penalty=blueprint", Blueprint),
-        ("dataset=embedded/hopper_medium", EmbeddedDataset),
+        ("dataset=embedded_hopper_medium", EmbeddedDataset),
         ("dataset=minari", MinariDataset),
         ("dataset=d4rl", D4rlDataset),
         ("logger=wandb", WandbLoggerConfig),
@@ -172,7 +172,7 @@ def test_a_choice_is_a_class_with_its_kind(choice, cls):
     for part in choice.partition("=")[0].split("/"):
         node = getattr(node, part)
     assert type(node) is cls
-    assert choice.partition("=")[2].split("/")[0] == node.kind
+    assert choice.partition("=")[2].removesuffix("_hopper_medium") == node.kind
 
 
 def test_penalties_are_what_their_kinds_say():
@@ -187,10 +187,10 @@ def test_penalties_are_what_their_kinds_say():
     ("overrides", "env"),
     [
         ([], "HalfCheetah-v5"),
-        (["dataset=embedded/hopper_medium"], "Hopper-v5"),
-        (["dataset=embedded/hopper_medium", "env=Walker2d-v5"], "Walker2d-v5"),
+        (["dataset=embedded_hopper_medium"], "Hopper-v5"),
+        (["dataset=embedded_hopper_medium", "env=Walker2d-v5"], "Walker2d-v5"),
         (["dataset=minari", "dataset.id=a/b-v0", "env=Ant-v5"], "Ant-v5"),
-        (["+experiment=quickstart", "dataset=embedded/hopper_medium"], "Hopper-v5"),
+        (["+experiment=quickstart", "dataset=embedded_hopper_medium"], "Hopper-v5"),
         (["+experiment=quickstart", "env=Hopper-v5"], "Hopper-v5"),
         (["+experiment=corl_v2", "dataset.path=a.hdf5", "env=Walker2d-v5"], "Walker2d-v5"),
     ],
@@ -203,7 +203,7 @@ def test_an_experiment_can_override_dataset_and_env(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n"
-        "  - override /dataset: embedded/hopper_medium\n  - override /env: Walker2d-v5\n\nn_steps: 10000\n"
+        "  - override /dataset: embedded_hopper_medium\n  - override /env: Walker2d-v5\n\nn_steps: 10000\n"
     )
     search = f"hydra.searchpath=[file://{tmp_path}]"
     assert load(search, "+experiment=mine").env.id == "Walker2d-v5"
@@ -247,8 +247,9 @@ def test_an_experiment_can_override_dataset_and_env(tmp_path):
         ),
         # Groups.
         ("algorithm/alpha_cql=larned", ["there are fixed, learned; did you mean algorithm/alpha_cql=learned?"]),
-        ("dataset=embedded/hoper_medium", ["d4rl", "did you mean dataset=embedded/hopper_medium?"]),
-        ("dataset/embedded=hopper_medium", ["dataset=embedded/hopper_medium"]),
+        ("dataset=embedded_hoper_medium", ["d4rl", "did you mean dataset=embedded_hopper_medium?"]),
+        ("dataset=embedded/halfcheetah_medium", ["did you mean dataset=embedded_halfcheetah_medium?"]),
+        ("dataset/embedded=hopper_medium", ["dataset=embedded_hopper_medium"]),
         ("experiment=smoke", ["+experiment=smoke"]),
         ("+experiment=smoke +experiment=paper", ["experiment", "twice"]),
         ("+dataset=minari", ["dataset=OPTION", "without a plus"]),
@@ -563,7 +564,7 @@ def folders(tmp_path):
 
 
 def test_a_run_has_its_own_folder_and_resume_goes_back_to_it(start, tmp_path):
-    first = start("seed=3", "dataset=embedded/hopper_medium")
+    first = start("seed=3", "dataset=embedded_hopper_medium")
     assert first.returncode == 0, first.stderr
     (folder,) = folders(tmp_path)
     assert folder.parent == tmp_path / "outputs" / "Hopper-v5" / "hopper_medium"
