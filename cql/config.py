@@ -27,6 +27,7 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -37,6 +38,10 @@ CONFIG_DIR = next(
     (path for path in (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs") if path.is_dir()),
     Path(__file__).parent.parent / "configs",
 )
+
+_HYDRA_1_3 = hydra.__version__.startswith("1.3.")
+# What `hydra.main` and its like are to be given: 1.3 asks for the version, 1.4 deprecates the question.
+VERSION_BASE = {"version_base": "1.3"} if _HYDRA_1_3 else {}
 
 
 class ConfigError(ValueError):
@@ -659,15 +664,19 @@ def _article(word: str) -> str:
 
 def register() -> None:
     """Stores the schemas and the resolvers that `configs/` uses; calling it again changes nothing."""
-    store = ConfigStore.instance()
-    store.store(group="schema", name="train", node=TrainConfig)
+    # Hydra 1.4 wants to be told that a config may come a second time.
+    again: dict[str, Any] = {} if _HYDRA_1_3 else {"replace": True}
+    store = functools.partial(ConfigStore.instance().store, group="schema", **again)
+    store(name="train", node=TrainConfig)
     for base, variants in _VARIANTS.items():
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", base.__name__).lower()
         for variant in variants:
-            store.store(group="schema", name=f"{name}_{_kind(variant)}", node=variant)
-    OmegaConf.register_new_resolver("cql.run_dir", _run_dir, replace=True)
-    OmegaConf.register_new_resolver("cql.sweep_dir", _sweep_dir, replace=True)
-    OmegaConf.register_new_resolver("cql.job_name", _job_name, replace=True)
+            store(name=f"{name}_{_kind(variant)}", node=variant)
+    # OmegaConf 2.4, which comes with Hydra 1.4, has given the one name the other's meaning.
+    register_resolver = getattr(OmegaConf, "register_new_resolver" if _HYDRA_1_3 else "register_resolver")
+    register_resolver("cql.run_dir", _run_dir, replace=True)
+    register_resolver("cql.sweep_dir", _sweep_dir, replace=True)
+    register_resolver("cql.job_name", _job_name, replace=True)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -676,12 +685,9 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         HydraException: Where it cannot be composed; `explain` says why.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
     register()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return hydra_compose("train", overrides=list(overrides))
+    with hydra.initialize_config_dir(str(CONFIG_DIR), **VERSION_BASE):
+        return hydra.compose("train", overrides=list(overrides))
 
 
 def dataset_label(dataset: Dataset) -> str:
@@ -1020,7 +1026,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(link, ConfigError):
             return str(link)
     if isinstance(error, OverrideParseException):
-        reason = str(error.message).strip().splitlines()[0]
+        # The parser's own words; what Hydra puts before them differs between its versions.
+        reason = str(next((link for link in chain[1:] if isinstance(link, HydraException)), error)).splitlines()[0]
         return (
             f"cannot read the override '{error.override}' ({reason}); "
             "write KEY=VALUE, with quotes round a value that holds spaces, commas or brackets"

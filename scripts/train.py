@@ -16,7 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 config.register()
 
 
-@hydra.main(version_base="1.3", config_path=str(config.CONFIG_DIR), config_name="train")
+@hydra.main(config_path=str(config.CONFIG_DIR), config_name="train", **config.VERSION_BASE)
 def train(cfg: DictConfig) -> float:
     """Check the config, then train in Hydra's output folder; torch is imported once the config is known to be right."""
     directory = Path(HydraConfig.get().runtime.output_dir)

@@ -280,7 +280,8 @@ def test_an_experiment_can_override_dataset_and_env(tmp_path):
             ["algorithm.actor_learning_rate=-0.0001", "greater than 0 and at most 1"],
         ),
         ("seed=0,1", ["seed=0,1", "-m"]),
-        ("seed=[1", ["'seed=[1'", "KEY=VALUE"]),
+        ("seed=[1", ["'seed=[1' (no viable alternative at input '[1')", "KEY=VALUE"]),
+        ("seed", ["'seed' (missing EQUAL", "KEY=VALUE"]),
     ],
 )
 def test_a_wrong_config_is_refused_in_words_that_name_the_key(overrides, words):
@@ -535,7 +536,7 @@ import logging, sys
 import hydra
 from cql import config
 config.register()
-@hydra.main(config_path=str(config.CONFIG_DIR), config_name="train", version_base="1.3")
+@hydra.main(config_path=str(config.CONFIG_DIR), config_name="train", **config.VERSION_BASE)
 def main(cfg):
     from hydra.core.hydra_config import HydraConfig
     config.checked(cfg)
@@ -622,7 +623,7 @@ def test_two_starts_in_one_second_get_two_folders(tmp_path):
 def test_the_run_folder_stays_the_same_each_time_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config.register()
-    with initialize_config_dir(str(config.CONFIG_DIR), version_base="1.3"):
+    with initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
         cfg = compose("train", return_hydra_config=True)
     assert cfg.hydra.run.dir.startswith("outputs/HalfCheetah-v5/halfcheetah_medium/")
     assert not (tmp_path / "outputs").exists()  # `--cfg all --resolve` comes here
