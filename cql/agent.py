@@ -1,7 +1,8 @@
 """A stack of CQL agents: the only place that steps anything.
 
 Everything carries the run axis R; a single run is a stack of one. Per-run coefficients are tensors (R,), so runs of a
-stack may differ in them; what is structure (networks, penalty, learning rates) they share.
+stack may differ in them; what is structure (networks, penalty, backup) they share. Runs of a stack may stand at
+different steps: those that are not active in an update keep all that is theirs, bit for bit.
 Axes: R runs, C critics, N sampled actions, B batch, S state, A action.
 """
 
@@ -39,7 +40,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The numbers of one run that enter its losses; runs of a stack may differ in all of them.
+    """The numbers of one run that enter its losses and steps; runs of a stack may differ in all of them.
 
     Attributes:
         alpha_cql: the fixed conservative multiplier, or the starting value of the learned one.
@@ -49,6 +50,11 @@ class Coefficients:
         target_entropy: of the learned temperature, in nats; None where ``alpha_temp`` is fixed.
         discount: gamma.
         tau_target: Polyak rate of the target critics.
+        bc_steps: first steps in which the actor clones the data's actions.
+        critic_learning_rate: of Adam, likewise the others.
+        actor_learning_rate: of the policy.
+        temp_learning_rate: of a learned ``alpha_temp``, None where it is fixed.
+        alpha_learning_rate: of a learned ``alpha_cql``, None where it is fixed.
     """
 
     alpha_cql: float
@@ -58,6 +64,11 @@ class Coefficients:
     target_entropy: float | None
     discount: float
     tau_target: float
+    bc_steps: int
+    critic_learning_rate: float
+    actor_learning_rate: float
+    temp_learning_rate: float | None
+    alpha_learning_rate: float | None
 
 
 @dataclass(frozen=True)
@@ -73,14 +84,9 @@ class Structure:
         importance_weighted: subtract log mu_j in the gap, as CQL(H) does.
         next_actions: the gap has a third group, drawn from pi(.|s').
         temperature: T of the gap's log-sum-exp.
-        bc_steps: first steps in which the actor clones the data's actions.
         target_update_period: steps between two updates of the target critics.
         log_std_min: the policy's log standard deviation is clamped to at least this
         log_std_max: and at most this.
-        critic_learning_rate: of Adam, likewise the others.
-        actor_learning_rate: of the policy.
-        temp_learning_rate: of a learned ``alpha_temp``, None where it is fixed.
-        alpha_learning_rate: of a learned ``alpha_cql``, None where it is fixed.
     """
 
     mlp: Mlp
@@ -91,14 +97,9 @@ class Structure:
     importance_weighted: bool
     next_actions: bool
     temperature: float
-    bc_steps: int
     target_update_period: int
     log_std_min: float
     log_std_max: float
-    critic_learning_rate: float
-    actor_learning_rate: float
-    temp_learning_rate: float | None
-    alpha_learning_rate: float | None
 
 
 class Agent:
@@ -109,6 +110,9 @@ class Agent:
         coefficients: one a run.
         seeds: one a run; the initial parameters depend on nothing else.
         device: where parameters live and updates run.
+
+    Raises:
+        ValueError: a coefficient is learned in some of the runs and fixed in others.
     """
 
     def __init__(
@@ -116,7 +120,7 @@ class Agent:
     ) -> None:
         self.structure = structure
         self.device = device
-        self.n_steps_done = 0
+        self.n_steps_done = [0] * len(seeds)
         # Drawn on the CPU, so that a seed means the same initial networks on every device.
         generators = [generator(seed, INITIALISATION_STREAM) for seed in seeds]
         mlp, sizes = structure.mlp, (structure.observation_size, structure.action_size)
@@ -135,20 +139,45 @@ class Agent:
         self._alpha_cql = per_run([c.alpha_cql for c in coefficients])
         self._alpha_temp = per_run([c.alpha_temp for c in coefficients])
 
+        self._bc_steps = [c.bc_steps for c in coefficients]
+        self._masks: dict[tuple[bool, ...], Tensor] = {}
+
+        self._learning_rates = {
+            "critics": [c.critic_learning_rate for c in coefficients],
+            "actor": [c.actor_learning_rate for c in coefficients],
+        }
         # A learned coefficient is a parameter that holds its logarithm; a fixed one is no parameter at all.
         self.log_coefficients: dict[str, Parameters] = {}
-        self.optimisers: dict[str, Optimizer] = {
-            "critics": Adam(list(self.critics.values()), lr=structure.critic_learning_rate, fused=True),
-            "actor": Adam(list(self.actor.values()), lr=structure.actor_learning_rate, fused=True),
-        }
-        if structure.temp_learning_rate is not None:
-            self._add_learned("alpha_temp", self._alpha_temp, structure.temp_learning_rate)
-        if structure.alpha_learning_rate is not None:
-            self._add_learned("alpha_cql", self._alpha_cql, structure.alpha_learning_rate)
+        self._add_learned("alpha_temp", self._alpha_temp, [c.temp_learning_rate for c in coefficients])
+        self._add_learned("alpha_cql", self._alpha_cql, [c.alpha_learning_rate for c in coefficients])
+        self._make_optimisers()
 
-    def _add_learned(self, name: str, start: Tensor, learning_rate: float) -> None:
+    def _add_learned(self, name: str, start: Tensor, rates: Sequence[float | None]) -> None:
+        given = [rate for rate in rates if rate is not None]
+        if not given:
+            return
+        if len(given) != len(rates):
+            raise ValueError(f"{name} is learned in {len(given)} of the {len(rates)} runs: in one stack, all or none")
         self.log_coefficients[name] = _leaves({f"log_{name}": start.log()}, self.device)
-        self.optimisers[name] = Adam(list(self.log_coefficients[name].values()), lr=learning_rate, fused=True)
+        self._learning_rates[name] = given
+
+    def _make_optimisers(self) -> None:
+        """Give Adam a tensor of its own for each run of each parameter: a slice that shares the stack's memory.
+
+        Adam counts steps per tensor and has one learning rate per group of tensors, and both are a run's own.
+        """
+        self.optimisers: dict[str, Optimizer] = {}
+        self._slices: dict[str, dict[str, tuple[Tensor, ...]]] = {}
+        for part, rates in self._learning_rates.items():
+            slices = {name: tensor.detach().unbind() for name, tensor in self._parts()[part].items()}
+            groups = [
+                {
+                    "params": [s[run] for s in slices.values() for run, own in enumerate(rates) if own == rate],
+                    "lr": rate,
+                }
+                for rate in dict.fromkeys(rates)
+            ]
+            self._slices[part], self.optimisers[part] = slices, Adam(groups, fused=True)
 
     @property
     def n_runs(self) -> int:
@@ -181,17 +210,30 @@ class Agent:
             device=self.device,
         )
 
-    def update(self, batch: Batch, noise: Noise) -> Tensor:
-        """One training step of every run: critics, actor, temperature, multiplier, targets, in this order.
+    def mask(self, flags: Sequence[bool]) -> Tensor:
+        """Flags as a tensor (R,) on the device. Each combination is moved there once, so that no step waits for it."""
+        key = tuple(flags)
+        if key not in self._masks:
+            self._masks[key] = torch.tensor(key, device=self.device)
+        return self._masks[key]
+
+    def update(self, batch: Batch, noise: Noise, active: Sequence[bool] | None = None) -> Tensor:
+        """One training step of the active runs: critics, actor, temperature, multiplier, targets, in this order.
+
+        The others take part in the matrix products, so that the shapes and with them the rounding do not depend on who
+        is active, and keep their parameters, targets, optimiser states and step counts bit for bit.
 
         Args:
             batch: one minibatch a run.
             noise: of a sampler made by :meth:`sampler`.
+            active: whether a run takes this step, (R,); None is all of them.
 
         Returns:
-            :data:`METRICS` of this step, (len(METRICS), R), on the device and without gradient.
+            :data:`METRICS` of this step, (len(METRICS), R), on the device and without gradient; those of runs that are
+            not active mean nothing.
         """
         shape, backup = self.structure, self.structure.backup
+        active = (True,) * self.n_runs if active is None else tuple(active)
         policy = self._policy(batch.observations)  # with gradient; the actor's loss uses it again
         with torch.no_grad():
             alpha_temp = self.alpha_temp.detach()
@@ -223,36 +265,39 @@ class Agent:
         gap = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=shape.temperature)
         alpha_cql = self.alpha_cql
         critic_loss = losses.critic_loss(td, gap, alpha_cql=alpha_cql, w_cql=self._w_cql, tau_cql=self._tau_cql)
-        self._descend("critics", critic_loss)
+        self._descend("critics", critic_loss, active)
 
         # B. Actor, against the critics just updated; their detached parameters take no gradient.
         actions, log_prob = losses.squashed_gaussian(*policy, noise.actor)
-        if self.n_steps_done < shape.bc_steps:
-            log_prob_data = losses.squashed_gaussian_log_prob(*policy, batch.actions)
-            actor_loss = losses.cloning_loss(log_prob, log_prob_data, alpha_temp)
-        else:
-            frozen = {name: tensor.detach() for name, tensor in self.critics.items()}
-            q_actor = networks.critics(shape.mlp, frozen, batch.observations, actions)
-            actor_loss = losses.actor_loss(log_prob, q_actor, alpha_temp)
-        self._descend("actor", actor_loss)
+        actor_loss = self._actor_loss(batch, policy, actions, log_prob, alpha_temp, active)
+        self._descend("actor", actor_loss, active)
 
         # C and D. The coefficients that are learned.
         if "alpha_temp" in self.log_coefficients:
             loss = losses.temperature_loss(self.alpha_temp, log_prob, self._target_entropy)
-            self._descend("alpha_temp", loss)
+            self._descend("alpha_temp", loss, active)
         if "alpha_cql" in self.log_coefficients:
-            self._descend("alpha_cql", losses.multiplier_loss(alpha_cql, gap, self._tau_cql))
+            self._descend("alpha_cql", losses.multiplier_loss(alpha_cql, gap, self._tau_cql), active)
             with torch.no_grad():
                 # Clamped after the step, not in the loss: a clamp in the loss has no gradient beyond its bound, so
                 # a multiplier that once reached it would stay there for good.
-                self.log_coefficients["alpha_cql"]["log_alpha_cql"].clamp_(max=math.log(losses.ALPHA_CQL_MAX))
+                log_alpha_cql = self.log_coefficients["alpha_cql"]["log_alpha_cql"]
+                self._assign(log_alpha_cql, log_alpha_cql.clamp(max=math.log(losses.ALPHA_CQL_MAX)), active)
 
         # E. Targets.
-        self.n_steps_done += 1
+        self.n_steps_done = [done + is_active for done, is_active in zip(self.n_steps_done, active, strict=True)]
         with torch.no_grad():
-            if self.n_steps_done % shape.target_update_period == 0:
+            due = tuple(
+                is_active and done % shape.target_update_period == 0
+                for is_active, done in zip(active, self.n_steps_done, strict=True)
+            )
+            if any(due):
                 for name, tensor in self.critics.items():
-                    self.targets[name].lerp_(tensor, self._tau_target.view(-1, *[1] * (tensor.dim() - 1)))
+                    rates = self._tau_target.view(-1, *[1] * (tensor.dim() - 1))
+                    if all(due):
+                        self.targets[name].lerp_(tensor, rates)
+                    else:
+                        self._assign(self.targets[name], self.targets[name].lerp(tensor, rates), due)
             n = shape.num_sampled_actions
             mean_gap = gap.mean(1)
             reported = {
@@ -273,12 +318,50 @@ class Agent:
         shape = self.structure
         return networks.actor(shape.mlp, self.actor, observations, shape.log_std_min, shape.log_std_max)
 
-    def _descend(self, part: str, loss: Tensor) -> None:
-        """One step of one optimiser on the sum over runs: Adam is element-wise, so the runs stay apart."""
-        optimiser = self.optimisers[part]
-        optimiser.zero_grad(set_to_none=True)
+    def _actor_loss(
+        self,
+        batch: Batch,
+        policy: tuple[Tensor, Tensor],
+        actions: Tensor,
+        log_prob: Tensor,
+        alpha_temp: Tensor,
+        active: tuple[bool, ...],
+    ) -> Tensor:
+        """(R,): runs in their first ``bc_steps`` clone, the others listen to their critics.
+
+        Of the two losses only those are computed that an active run needs.
+        """
+        counts = zip(active, self.n_steps_done, self._bc_steps, strict=True)
+        clones = tuple(is_active and done < bc_steps for is_active, done, bc_steps in counts)
+        if any(clones):
+            log_prob_data = losses.squashed_gaussian_log_prob(*policy, batch.actions)
+            cloning_loss = losses.cloning_loss(log_prob, log_prob_data, alpha_temp)
+            if clones == active:
+                return cloning_loss
+        frozen = {name: tensor.detach() for name, tensor in self.critics.items()}
+        q = networks.critics(self.structure.mlp, frozen, batch.observations, actions)
+        actor_loss = losses.actor_loss(log_prob, q, alpha_temp)
+        return torch.where(self.mask(clones), cloning_loss, actor_loss) if any(clones) else actor_loss
+
+    def _descend(self, part: str, loss: Tensor, active: tuple[bool, ...]) -> None:
+        """One step of the active runs' slices on the sum over runs, whose gradients do not mix."""
+        stacks = self._parts()[part]
+        for stack in stacks.values():
+            stack.grad = None
         torch.autograd.backward(loss.sum())
+        for name, stack in stacks.items():
+            assert stack.grad is not None  # every parameter of a part enters its loss
+            for own, gradient, is_active in zip(self._slices[part][name], stack.grad.unbind(), active, strict=True):
+                own.grad = gradient if is_active else None  # Adam passes over what has none
+        optimiser = self.optimisers[part]
         optimiser.step()
+        optimiser.zero_grad()  # the slices' gradients would keep the stacks' from being freed
+
+    def _assign(self, stack: Tensor, values: Tensor, chosen: tuple[bool, ...]) -> None:
+        """Overwrite the chosen runs of a stack, and no bit of the others."""
+        if not all(chosen):
+            values = torch.where(self.mask(chosen).view(-1, *[1] * (stack.dim() - 1)), values, stack)
+        stack.copy_(values)
 
     def non_finite(self, run: int) -> str | None:
         """The name of a run's first parameter that holds a NaN or an infinity, None if all are finite."""
@@ -295,8 +378,8 @@ class Agent:
         """
         optimisers = {
             part: [
-                {key: (value if key == "step" else value[run]).cpu().clone() for key, value in moments.items()}
-                for moments in (optimiser.state[p] for p in optimiser.param_groups[0]["params"])
+                {key: value.cpu().clone() for key, value in optimiser.state[own[run]].items()}
+                for own in self._slices[part].values()
             ]
             for part, optimiser in self.optimisers.items()
         }
@@ -304,38 +387,38 @@ class Agent:
             part: {name: tensor[run].detach().cpu().clone() for name, tensor in parameters.items()}
             for part, parameters in self._parts().items()
         }
-        return {"n_steps_done": self.n_steps_done, "parameters": parameters, "optimisers": optimisers}
+        return {"n_steps_done": self.n_steps_done[run], "parameters": parameters, "optimisers": optimisers}
 
-    def load_states(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on from what :meth:`state` gave, one a run, in the order of the stack.
+    def load_states(self, states: Sequence[dict[str, Any] | None]) -> None:
+        """Go on from what :meth:`state` gave, one a run, in the order of the stack; the steps may differ.
+
+        Args:
+            states: None leaves a run as it is, which for a new agent is at its beginning.
 
         Raises:
-            ValueError: the states are of different steps, or their number, names or shapes do not fit this agent.
+            ValueError: the number of states, or the names or shapes in one, do not fit this agent.
         """
         if len(states) != self.n_runs:
             raise ValueError(f"{len(states)} states for a stack of {self.n_runs} runs")
-        steps = {int(state["n_steps_done"]) for state in states}
-        if len(steps) != 1:
-            raise ValueError(f"runs of one stack must stand at the same step, these stand at {sorted(steps)}")
+        for run, state in enumerate(states):
+            if state is not None:
+                self._load_state(run, state)
+
+    def _load_state(self, run: int, state: dict[str, Any]) -> None:
         for part, parameters in self._parts().items():
-            given = [state["parameters"].get(part, {}) for state in states]
-            if any(g.keys() != parameters.keys() for g in given):
-                raise ValueError(f"{part}: the state holds {sorted(given[0])}, this agent {sorted(parameters)}")
+            given = state["parameters"].get(part, {})
+            if given.keys() != parameters.keys():
+                raise ValueError(f"{part}: the state holds {sorted(given)}, this agent {sorted(parameters)}")
             for name, tensor in parameters.items():
-                stacked = torch.stack([g[name] for g in given])
-                if stacked.shape != tensor.shape:
-                    raise ValueError(f"{part}.{name}: shape {tuple(stacked.shape)}, expected {tuple(tensor.shape)}")
+                if given[name].shape != tensor.shape[1:]:
+                    shapes = tuple(given[name].shape), tuple(tensor.shape[1:])
+                    raise ValueError(f"{part}.{name}: shape {shapes[0]}, expected {shapes[1]}")
                 with torch.no_grad():
-                    tensor.copy_(stacked)
-        self.n_steps_done = steps.pop()
+                    tensor[run].copy_(given[name])
+        self.n_steps_done[run] = int(state["n_steps_done"])
         for part, optimiser in self.optimisers.items():
-            for index, parameter in enumerate(optimiser.param_groups[0]["params"]):
-                members = [state["optimisers"][part][index] for state in states]
-                # Adam's count of steps is one scalar for all runs of a stack; its moments have the axis R.
-                optimiser.state[parameter] = {
-                    key: value.to(self.device, copy=True) if key == "step" else _stacked(members, key, self.device)
-                    for key, value in members[0].items()
-                }
+            for slices, moments in zip(self._slices[part].values(), state["optimisers"][part], strict=True):
+                optimiser.state[slices[run]] = {key: value.to(self.device, copy=True) for key, value in moments.items()}
 
     def _parts(self) -> dict[str, Parameters]:
         return {"actor": self.actor, "critics": self.critics, "targets": self.targets, **self.log_coefficients}
@@ -380,7 +463,3 @@ class Policy:
 
 def _leaves(parameters: Parameters, device: torch.device) -> Parameters:
     return {name: tensor.detach().to(device).clone().requires_grad_() for name, tensor in parameters.items()}
-
-
-def _stacked(members: Sequence[dict[str, Tensor]], key: str, device: torch.device) -> Tensor:
-    return torch.stack([member[key] for member in members]).to(device)

@@ -31,7 +31,7 @@ class EpisodeResults:
 
     Attributes:
         returns: Undiscounted sum of each episode's rewards, float64 (R, E); NaN where the policy's actions became
-            non-finite.
+            non-finite, and for runs that were not evaluated.
         lengths: Steps of each episode, int64 (R, E).
         seeds: The seed that each episode was reset with, int64 (R, E).
     """
@@ -69,17 +69,19 @@ class Evaluator:
         self.seeds: NDArray[np.int64] = np.array(seeds, dtype=np.int64)
         self._envs: list[gymnasium.Env[Any, Any]] = [make_env(env_id) for _ in range(self.seeds.size)]
 
-    def evaluate(self, policy: Policy) -> EpisodeResults:
-        """Run every episode to its end.
+    def evaluate(self, policy: Policy, due: Sequence[bool] | None = None) -> EpisodeResults:
+        """Run every episode of the runs that are due to its end.
 
         An episode whose action is not finite ends there with the return NaN, so that one broken run does not stop its
         neighbours.
 
         Args:
             policy: From observations (R, E, S) to actions (R, E, A) in [-1, 1].
+            due: Which of the R runs to evaluate; None is all of them. The policy sees rows for the others too, whose
+                observations mean nothing.
 
         Returns:
-            Returns and lengths of the R x E episodes.
+            Returns and lengths of the R x E episodes; NaN and 0 for runs that are not due.
 
         Raises:
             ValueError: The policy returned another shape.
@@ -88,11 +90,12 @@ class Evaluator:
         if not self._envs:
             raise RuntimeError("this Evaluator is closed")
         n_runs, n_episodes = self.seeds.shape
-        observations = np.empty((len(self._envs), self.info.observation_size), np.float32)
-        for index, (env, seed) in enumerate(zip(self._envs, self.seeds.flat, strict=True)):
-            observations[index] = env.reset(seed=int(seed))[0]
-        returns, lengths = [0.0] * len(self._envs), [0] * len(self._envs)
-        running = list(range(len(self._envs)))
+        observations = np.zeros((len(self._envs), self.info.observation_size), np.float32)
+        returns, lengths = [math.nan] * len(self._envs), [0] * len(self._envs)
+        running = [index for index in range(len(self._envs)) if due is None or due[index // n_episodes]]
+        for index in running:
+            observations[index] = self._envs[index].reset(seed=int(self.seeds.flat[index]))[0]
+            returns[index] = 0.0
         while running:
             actions = _act(policy, observations.reshape(n_runs, n_episodes, -1), self.info)
             finite = np.all(np.isfinite(actions), axis=1)

@@ -229,12 +229,9 @@ def train(configs: Sequence[TrainConfig], directories: Sequence[Path], *, progre
             provenance={"versions": versions(), "data_fingerprint": transitions.fingerprint},
             progress=progress,
         )
-        present = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
-        if present:
-            if len(present) != len(runs):
-                raise FolderError("some runs of this stack have a checkpoint and others have none")
-            trainer.load(present)
-            log.info("going on from step %d", agent.n_steps_done)
+        if any(checkpoint is not None for checkpoint in checkpoints):
+            trainer.load(checkpoints)
+            log.info("going on from step %d", min(agent.n_steps_done))
         try:
             trainer.train()
         except Exception as error:
@@ -303,7 +300,6 @@ def as_batch(transitions: data.Transitions) -> Batch:
 def structure(train_config: TrainConfig, info: EnvInfo) -> Structure:
     """What a stack shares, as plain values."""
     algorithm = train_config.algorithm
-    temp, multiplier = algorithm.alpha_temp, algorithm.alpha_cql
     return Structure(
         mlp=mlp(train_config),
         observation_size=info.observation_size,
@@ -313,33 +309,32 @@ def structure(train_config: TrainConfig, info: EnvInfo) -> Structure:
         importance_weighted=algorithm.penalty.importance_weighted,
         next_actions=algorithm.penalty.next_actions,
         temperature=algorithm.penalty.temperature,
-        bc_steps=algorithm.bc_steps,
         target_update_period=algorithm.target_update_period,
         log_std_min=algorithm.log_std_min,
         log_std_max=algorithm.log_std_max,
-        critic_learning_rate=algorithm.critic_learning_rate,
-        actor_learning_rate=algorithm.actor_learning_rate,
-        temp_learning_rate=temp.temp_learning_rate if isinstance(temp, config.LearnedAlphaTemp) else None,
-        alpha_learning_rate=multiplier.alpha_learning_rate if isinstance(multiplier, config.LearnedAlphaCql) else None,
     )
 
 
 def coefficients(train_config: TrainConfig, info: EnvInfo) -> Coefficients:
-    """The numbers of one run that enter its losses."""
+    """The numbers of one run that enter its losses and steps."""
     algorithm = train_config.algorithm
     tau_cql: float | None = None
     target_entropy: float | None = None
+    temp_rate: float | None = None
+    alpha_rate: float | None = None
     match algorithm.alpha_temp:
         case config.FixedAlphaTemp(value=alpha_temp):
             pass
-        case config.LearnedAlphaTemp(initial_value=alpha_temp, target_entropy=target_entropy):
+        case config.LearnedAlphaTemp(
+            initial_value=alpha_temp, target_entropy=target_entropy, temp_learning_rate=temp_rate
+        ):
             target_entropy = -float(info.action_size) if target_entropy is None else target_entropy
         case other:
             raise TypeError(f"algorithm.alpha_temp: {type(other).__name__} is no kind of it")
     match algorithm.alpha_cql:
         case config.FixedAlphaCql(value=alpha_cql):
             pass
-        case config.LearnedAlphaCql(initial_value=alpha_cql, tau_cql=tau_cql):
+        case config.LearnedAlphaCql(initial_value=alpha_cql, tau_cql=tau_cql, alpha_learning_rate=alpha_rate):
             tau_cql = neutral_threshold(algorithm, info.action_size, target_entropy) if tau_cql is None else tau_cql
         case other_:
             raise TypeError(f"algorithm.alpha_cql: {type(other_).__name__} is no kind of it")
@@ -351,6 +346,11 @@ def coefficients(train_config: TrainConfig, info: EnvInfo) -> Coefficients:
         target_entropy=target_entropy,
         discount=algorithm.discount,
         tau_target=algorithm.tau_target,
+        bc_steps=algorithm.bc_steps,
+        critic_learning_rate=algorithm.critic_learning_rate,
+        actor_learning_rate=algorithm.actor_learning_rate,
+        temp_learning_rate=temp_rate,
+        alpha_learning_rate=alpha_rate,
     )
 
 

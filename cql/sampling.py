@@ -82,18 +82,22 @@ class Sampler:
         self.generators = [generator(seed, TRAINING_STREAM, device) for seed in seeds]
         self._sizes = [n_policy, n_next_policy, n_target, 1]
         n_runs = len(seeds)
-        self._indices = torch.empty((n_runs, batch_size), dtype=torch.int64, device=device)
-        self._uniform = torch.empty((n_runs, n_uniform, batch_size, action_size), device=device)
-        self._normal = torch.empty((n_runs, sum(self._sizes), batch_size, action_size), device=device)
+        self._indices = torch.zeros((n_runs, batch_size), dtype=torch.int64, device=device)
+        self._uniform = torch.zeros((n_runs, n_uniform, batch_size, action_size), device=device)
+        self._normal = torch.zeros((n_runs, sum(self._sizes), batch_size, action_size), device=device)
 
-    def draw(self, data: Batch) -> tuple[Batch, Noise]:
+    def draw(self, data: Batch, active: Sequence[bool] | None = None) -> tuple[Batch, Noise]:
         """One minibatch a run from the shared data, and the noise of one update.
 
         Args:
             data: all transitions, the fields without the axis R and with M transitions for B.
+            active: whether a run is drawn for, (R,); None is all of them. The generators of the others do not advance,
+                and what is returned for them means nothing.
         """
         n_transitions = len(data.rewards)
         for run, own in enumerate(self.generators):
+            if active is not None and not active[run]:
+                continue
             torch.randint(n_transitions, self._indices[run].shape, generator=own, out=self._indices[run])
             self._normal[run].normal_(generator=own)
             self._uniform[run].uniform_(-1.0, 1.0, generator=own)

@@ -3,6 +3,9 @@
 An epoch is only the cadence of logging; evaluation, videos and checkpoints come every so many epochs. Whatever a run
 leaves in its folder depends on its config alone and not on its neighbours in the stack, on the clock, or on how often
 it was stopped and resumed.
+
+Runs of a stack may begin at different steps, as a kill in the middle of their checkpoints leaves them. Those that are
+behind catch up first, while the others stand still; from then on all go together.
 """
 
 import contextlib
@@ -10,7 +13,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,7 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cql import report
 from cql.agent import METRICS, Agent, Policy
-from cql.checkpoint import CheckpointFolder
+from cql.checkpoint import CheckpointError, CheckpointFolder
 from cql.data import Normaliser
 from cql.envs import normalised_score
 from cql.evaluation import EpisodeResults, Evaluator, Recorder
@@ -111,7 +114,7 @@ class Run:
 
 
 class EpochMetrics:
-    """Sums of the metrics of an epoch, on the device, and the first step that was not finite.
+    """Sums of the metrics of each run's epoch, on the device, and the first step that was not finite.
 
     Args:
         n_runs: R.
@@ -121,37 +124,46 @@ class EpochMetrics:
     def __init__(self, n_runs: int, device: torch.device) -> None:
         self._sums = torch.zeros(len(METRICS), n_runs, dtype=torch.float64, device=device)
         self._bad_step = torch.full((n_runs,), -1, dtype=torch.int64, device=device)
-        self._count = 0
+        self._counts = [0] * n_runs
 
-    def add(self, step: int, values: Tensor) -> None:
-        """Add the metrics of one step, (len(METRICS), R); nothing is moved to the host."""
+    def add(self, step: int, values: Tensor, active: Sequence[bool], mask: Tensor) -> None:
+        """Add the metrics of one step; nothing is moved to the host.
+
+        Args:
+            step: of the active runs.
+            values: (len(METRICS), R).
+            active: which runs took the step; the values of the others are passed over.
+            mask: the same on the device.
+        """
+        if not all(active):
+            values = torch.where(mask, values, 0.0)
         self._sums += values
-        self._count += 1
+        self._counts = [count + is_active for count, is_active in zip(self._counts, active, strict=True)]
         bad = ~values.isfinite().all(0) & (self._bad_step < 0)
         self._bad_step.masked_fill_(bad, step)
 
     def means(self, run: int) -> dict[str, float]:
-        """Mean of each metric over the epoch."""
-        return dict(zip(METRICS, (self._sums[:, run] / max(self._count, 1)).tolist(), strict=True))
+        """Mean of each metric over a run's epoch."""
+        return dict(zip(METRICS, (self._sums[:, run] / max(self._counts[run], 1)).tolist(), strict=True))
 
     def first_bad_step(self, run: int) -> int | None:
         """The first step at which a metric was NaN or infinite, None if all were finite."""
         step = int(self._bad_step[run])
         return None if step < 0 else step
 
-    def reset(self) -> None:
-        """Begin a new epoch."""
-        self._sums.zero_()
-        self._count = 0
+    def reset(self, run: int) -> None:
+        """Begin a new epoch of a run."""
+        self._sums[:, run] = 0.0
+        self._counts[run] = 0
 
     def state(self, run: int) -> dict[str, Any]:
         """What a checkpoint in the middle of an epoch needs."""
-        return {"sums": self._sums[:, run].cpu().clone(), "count": self._count}
+        return {"sums": self._sums[:, run].cpu().clone(), "count": self._counts[run]}
 
     def load_state(self, run: int, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` gave."""
         self._sums[:, run] = state["sums"].to(self._sums.device)
-        self._count = int(state["count"])
+        self._counts[run] = int(state["count"])
 
 
 @dataclass
@@ -165,10 +177,12 @@ class Trainer:
         normaliser: of the observations; part of every checkpoint.
         evaluator: R x E environments.
         recorder: films rollouts; None where videos are off or nothing can draw.
-        runs: R of them, in the order of the stack.
+        runs: R of them, in the order of the stack. One whose status is not ``running`` keeps its slot, so that the
+            rounding of the others stays what it was, and nothing of it is touched.
         schedule: shared by the stack.
         provenance: versions and the data's fingerprint, for the checkpoints.
         progress: show a progress bar; None shows it on a terminal only.
+        label: names the stack in the one line that is logged of it at the end of an epoch; empty logs no such line.
     """
 
     agent: Agent
@@ -181,68 +195,121 @@ class Trainer:
     schedule: Schedule
     provenance: Mapping[str, Any]
     progress: bool | None = None
+    label: str = ""
 
     def __post_init__(self) -> None:
         self._epoch = EpochMetrics(self.agent.n_runs, self.agent.device)
 
-    def load(self, checkpoints: list[dict[str, Any]]) -> None:
-        """Go on from one checkpoint a run, in the order of the stack."""
-        self.agent.load_states([checkpoint["agent"] for checkpoint in checkpoints])
+    def load(self, checkpoints: Sequence[dict[str, Any] | None]) -> None:
+        """Go on from one checkpoint a run, in the order of the stack; None leaves a run at its beginning."""
+        self.agent.load_states([None if checkpoint is None else checkpoint["agent"] for checkpoint in checkpoints])
         for index, (run, checkpoint) in enumerate(zip(self.runs, checkpoints, strict=True)):
-            self.sampler.load_state(index, checkpoint["sampler"])
-            self._epoch.load_state(index, checkpoint["epoch"])
-            run.scores = Scores(**checkpoint["scores"])
-            run.last_metrics = dict(checkpoint["last_metrics"])
+            if checkpoint is not None:
+                self.sampler.load_state(index, checkpoint["sampler"])
+                self._epoch.load_state(index, checkpoint["epoch"])
+                run.scores = Scores(**checkpoint["scores"])
+                run.last_metrics = dict(checkpoint["last_metrics"])
 
     def train(self) -> None:
         """Train until the last step, a signal to stop, or the failure of every run.
 
-        SIGINT and SIGTERM end it after the current step with a checkpoint; a second one ends it at once. A run with a
-        value that is no longer finite fails alone, at the end of the epoch in which it appeared. The outcome stands in
-        ``status`` of each run, and in its folder.
+        SIGINT and SIGTERM end it after the current step with a checkpoint; a second one ends it at once. Where somebody
+        has a handler of their own for SIGTERM, SIGUSR1 or SIGUSR2, as submitit has to requeue a job, that handler is
+        called after the current step and a checkpoint; where it returns, training goes on.
+
+        A run with a value that is no longer finite fails alone, at the end of the epoch in which it appeared, and one
+        whose folder cannot be written, at once. The outcome stands in ``status`` of each run, and in its folder.
         """
-        first, last = self.agent.n_steps_done + 1, self.schedule.n_steps
-        for run in self.runs:
-            self._write_summary(run)
-        if first == 1:
-            # From the first moment on there is something to resume from.
-            self._checkpoint(self._alive())
+        last, done = self.schedule.n_steps, self.agent.n_steps_done
+        for index, run in self._alive():
+            with self._own_failure(index):
+                self._write_summary(index, run)
+        # From the first moment on there is something to resume from.
+        self._checkpoint(index for index, _ in self._alive() if done[index] == 0)
+        self._finish_those_at_the_end()
+        first = 1 + min((done[index] for index, _ in self._alive()), default=last)
         with (
-            _stop_on_signal() as stop,
-            logging_redirect_tqdm(),
+            _noted_signals() as signals,
+            _logging_above_bar(),
             tqdm(
-                total=last, initial=first - 1, unit="step", disable=None if self.progress is None else not self.progress
+                total=last,
+                initial=first - 1,
+                desc=self.label or None,
+                unit="step",
+                disable=None if self.progress is None else not self.progress,
             ) as bar,
         ):
             began, count = time.perf_counter(), 0
             for step in range(first, last + 1):
-                self._epoch.add(step, self.agent.update(*self.sampler.draw(self.data)))
                 bar.update()
-                count += 1
-                if step % self.schedule.n_steps_per_epoch == 0 or step == last:
-                    self._synchronise()
-                    seconds = time.perf_counter() - began
-                    self._end_epoch(step, seconds, count / seconds, bar)
-                    began, count = time.perf_counter(), 0
-                if stop.signal is not None or not self._alive():
+                active = self._standing_at(step - 1)
+                if any(active):
+                    values = self.agent.update(*self.sampler.draw(self.data, active), active)
+                    self._epoch.add(step, values, active, self.agent.mask(active))
+                    count += 1
+                    if step % self.schedule.n_steps_per_epoch == 0 or step == last:
+                        self._synchronise()
+                        seconds = time.perf_counter() - began
+                        self._end_epoch(step, active, seconds, count / seconds, bar)
+                        began, count = time.perf_counter(), 0
+                while signals.of_others:
+                    self._hand_on(*signals.of_others.pop(0))
+                if signals.stop is not None or not self._alive():
                     break
-        for index, run in self._alive():
-            if self.agent.n_steps_done >= last:
-                self._finish(index, run)
-        interrupted = self._alive()
-        if interrupted and stop.signal is not None:
-            self._stop_failures()
-            self._checkpoint(self._alive())
-            for _, run in self._alive():
-                self._end(run, "interrupted", exit_code=128 + stop.signal)
+        self._finish_those_at_the_end()
+        if signals.stop is not None:
+            self._save()
+            for index, run in self._alive():
+                self._end(index, run, "interrupted", exit_code=128 + signals.stop)
 
     def abort(self, reason: str) -> None:
         """Mark every run that has not ended as failed: an error from outside the runs has ended training."""
-        for _, run in self._alive():
-            self._fail(run, reason)
+        for index, run in self._alive():
+            self._fail(index, run, reason)
 
-    def _alive(self) -> list[tuple[int, Run]]:
-        return [(index, run) for index, run in enumerate(self.runs) if run.status == "running"]
+    def _alive(self, among: Iterable[int] | None = None) -> list[tuple[int, Run]]:
+        indices = range(len(self.runs)) if among is None else among
+        return [(index, self.runs[index]) for index in indices if self.runs[index].status == "running"]
+
+    def _standing_at(self, step: int) -> tuple[bool, ...]:
+        """The runs that take the next step. Nobody alive is behind them, and the others are ahead and wait."""
+        done = self.agent.n_steps_done
+        return tuple(run.status == "running" and done[index] == step for index, run in enumerate(self.runs))
+
+    @contextlib.contextmanager
+    def _own_failure(self, index: int) -> Iterator[None]:
+        """What goes wrong with a run's own files ends that run and no other."""
+        try:
+            yield
+        except (OSError, CheckpointError) as error:
+            self._fail(index, self.runs[index], f"{type(error).__name__}: {error}")
+
+    def _save(self) -> None:
+        """A checkpoint of every run at the step where it stands, which may be in the middle of an epoch."""
+        self._stop_failures(index for index, _ in self._alive())
+        self._checkpoint(index for index, _ in self._alive())
+
+    def _hand_on(self, number: int, handler: Callable[[int, FrameType | None], Any]) -> None:
+        """Make the runs safe and call the handler that somebody else had installed for a signal."""
+        log.warning("%s: checkpoints first, then what it is for", signal.Signals(number).name)
+        self._save()
+        waiting = self._alive()
+        try:
+            for index, run in waiting:
+                run.status, run.exit_code = "interrupted", 128 + number
+                with self._own_failure(index):
+                    self._write_summary(index, run)
+            handler(number, None)
+        except BaseException:
+            for index, run in waiting:
+                if run.status == "interrupted":
+                    self._end(index, run, "interrupted", exit_code=128 + number)
+            raise
+        for index, run in waiting:
+            if run.status == "interrupted":
+                run.status, run.exit_code = "running", 0
+                with self._own_failure(index):
+                    self._write_summary(index, run)
 
     def _synchronise(self) -> None:
         if self.agent.device.type == "cuda":
@@ -250,33 +317,38 @@ class Trainer:
 
     # The cadences -----------------------------------------------------------------------------------------------------
 
-    def _end_epoch(self, step: int, seconds: float, rate: float, bar: Any) -> None:
-        schedule = self.schedule
+    def _end_epoch(self, step: int, active: Sequence[bool], seconds: float, rate: float, bar: Any) -> None:
+        schedule, ended = self.schedule, [index for index, is_active in enumerate(active) if is_active]
         epoch, is_last = math.ceil(step / schedule.n_steps_per_epoch), step == schedule.n_steps
         evaluate = is_last or epoch % schedule.n_epochs_per_eval == 0
-        self._stop_failures()
-        results = self.evaluator.evaluate(self._policy()) if evaluate and self._alive() else None
+        self._stop_failures(ended)
+        due = [is_active and run.status == "running" for is_active, run in zip(active, self.runs, strict=True)]
+        results = self.evaluator.evaluate(self._policy(), due) if evaluate and any(due) else None
         best = []
-        for index, run in self._alive():
+        for index, run in self._alive(ended):
             metrics = self._epoch.means(index)
-            if results is not None:
-                if not np.isfinite(results.returns[index]).all():
-                    self._fail(run, f"the policy's actions were not finite in the evaluation at step {step}")
-                    continue
-                if self._note_evaluation(step, index, run, results, metrics):
-                    best.append((index, run))
-            self._log(step, run, metrics, seconds, rate)
-            bar.set_postfix_str("" if run.scores.last_return is None else f"return {run.scores.last_return:.0f}")
-        self._epoch.reset()
+            if results is not None and not np.isfinite(results.returns[index]).all():
+                self._fail(index, run, f"the policy's actions were not finite in the evaluation at step {step}")
+                continue
+            with self._own_failure(index):
+                if results is not None and self._note_evaluation(step, index, run, results, metrics):
+                    best.append(index)
+                self._log(step, run, metrics, seconds, rate)
+                bar.set_postfix_str("" if run.scores.last_return is None else f"return {run.scores.last_return:.0f}")
+            self._epoch.reset(index)
+        if self.label:
+            self._log_stack(step, len(self._alive(ended)), rate)
         if results is not None and not is_last and schedule.n_evals_per_video:
             n_evals = epoch // schedule.n_epochs_per_eval
             if n_evals % schedule.n_evals_per_video == 0:
-                for index, run in self._alive():
-                    self._film(step, index, run)
-        for index, run in best:
-            run.checkpoints.write_best(self._contents(index, run))
+                for index, run in self._alive(ended):
+                    with self._own_failure(index):
+                        self._film(step, index, run)
+        for index, run in self._alive(best):
+            with self._own_failure(index):
+                run.checkpoints.write_best(self._contents(index, run))
         if is_last or epoch % schedule.n_epochs_per_checkpoint == 0:
-            self._checkpoint(self._alive())
+            self._checkpoint(ended)
 
     def _note_evaluation(
         self, step: int, index: int, run: Run, results: EpisodeResults, metrics: dict[str, float]
@@ -307,16 +379,32 @@ class Trainer:
             shown += f"  return {metrics['eval_return_mean']:.0f} +- {metrics['eval_return_std']:.0f}"
             shown += f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else ""
         shown += "".join(f"  {name} {metrics[name]:.4g}" for name in ("critic_td", "cql_gap", "alpha_cql", "q_data"))
-        log.info("%s%s", f"[{run.directory.name}] " if len(self.runs) > 1 else "", shown)
+        log.info("%s", shown, extra={"run_dir": run.directory})
 
-    def _checkpoint(self, runs: list[tuple[int, Run]]) -> None:
-        for index, run in runs:
-            run.checkpoints.write(self.agent.n_steps_done, self._contents(index, run))
-            self._write_summary(run)
+    def _log_stack(self, step: int, n_active: int, rate: float) -> None:
+        """One line for all runs together."""
+        alive = [run for _, run in self._alive()]
+        n_failed = sum(run.status == "failed" for run in self.runs)
+        runs = f"{n_active} of {len(alive)} runs, catching up" if n_active < len(alive) else f"{len(alive)} runs"
+        shown = f"{self.label}: step {step}/{self.schedule.n_steps}  {runs}"
+        shown += f"  {n_failed} failed" if n_failed else ""
+        shown += f"  {rate:.1f} steps/s"
+        returns = [run.scores.last_return for run in alive if run.scores.last_return is not None]
+        if returns:
+            shown += f"  return {np.mean(returns):.0f} ({min(returns):.0f} to {max(returns):.0f})"
+        n_left = self.schedule.n_steps - step
+        shown += f"  about {_duration(n_left / rate)} left" if n_left and alive else ""
+        log.info("%s", shown, extra={"stack": True})
+
+    def _checkpoint(self, among: Iterable[int]) -> None:
+        for index, run in self._alive(among):
+            with self._own_failure(index):
+                run.checkpoints.write(self.agent.n_steps_done[index], self._contents(index, run))
+                self._write_summary(index, run)
 
     def _contents(self, index: int, run: Run) -> dict[str, Any]:
         return {
-            "step": self.agent.n_steps_done,
+            "step": self.agent.n_steps_done[index],
             "config": dict(run.config),
             "agent": self.agent.state(index),
             "sampler": self.sampler.state(index).cpu(),
@@ -345,43 +433,55 @@ class Trainer:
             if mp4:
                 write_mp4(path.with_suffix(".mp4"), recording.frames, 1.0 / recording.seconds_per_frame)
         except RenderingError as error:
-            log.warning("no more videos in this run: %s", error)
+            log.warning("no more videos: %s", error)
             self.recorder = None
             return
         run.wandb.log_video(step, path)
 
     # The ends of a run ------------------------------------------------------------------------------------------------
 
+    def _finish_those_at_the_end(self) -> None:
+        for index, run in self._alive():
+            if self.agent.n_steps_done[index] >= self.schedule.n_steps:
+                with self._own_failure(index):
+                    self._finish(index, run)
+
     def _finish(self, index: int, run: Run) -> None:
-        self._film(self.agent.n_steps_done, index, run, mp4=True)
+        self._film(self.agent.n_steps_done[index], index, run, mp4=True)
         title = f"{run.config['env']['id']}, seed {run.config['seed']}"
         run.wandb.log_figure(report.key_curves(run.directory, title=title))
         if run.log_checkpoints:
             for path in (run.checkpoints.find("last"), run.checkpoints.best):
                 run.wandb.log_file_artifact(path, f"checkpoint-{run.wandb.run_id}-{path.stem}", "checkpoint")
-        self._end(run, "finished", exit_code=0)
+        self._end(index, run, "finished", exit_code=0)
 
-    def _stop_failures(self) -> None:
-        for index, run in self._alive():
+    def _stop_failures(self, among: Iterable[int]) -> None:
+        for index, run in self._alive(among):
             step = self._epoch.first_bad_step(index)
             parameter = self.agent.non_finite(index)
             if step is not None:
                 bad = [name for name, value in self._epoch.means(index).items() if not math.isfinite(value)]
-                self._fail(run, f"{', '.join(bad)} not finite from step {step} on")
+                self._fail(index, run, f"{', '.join(bad)} not finite from step {step} on")
             elif parameter is not None:
-                self._fail(run, f"parameter {parameter} not finite at step {self.agent.n_steps_done}")
+                self._fail(index, run, f"parameter {parameter} not finite at step {self.agent.n_steps_done[index]}")
 
-    def _fail(self, run: Run, reason: str) -> None:
+    def _fail(self, index: int, run: Run, reason: str) -> None:
         steps = run.checkpoints.steps()
         kept = str(run.checkpoints.path(steps[-1])) if steps else "none"
         shown = ", ".join(f"{name} {value:.4g}" for name, value in run.last_metrics.items()) or "none"
         run.failure = f"{reason}; last metrics: {shown}; last good checkpoint: {kept}"
-        log.error("%s: failed: %s", run.directory, run.failure)
-        self._end(run, "failed", exit_code=1)
+        log.error("failed: %s", run.failure, extra={"run_dir": run.directory})
+        self._end(index, run, "failed", exit_code=1)
 
-    def _end(self, run: Run, status: Status, exit_code: int) -> None:
+    def _end(self, index: int, run: Run, status: Status, exit_code: int) -> None:
         run.status, run.exit_code = status, exit_code
-        self._write_summary(run)
+        try:
+            self._write_summary(index, run)
+        except OSError as error:
+            if status != "failed":  # the outcome is not in the folder, so to the next start the run has not ended so
+                self._fail(index, run, f"{type(error).__name__}: {error}")
+                return
+            log.error("the summary could not be written: %s", error, extra={"run_dir": run.directory})
         run.wandb.summary({"status": status, **self._summary_scores(run)})
         run.wandb.finish(exit_code)
 
@@ -397,10 +497,10 @@ class Trainer:
             summary[f"{prefix}eval_score"] = None if value is None else run.score(value)
         return summary
 
-    def _write_summary(self, run: Run) -> None:
+    def _write_summary(self, index: int, run: Run) -> None:
         summary: dict[str, Any] = {
             "status": run.status,
-            "step": self.agent.n_steps_done,
+            "step": self.agent.n_steps_done[index],
             "n_steps": self.schedule.n_steps,
             **self._summary_scores(run),
             "wandb_id": run.wandb.run_id,
@@ -410,31 +510,78 @@ class Trainer:
         run.local.write_summary(summary)
 
 
-@dataclass
-class _Stop:
-    signal: int | None = None
+def _duration(seconds: float) -> str:
+    """Seconds in words that a person reads at a glance."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 @contextlib.contextmanager
-def _stop_on_signal() -> Iterator[_Stop]:
-    """Turn the first SIGINT or SIGTERM into a note, so that the loop can end between two steps."""
-    stop = _Stop()
+def _logging_above_bar() -> Iterator[None]:
+    """Log to the console without tearing the bar apart, and with the filters that the console's handlers have."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    with logging_redirect_tqdm():
+        replaced = [handler for handler in before if handler not in root.handlers]
+        for substitute in [handler for handler in root.handlers if handler not in before]:
+            for handler in replaced:
+                substitute.setLevel(max(substitute.level, handler.level))
+                for each in handler.filters:
+                    substitute.addFilter(each)
+        yield
 
-    def handle(number: int, _: FrameType | None) -> None:
-        if stop.signal is not None:
+
+@dataclass
+class _Signals:
+    """What came in during a step.
+
+    Attributes:
+        stop: the signal that asks to stop.
+        of_others: signals that somebody else handles, each with its handler.
+    """
+
+    stop: int | None = None
+    of_others: list[tuple[int, Callable[[int, FrameType | None], Any]]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[_Signals]:
+    """Turn signals into notes, so that the loop can act on them between two steps.
+
+    The first SIGINT, or SIGTERM where nobody else handles it, asks to stop. SIGTERM, SIGUSR1 and SIGUSR2 that somebody
+    else handles are kept for their handlers; all others are left alone.
+    """
+    signals = _Signals()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if signals.stop is not None:
             raise KeyboardInterrupt
-        stop.signal = number
+        signals.stop = number
         log.warning(
             "%s: stopping after this step with a checkpoint (once more to stop at once)", signal.Signals(number).name
         )
 
-    previous: dict[signal.Signals, Any] = {}
+    def keep(number: int, _: FrameType | None) -> None:
+        handler = previous[signal.Signals(number)]
+        if (number, handler) not in signals.of_others:
+            signals.of_others.append((number, handler))
+
+    chosen = {signal.SIGINT: stop}
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        if callable(signal.getsignal(number)):
+            chosen[number] = keep
+        elif number == signal.SIGTERM:
+            chosen[number] = stop
+    previous: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in chosen}
+    installed = []
     try:
-        for caught in (signal.SIGINT, signal.SIGTERM):
+        for number, handler in chosen.items():
             # Only the main thread may; elsewhere whoever started the thread decides.
             with contextlib.suppress(ValueError):
-                previous[caught] = signal.signal(caught, handle)
-        yield stop
+                signal.signal(number, handler)
+                installed.append(number)
+        yield signals
     finally:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
+        for number in installed:
+            signal.signal(number, previous[number])

@@ -45,17 +45,23 @@ def ours() -> Update:
         importance_weighted=True,
         next_actions=True,
         temperature=1.0,
-        bc_steps=0,
         target_update_period=1,
         log_std_min=-20.0,
         log_std_max=2.0,
+    )
+    run = Coefficients(
+        alpha_cql=5.0,
+        tau_cql=None,
+        w_cql=1.0,
+        alpha_temp=1.0,
+        target_entropy=-A,
+        discount=0.99,
+        tau_target=0.005,
+        bc_steps=0,
         critic_learning_rate=3e-4,
         actor_learning_rate=1e-4,
         temp_learning_rate=1e-4,
         alpha_learning_rate=None,
-    )
-    run = Coefficients(
-        alpha_cql=5.0, tau_cql=None, w_cql=1.0, alpha_temp=1.0, target_entropy=-A, discount=0.99, tau_target=0.005
     )
     agent = Agent(structure, [run], [0], torch.device("cpu"))
     sampler = agent.sampler([0], BATCH)

@@ -161,13 +161,13 @@ class Run:
         self.log_alpha_temp, self.log_alpha_cql = logarithm("alpha_temp"), logarithm("alpha_cql")
         adam = torch.optim.Adam
         self.critic_optimiser = adam(
-            [p for critic in self.critics for p in critic.parameters()], structure.critic_learning_rate
+            [p for critic in self.critics for p in critic.parameters()], coefficients.critic_learning_rate
         )
-        self.actor_optimiser = adam(self.actor.parameters(), structure.actor_learning_rate)
-        if structure.temp_learning_rate is not None:
-            self.temp_optimiser = adam([self.log_alpha_temp], structure.temp_learning_rate)
-        if structure.alpha_learning_rate is not None:
-            self.alpha_optimiser = adam([self.log_alpha_cql], structure.alpha_learning_rate)
+        self.actor_optimiser = adam(self.actor.parameters(), coefficients.actor_learning_rate)
+        if coefficients.temp_learning_rate is not None:
+            self.temp_optimiser = adam([self.log_alpha_temp], coefficients.temp_learning_rate)
+        if coefficients.alpha_learning_rate is not None:
+            self.alpha_optimiser = adam([self.log_alpha_cql], coefficients.alpha_learning_rate)
 
     def policy(self, s):
         size = self.structure.action_size
@@ -227,7 +227,7 @@ class Run:
         policy = [self.policy(batch.observations[b]) for b in rows]
         drawn = [sample(*policy[b], noise.actor[0, b]) for b in rows]
         log_pi = [each for _, each in drawn]
-        if self.n_steps_done < structure.bc_steps:
+        if self.n_steps_done < own.bc_steps:
             log_pi_data = [log_prob_of_action(*policy[b], batch.actions[b]) for b in rows]
             loss = cloning_loss(log_pi, log_pi_data, alpha_temp)
         else:
@@ -239,13 +239,13 @@ class Run:
         self.actor_optimiser.step()
 
         # C. Temperature.
-        if structure.temp_learning_rate is not None:
+        if own.temp_learning_rate is not None:
             self.temp_optimiser.zero_grad()
             temperature_loss(self.log_alpha_temp.exp(), log_pi, own.target_entropy).backward()
             self.temp_optimiser.step()
 
         # D. Multiplier.
-        if structure.alpha_learning_rate is not None:
+        if own.alpha_learning_rate is not None:
             self.alpha_optimiser.zero_grad()
             multiplier_loss(self.log_alpha_cql.exp(), gap, tau_cql).backward()
             self.alpha_optimiser.step()

@@ -38,12 +38,12 @@ OURS = replace(STRUCTURE, mlp=Mlp(width=WIDTH, depth=2), num_sampled_actions=N)
 RUN = replace(LEARNED_RUN, w_cql=3.0, tau_cql=THRESHOLD, target_entropy=-float(A))
 
 
-def without_coefficients(structure, *, learned_temp, learned_alpha):
-    """The structure with only the asked coefficients learned."""
+def with_learned(run, *, temp, alpha):
+    """The run with only the asked coefficients learned."""
     return replace(
-        structure,
-        temp_learning_rate=structure.temp_learning_rate if learned_temp else None,
-        alpha_learning_rate=structure.alpha_learning_rate if learned_alpha else None,
+        run,
+        temp_learning_rate=run.temp_learning_rate if temp else None,
+        alpha_learning_rate=run.alpha_learning_rate if alpha else None,
     )
 
 
@@ -77,10 +77,10 @@ def assert_close(ours, theirs, run=0, **tolerances):
 def theirs_and_ours(structure, run):
     """d3rlpy's implementation, and our agent with its weights."""
     config = d3rlpy.algos.CQLConfig(
-        actor_learning_rate=structure.actor_learning_rate,
-        critic_learning_rate=structure.critic_learning_rate,
-        temp_learning_rate=structure.temp_learning_rate or 0.0,
-        alpha_learning_rate=structure.alpha_learning_rate or 0.0,
+        actor_learning_rate=run.actor_learning_rate,
+        critic_learning_rate=run.critic_learning_rate,
+        temp_learning_rate=run.temp_learning_rate or 0.0,
+        alpha_learning_rate=run.alpha_learning_rate or 0.0,
         actor_encoder_factory=VectorEncoderFactory([WIDTH, WIDTH]),
         critic_encoder_factory=VectorEncoderFactory([WIDTH, WIDTH]),
         gamma=run.discount,
@@ -171,8 +171,8 @@ def step_both(monkeypatch, structure, run):
 @pytest.mark.parametrize("alpha_cql", [1.5, 5.0])
 @pytest.mark.parametrize("backup", ["soft", "hard", "max"])
 def test_one_step_with_fixed_coefficients(monkeypatch, backup, alpha_cql):
-    structure = without_coefficients(replace(OURS, backup=backup), learned_temp=False, learned_alpha=False)
-    run = replace(RUN, alpha_cql=alpha_cql, tau_cql=None, target_entropy=None)
+    structure = replace(OURS, backup=backup)
+    run = with_learned(replace(RUN, alpha_cql=alpha_cql, tau_cql=None, target_entropy=None), temp=False, alpha=False)
     impl, agent, theirs, ours, critic_gradients, actor_gradients = step_both(monkeypatch, structure, run)
 
     weight = 2 * run.w_cql * alpha_cql  # two critics
@@ -187,14 +187,14 @@ def test_one_step_with_fixed_coefficients(monkeypatch, backup, alpha_cql):
     gradients = {name: tensor.grad for name, tensor in agent.actor.items()}
     assert_close(gradients, actor_gradients, rtol=1e-4, atol=1e-5)
     # Parameters: within a hundredth of a step of Adam.
-    assert_close(agent.critics, critics_of(modules.q_funcs), rtol=0, atol=1e-2 * structure.critic_learning_rate)
-    assert_close(agent.targets, critics_of(modules.targ_q_funcs), rtol=0, atol=1e-2 * structure.critic_learning_rate)
-    assert_close(agent.actor, network_of(modules.policy), rtol=0, atol=1e-2 * structure.actor_learning_rate)
+    assert_close(agent.critics, critics_of(modules.q_funcs), rtol=0, atol=1e-2 * run.critic_learning_rate)
+    assert_close(agent.targets, critics_of(modules.targ_q_funcs), rtol=0, atol=1e-2 * run.critic_learning_rate)
+    assert_close(agent.actor, network_of(modules.policy), rtol=0, atol=1e-2 * run.actor_learning_rate)
 
 
 def test_a_learned_multiplier(monkeypatch):
-    structure = without_coefficients(OURS, learned_temp=False, learned_alpha=True)
-    impl, agent, theirs, ours, _, _ = step_both(monkeypatch, structure, RUN)
+    run = with_learned(RUN, temp=False, alpha=True)
+    impl, agent, theirs, ours, _, _ = step_both(monkeypatch, OURS, run)
     log_alpha = next(impl.modules.log_alpha.parameters())
     own = agent.log_coefficients["alpha_cql"]["log_alpha_cql"]
     # The gradient, as Adam has seen it (the critics' loss adds to it afterwards, which nothing reads): theirs has w_cql
@@ -211,9 +211,8 @@ def test_a_learned_multiplier(monkeypatch):
 
 
 def test_a_learned_temperature(monkeypatch):
-    structure = without_coefficients(OURS, learned_temp=True, learned_alpha=False)
-    run = replace(RUN, tau_cql=None)
-    impl, agent, theirs, ours, _, _ = step_both(monkeypatch, structure, run)
+    run = with_learned(replace(RUN, tau_cql=None), temp=True, alpha=False)
+    impl, agent, theirs, ours, _, _ = step_both(monkeypatch, OURS, run)
     log_temp = next(impl.modules.log_temp.parameters())
     own = agent.log_coefficients["alpha_temp"]["log_alpha_temp"]
     assert log_temp.item() == pytest.approx(own.item(), rel=1e-6)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium  # noqa: F401  these three are imported here so that no child spends its life importing them
 import matplotlib.figure  # noqa: F401
@@ -23,7 +24,6 @@ from cql.agent import Agent
 from cql.checkpoint import load
 from cql.config import TrainConfig
 from cql.loggers import read_metrics
-from cql.sampling import Batch, Noise
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes")
 
@@ -53,10 +53,10 @@ def run_and_signal(train_config: TrainConfig, folder: Path, step: int, sent: sig
     """A run, in a child, that gets a signal after so many steps."""
     update = Agent.update
 
-    def signalled(self: Agent, batch: Batch, noise: Noise) -> torch.Tensor:
-        if self.n_steps_done == step:
+    def signalled(self: Agent, *args: Any) -> torch.Tensor:
+        if self.n_steps_done[0] == step:
             os.kill(os.getpid(), sent)
-        return update(self, batch, noise)
+        return update(self, *args)
 
     Agent.update = signalled  # type: ignore[method-assign]
     experiment.run(train_config, folder)
