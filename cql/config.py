@@ -13,6 +13,8 @@ carries its name as `kind`, by which `from_dict` finds the class again.
 import dataclasses
 import difflib
 import functools
+import hashlib
+import json
 import math
 import os
 import re
@@ -29,6 +31,7 @@ from typing import Any, ClassVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
@@ -507,6 +510,9 @@ class TrainConfig:
         n_kept_checkpoints: The newest that are kept, besides the best.
         resume: The folder of a run to go on with.
         n_threads: Torch's threads; null leaves the choice to torch.
+        sweep_name: The sweep's folder under `outputs/sweeps/`; the same name again takes the sweep up. Null names it by
+            date and time.
+        retry_failed: Also take up runs that failed, from their last checkpoint.
         algorithm: The learner.
         dataset: What it learns from.
         network: Its networks.
@@ -526,6 +532,9 @@ class TrainConfig:
     n_kept_checkpoints: int = _number(_AT_LEAST_1)
     resume: str | None
     n_threads: int | None = _number(_AT_LEAST_1)
+    # With defaults, because the files of runs from before these keys lack them.
+    sweep_name: str | None = None
+    retry_failed: bool = False
     algorithm: CqlConfig
     dataset: Dataset
     network: NetworkConfig
@@ -555,6 +564,7 @@ _GROUPS = (
     "network",
     "env",
     "logger",
+    "arm",
     "experiment",
 )
 
@@ -676,7 +686,18 @@ def register() -> None:
     register_resolver = getattr(OmegaConf, "register_new_resolver" if _HYDRA_1_3 else "register_resolver")
     register_resolver("cql.run_dir", _run_dir, replace=True)
     register_resolver("cql.sweep_dir", _sweep_dir, replace=True)
+    register_resolver("cql.sweep_log", _sweep_log, replace=True)
     register_resolver("cql.job_name", _job_name, replace=True)
+
+
+def register_launcher() -> None:
+    """Tells Hydra of the stacking launcher, which its scan for plugins does not find in an editable install."""
+    from hydra.core.plugins import Plugins
+
+    plugins = Plugins.instance()
+    from hydra_plugins.cql_stacked.launcher import StackedLauncher
+
+    plugins.register(StackedLauncher)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -685,7 +706,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         HydraException: Where it cannot be composed; `explain` says why.
     """
-    register()
+    register_launcher()
     with hydra.initialize_config_dir(str(CONFIG_DIR), **VERSION_BASE):
         return hydra.compose("train", overrides=list(overrides))
 
@@ -763,16 +784,200 @@ def _run_dir(*, _root_: DictConfig) -> str:
     return _folder(_root_, parent, f"{_time()}_seed{config.seed}")
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Sweeps: their folder, and what their runs are called
+# ----------------------------------------------------------------------------------------------------------------------
+
+SWEEP_FILE = "sweep.json"
+
+# Keys that do not make another run: where it is logged, how it is started, how many threads it takes.
+_OPERATIONAL = ("resume", "sweep_name", "retry_failed", "n_threads", "logger")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """:func:`differing_keys` of two plain configs, without the keys that do not make another run."""
+    return differing_keys(*({key: value for key, value in c.items() if key not in _OPERATIONAL} for c in (old, new)))
+
+
+def stack_key(config: TrainConfig) -> str:
+    """What runs must share to be trained as one stack; equal for those that may be.
+
+    It is the config without what a stack keeps one value a run of: the seed, the numbers that enter the losses, the
+    learning rates, and the keys that do not make another run but `n_threads`, which a process has one of.
+    """
+    plain = to_dict(config)
+    for key in ("seed", "resume", "sweep_name", "retry_failed", "logger"):
+        del plain[key]
+    algorithm = plain["algorithm"]
+    per_run = ("w_cql", "discount", "tau_target", "bc_steps", "critic_learning_rate", "actor_learning_rate")
+    for key in per_run:
+        del algorithm[key]
+    for coefficient in ("alpha_temp", "alpha_cql"):
+        algorithm[coefficient] = algorithm[coefficient]["kind"]
+    return json.dumps(plain, sort_keys=True)
+
+
+def swept_overrides(task_overrides: Sequence[str], constant: Sequence[str]) -> list[str]:
+    """The overrides of a job that its sweep varies.
+
+    Args:
+        task_overrides: all of the job.
+        constant: keys that the sweep's command line set to one value.
+    """
+    return [text for text in task_overrides if text.partition("=")[0] not in constant]
+
+
+def point_name(overrides: Sequence[str], seed: int) -> str:
+    """The folder of a sweep's run: safe in paths, and the same for the same point whatever the order of the grid.
+
+    Parts `KEY-VALUE` are joined by `__`, sorted by key, the seed last: `alpha_cql-5__tau_cql--2__seed-0`.
+
+    Args:
+        overrides: those that the sweep varies, such as `algorithm.alpha_cql.value=5`.
+        seed: of the run.
+    """
+    parser = OverridesParser.create()
+    parsed = [parser.parse_override(text) for text in overrides]
+    keys = {str(each.key_or_group): each for each in parsed if each.key_or_group != "seed"}
+    labels = [_label(key) for key in keys]
+    parts = {}
+    for key, each in keys.items():
+        label = _label(key) if labels.count(_label(key)) == 1 else key.replace("/", ".")
+        parts[label] = _value_text(each.value())
+    name = "__".join([*(f"{label}-{parts[label]}" for label in sorted(parts)), f"seed-{seed}"])
+    if len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name[: _LONGEST_NAME - 30].rstrip('-_.')}__etc-{digest}__seed-{seed}"
+    return name
+
+
+_LONGEST_NAME = 160  # file systems allow 255 bytes
+
+
+def _label(key: str) -> str:
+    """`alpha_cql` for `algorithm.alpha_cql.value`, `penalty` for `algorithm/penalty`, `tau_cql` for its dotted key."""
+    parts = re.split(r"[./]", key)
+    return parts[-2] if parts[-1] in ("value", "initial_value") and len(parts) > 1 else parts[-1]
+
+
+def _value_text(value: Any) -> str:
+    """A value as part of a folder's name."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int():
+            return str(value)
+        case float():
+            return repr(value).removesuffix(".0")
+        case _:
+            return re.sub("_{2,}", "_", _path_safe(str(value)))
+
+
 def _sweep_dir(*, _root_: DictConfig) -> str:
-    return _folder(_root_, Path("outputs", "sweeps"), _time())
+    parent, name = Path("outputs", "sweeps"), _root_.get("sweep_name")
+    if name is None:
+        return _folder(_root_, parent, _time())
+    if name != _path_safe(name):
+        raise ConfigError(f"sweep_name={name} names a folder: use letters, digits, dots, dashes and underscores only")
+    return str(parent / name)
+
+
+def _sweep_log(*, _root_: DictConfig) -> str:
+    """Where the sweep's own log goes, and the null device where there is no sweep.
+
+    Hydra asks for it when a program starts, whatever the launcher: here the sweep's folder is claimed.
+    """
+    if str(OmegaConf.select(_root_, "hydra.mode")) != "RunMode.MULTIRUN" or "env" not in _root_:
+        return os.devnull
+    folder = Path(_root_.hydra.sweep.dir)
+    constant = _constant_keys(_root_)
+    # Hydra hands OmegaConf's cache on to the configs of the jobs, in other processes too.
+    OmegaConf.get_cache(_root_)["cql.sweep"] = {"constant": constant}
+    _claim_sweep(_root_, folder, constant)
+    return str(folder / "sweep.log")
+
+
+def _constant_keys(root: DictConfig) -> list[str]:
+    parsed = OverridesParser.create().parse_overrides([str(text) for text in root.hydra.overrides.task])
+    return [str(each.get_key_element()) for each in parsed if not each.is_sweep_override()]
+
+
+def _swept_keys(root: DictConfig, constant: Sequence[str]) -> list[str]:
+    parsed = OverridesParser.create().parse_overrides([str(text) for text in root.hydra.overrides.task])
+    typed = [str(each.get_key_element()) for each in parsed if each.is_sweep_override()]
+    held = [str(key) for key in OmegaConf.select(root, "hydra.sweeper.params") or ()]
+    return sorted({key.lstrip("+").replace("/", ".") for key in (*typed, *held) if key not in constant})
+
+
+def _claim_sweep(root: DictConfig, folder: Path, constant: Sequence[str]) -> None:
+    """Write down what the sweep's runs have in common, or see that it still is what was written.
+
+    Raises:
+        ConfigError: the folder's sweep was begun with another config.
+    """
+    path, swept = folder / SWEEP_FILE, _swept_keys(root, constant)
+    task = OmegaConf.masked_copy(root, [key for key in root if key != "hydra"])
+    base = OmegaConf.to_container(task, resolve=True, throw_on_missing=False, enum_to_str=True)
+    assert isinstance(base, dict)
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        # A part of a grid may be swept in one start and fixed in another: its runs tell for themselves.
+        free = {*swept, *before["swept"]}
+        lines = [
+            line
+            for line in differences(before["base"], {str(key): value for key, value in base.items()})
+            if not any(f"{line.partition(':')[0]}.".startswith(f"{key}.") for key in free)
+        ]
+        if lines:
+            raise ConfigError(
+                f"sweep_name={folder.name}: {folder} holds a sweep with another config and is left as it is; give "
+                "another sweep_name, or take back:\n  " + "\n  ".join(lines)
+            )
+        base, swept = before["base"], sorted(free)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps({"base": base, "swept": swept}, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def _job_name(*, _root_: DictConfig) -> str:
     if "env" not in _root_ or OmegaConf.is_missing(_root_.hydra.job, "num"):
-        return "JOB_seedN"
+        return "POINT__seed-N"
     folder = _resumed(_root_)
-    # An absolute path wins over the sweep's folder that Hydra puts before it.
-    return str(folder.resolve()) if folder is not None else f"{_root_.hydra.job.num:03d}_seed{_root_.seed}"
+    if folder is not None:
+        # An absolute path wins over the sweep's folder that Hydra puts before it.
+        return str(folder.resolve())
+    cache = OmegaConf.get_cache(_root_)["cql.sweep"]
+    overrides = swept_overrides(list(_root_.hydra.overrides.task), cache.get("constant", ()))
+    name = point_name([text for text in overrides if not text.startswith("hydra")], _root_.seed)
+    return _known_point(Path(_root_.hydra.sweep.dir), name, to_dict(checked(_root_))) or name
+
+
+def _known_point(sweep: Path, name: str, plain: Mapping[str, Any]) -> str | None:
+    """The folder of the sweep that holds this very config, under whatever name; None where there is none."""
+    named = sweep / name / RUN_CONFIG_FILE
+    paths = [named, *(path for path in sorted(sweep.glob(f"*/{RUN_CONFIG_FILE}")) if path != named)]
+    for path in paths:
+        if path.exists() and not differences(saved_config(path), plain):
+            return path.parents[1].name
+    return None
+
+
+RUN_CONFIG_FILE = ".hydra/config.yaml"
+
+
+def saved_config(path: Path) -> dict[str, Any]:
+    """The plain config in a file of a run's folder."""
+    return _saved_config(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _saved_config(path: Path, _changed: int) -> dict[str, Any]:
+    values = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -885,6 +1090,8 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str, problems: list[str
     arguments: dict[str, Any] = {}
     for item in dataclasses.fields(cls):
         key, value = prefix + item.name, values.get(item.name, MISSING)
+        if value == MISSING and item.name not in values and item.default is not dataclasses.MISSING:
+            value = item.default
         if value == MISSING:
             ask = item.metadata.get("ask")
             problems.append(f"{key} is missing: give {ask}" if ask else f"{key} is missing: add {key}=VALUE")
@@ -982,6 +1189,11 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
         )
     if config.video.size % 2:
         yield f"video.size={config.video.size} must be even, as MP4 demands: take {config.video.size + 1}"
+    if config.sweep_name is not None and config.sweep_name != _path_safe(config.sweep_name):
+        yield (
+            f"sweep_name={config.sweep_name} names a folder: use letters, digits, dots, dashes and underscores only, "
+            f"e.g. sweep_name={_path_safe(config.sweep_name)}"
+        )
     texts = {"env.id": config.env.id}
     match dataset:
         case MinariDataset(id=name):
@@ -1189,3 +1401,7 @@ def _unknown_group(group: str, text: str) -> str:
         name for name in _GROUPS if name.rpartition("/")[2] == group.rpartition("/")[2]
     ]
     return f"{group}: there is no such config group; there are {', '.join(_GROUPS)}{_did_you_mean(near)}"
+
+
+# At import, so that a worker process that was handed a task, and did not run an entry point, has them too.
+register()

@@ -6,20 +6,21 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from cql import collect, config, data, networks, report
+from cql import collect, config, data, lock, networks, points, report
 from cql.agent import Agent, Coefficients, Policy, Structure
-from cql.checkpoint import CheckpointFolder, load
+from cql.checkpoint import CheckpointError, CheckpointFolder, load
 from cql.config import TrainConfig
 from cql.envs import EnvInfo, env_info, normalised_score
 from cql.evaluation import Evaluator, Recorder
@@ -28,13 +29,20 @@ from cql.rendering import choose_backend, write_gif, write_mp4
 from cql.sampling import Batch
 from cql.trainer import Run, Schedule, Trainer
 
-CONFIG_FILE = Path(".hydra") / "config.yaml"
+CONFIG_FILE = Path(config.RUN_CONFIG_FILE)
+LOG_FILE = "train.log"
 
 log = logging.getLogger(__name__)
 
 
 class RunFailed(RuntimeError):  # noqa: N818  it is the run that failed, and it says so
-    """A run ended with status ``failed``; its folder holds what is needed to find out why."""
+    """A run ended with status ``failed``; its folder holds what is needed to find out why.
+
+    Attributes:
+        n_failed: how many runs of the same sweep failed, this one included.
+    """
+
+    n_failed: int = 1
 
 
 class FolderError(RuntimeError):
@@ -57,30 +65,151 @@ def run(train_config: TrainConfig, directory: Path) -> float:
 
     Raises:
         FolderError: the folder belongs to another config, or has results but no checkpoint.
+        FolderInUseError: another process trains in it.
         RunFailed: a value was no longer finite.
         SystemExit: a signal ended the run; the code is 128 + its number.
     """
     claim_folder(train_config, directory)
+    (outcome,) = run_stack([train_config], [directory])
+    if isinstance(outcome, Exception):
+        raise outcome
+    log.info("results: %s", "\n  ".join([str(directory), *map(str, shown_results(directory))]))
+    return outcome
+
+
+def run_stack(
+    configs: Sequence[TrainConfig], directories: Sequence[Path], *, label: str = ""
+) -> list[float | Exception]:
+    """Train runs together that may be stacked, each in its own claimed folder, or go on where they stopped.
+
+    What is finished stays as it is; in a sweep so does what failed, unless ``retry_failed`` is set.
+
+    Args:
+        configs: with equal :func:`cql.config.stack_key`.
+        directories: one a run.
+        label: names the stack in the log and its progress bar, e.g. ``stack 1/2``. With one, the console shows the
+            stack's lines and its runs' warnings only.
+
+    Returns:
+        For each run what :func:`run` returns, or the exception that it would raise. One run's failure is its own.
+
+    Raises:
+        SystemExit: a signal ended the runs; the code is 128 + its number.
+    """
+    outcomes: dict[Path, float | Exception] = {}
+    with contextlib.ExitStack() as held:
+        todo: list[tuple[TrainConfig, Path]] = []
+        for train_config, directory in zip(configs, directories, strict=True):
+            try:
+                held.enter_context(lock.hold(directory))
+                if (known := _known_outcome(train_config, directory)) is not None:
+                    outcomes[directory] = known
+                else:
+                    todo.append((train_config, directory))
+            except (lock.FolderInUseError, OSError, ValueError) as error:
+                outcomes[directory] = error
+        if todo:
+            held.enter_context(_run_logs([directory for _, directory in todo], quiet=bool(label)))
+            try:
+                results = train([each for each, _ in todo], [directory for _, directory in todo], label=label)
+            except Exception as error:
+                log.error("%s%s: %s", f"{label}: " if label else "", type(error).__name__, error, exc_info=bool(label))
+                results = [error] * len(todo)
+            outcomes |= {
+                directory: _outcome(result, directory) for result, (_, directory) in zip(results, todo, strict=True)
+            }
+            stopped = [result for result in results if isinstance(result, Run) and result.status == "interrupted"]
+            if stopped:
+                step = min(int(read_summary(each.directory)["step"]) for each in stopped)
+                sweep = _sweep_name(stopped[0].directory)
+                again = (
+                    f"scripts/train.py resume={stopped[0].directory}"
+                    if sweep is None
+                    else f"the sweep's own command and sweep_name={sweep}"
+                )
+                log.warning("stopped at step %d; go on with: python %s", step, again)
+                sys.exit(stopped[0].exit_code)
+    return [outcomes[directory] for directory in directories]
+
+
+def _known_outcome(train_config: TrainConfig, directory: Path) -> float | Exception | None:
+    """The outcome of a run that is not to be trained (again), None for one that is."""
     summary = read_summary(directory)
     if summary.get("status") == "finished":
         log.info("%s: finished already, nothing to do", directory)
-    else:
-        try:
-            (done,) = train([train_config], [directory])
-        except Exception as error:
-            if not read_summary(directory):  # it failed before there was a run that could say so
-                failure = f"{type(error).__name__}: {error}"
-                LocalLogger(directory).write_summary({"status": "failed", "step": 0, "failure": failure})
-            raise
-        summary = read_summary(directory)
-        if done.status == "failed":
-            raise RunFailed(f"{directory}: {done.failure}")
-        if done.status == "interrupted":
-            log.warning("stopped at step %d; go on with: python scripts/train.py resume=%s", summary["step"], directory)
-            sys.exit(done.exit_code)
-    score = summary["eval_score"] if summary["eval_score"] is not None else summary["eval_return_mean"]
-    log.info("results: %s", "\n  ".join([str(directory), *map(str, shown_results(directory))]))
-    return float(score)
+        return score(summary)
+    if summary.get("status") == "failed" and _sweep_name(directory) is not None and not train_config.retry_failed:
+        return RunFailed(
+            f"{directory} failed in an earlier start ({summary.get('failure')}); retry_failed=true tries it again"
+        )
+    return None
+
+
+def _outcome(result: Run | Exception, directory: Path) -> float | Exception:
+    """What :func:`run_stack` says of a run; a failure that no run could write down yet is written to its summary."""
+    if isinstance(result, Run):
+        return (
+            score(read_summary(directory))
+            if result.status == "finished"
+            else RunFailed(f"{directory}: {result.failure or result.status}")
+        )
+    summary = read_summary(directory)
+    if not isinstance(result, FolderError) and summary.get("status") != "failed":
+        summary = {"step": 0, **summary, "status": "failed", "failure": f"{type(result).__name__}: {result}"}
+        with contextlib.suppress(OSError):
+            LocalLogger(directory).write_summary(summary)
+    return result
+
+
+def score(summary: Mapping[str, Any]) -> float:
+    """The last score in the summary of a finished run, its mean return where the environment has no reference."""
+    return float(summary["eval_score"] if summary["eval_score"] is not None else summary["eval_return_mean"])
+
+
+def _sweep_name(directory: Path) -> str | None:
+    """The name of the sweep whose run lives in a folder, None for a run of its own."""
+    parent = directory.resolve().parent
+    return parent.name if (parent / config.SWEEP_FILE).exists() else None
+
+
+@contextlib.contextmanager
+def _run_logs(directories: Sequence[Path], *, quiet: bool) -> Iterator[None]:
+    """Give each run its ``train.log``, in which nothing tells of its neighbours.
+
+    A record with the attribute ``run_dir`` belongs to that run alone, one with ``stack`` to the stack, and all others
+    to every run.
+
+    Args:
+        directories: one a run.
+        quiet: keep what the runs report, short of warnings, off the handlers that are there already.
+    """
+
+    def belongs(directory: Path) -> Callable[[logging.LogRecord], bool]:
+        return lambda record: getattr(record, "run_dir", directory) == directory and not hasattr(record, "stack")
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or not hasattr(record, "run_dir")
+
+    root = logging.getLogger()
+    there, added = list(root.handlers), []
+    try:
+        for directory in directories:
+            # Opened at the first record: a folder that cannot be written is found out by what depends on it.
+            handler = logging.FileHandler(directory / LOG_FILE, delay=True, encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            handler.addFilter(belongs(directory))
+            root.addHandler(handler)
+            added.append(handler)
+        if quiet:
+            for other in there:
+                other.addFilter(is_shown)
+        yield
+    finally:
+        for other in there:
+            other.removeFilter(is_shown)
+        for handler in added:
+            root.removeHandler(handler)
+            handler.close()
 
 
 def shown_results(directory: Path) -> list[Path]:
@@ -113,7 +242,7 @@ def resumed_config(directory: Path, overrides: Sequence[str] = ()) -> TrainConfi
             f"resume={directory}: {directory / 'checkpoints'} holds no checkpoint. If the run was stopped before its "
             f"first one, start it again in the same folder with its own overrides and hydra.run.dir={directory}"
         )
-    return config.from_dict(_saved(path))
+    return config.from_dict(config.saved_config(path))
 
 
 def claim_folder(train_config: TrainConfig, directory: Path) -> None:
@@ -127,7 +256,7 @@ def claim_folder(train_config: TrainConfig, directory: Path) -> None:
     """
     path, plain = directory / CONFIG_FILE, config.to_dict(train_config)
     if path.exists():
-        differences = config.differing_keys(_saved(path), plain)
+        differences = config.differences(config.saved_config(path), plain)
         if differences:
             raise FolderError(
                 f"{directory} holds a run with another config and is left as it is; choose another hydra.run.dir, or "
@@ -144,10 +273,6 @@ def claim_folder(train_config: TrainConfig, directory: Path) -> None:
     partial.replace(path)
 
 
-def _saved(path: Path) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
-
-
 def read_summary(directory: Path) -> dict[str, Any]:
     """``summary.json`` of a run's folder, empty where there is none yet."""
     path = directory / SUMMARY_FILE
@@ -157,16 +282,19 @@ def read_summary(directory: Path) -> dict[str, Any]:
 # A stack of runs ------------------------------------------------------------------------------------------------------
 
 
-def train(configs: Sequence[TrainConfig], directories: Sequence[Path], *, progress: bool | None = None) -> list[Run]:
+def train(
+    configs: Sequence[TrainConfig], directories: Sequence[Path], *, label: str = "", progress: bool | None = None
+) -> list[Run | Exception]:
     """Train runs that may be stacked together in one process, each in its own claimed folder.
 
     Args:
-        configs: they differ in seed and coefficients only.
+        configs: with equal :func:`cql.config.stack_key`.
         directories: one a run.
+        label: names the stack in the log.
         progress: show a bar; None shows it on a terminal only.
 
     Returns:
-        The runs, each with its status.
+        The runs, each with its status; for one that could not be begun, why.
     """
     first = configs[0]
     keep_freed_memory()
@@ -179,35 +307,32 @@ def train(configs: Sequence[TrainConfig], directories: Sequence[Path], *, progre
     transitions = load_data(first, info, device)
     log.info("%d transitions of %s on %s", len(transitions), first.env.id, device)
 
-    checkpoints = [_checkpoint_to_resume(directory) for directory in directories]
+    results: dict[Path, Run | Exception] = {}
+    begun: list[tuple[TrainConfig, Run, dict[str, Any] | None]] = []
     with contextlib.ExitStack() as stack:
-        runs = []
-        for each, directory, checkpoint in zip(configs, directories, checkpoints, strict=True):
-            if checkpoint is not None:
-                _check_same_data(checkpoint, transitions, directory)
-            local = LocalLogger(directory)
-            local.rewind(0 if checkpoint is None else int(checkpoint["step"]))
-            runs.append(
-                Run(
-                    directory=directory,
-                    config=config.to_dict(each),
-                    local=local,
-                    wandb=stack.enter_context(_open_wandb(each, info, directory)),
-                    checkpoints=CheckpointFolder(directory / "checkpoints", each.n_kept_checkpoints),
-                    reference=reference_scores(each),
-                    log_checkpoints=isinstance(each.logger, config.WandbLoggerConfig) and each.logger.log_checkpoints,
-                )
-            )
-        seeds = [each.seed for each in configs]
-        numbers = [coefficients(each, info) for each in configs]
-        for each, known in zip(configs, numbers, strict=True):
+        for each, directory in zip(configs, directories, strict=True):
+            try:
+                checkpoint = _checkpoint_to_resume(directory, transitions, device)
+                one = _begin(each, info, directory, checkpoint)
+            except (OSError, ValueError, CheckpointError, FolderError) as error:
+                log.error("%s: %s", directory, error, extra={"run_dir": directory})
+                results[directory] = error
+            else:
+                stack.enter_context(one.wandb)
+                results[directory] = one
+                begun.append((each, one, checkpoint))
+        if not begun:
+            return list(results.values())
+        seeds = [each.seed for each, _, _ in begun]
+        numbers = [coefficients(each, info) for each, _, _ in begun]
+        for (each, one, _), known in zip(begun, numbers, strict=True):
             shown = ", ".join(
                 f"{name} {value:g}" for name, value in dataclasses.asdict(known).items() if value is not None
             )
-            log.info("seed %d: %s", each.seed, shown)
+            log.info("seed %d: %s", each.seed, shown, extra={"run_dir": one.directory})
         agent = Agent(structure(first, info), numbers, seeds, device)
         evaluator = Evaluator(
-            first.env.id, [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each in configs]
+            first.env.id, [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each, _, _ in begun]
         )
         stack.callback(evaluator.close)
         size, seconds = first.video.size, first.video.seconds
@@ -218,7 +343,7 @@ def train(configs: Sequence[TrainConfig], directories: Sequence[Path], *, progre
             normaliser=transitions.normaliser,
             evaluator=evaluator,
             recorder=Recorder(first.env.id, width=size, height=size, seconds=seconds) if can_draw else None,
-            runs=runs,
+            runs=[one for _, one, _ in begun],
             schedule=Schedule(
                 n_steps=first.n_steps,
                 n_steps_per_epoch=first.n_steps_per_epoch,
@@ -228,16 +353,31 @@ def train(configs: Sequence[TrainConfig], directories: Sequence[Path], *, progre
             ),
             provenance={"versions": versions(), "data_fingerprint": transitions.fingerprint},
             progress=progress,
+            label=label,
         )
-        if any(checkpoint is not None for checkpoint in checkpoints):
-            trainer.load(checkpoints)
-            log.info("going on from step %d", min(agent.n_steps_done))
+        trainer.load([checkpoint for _, _, checkpoint in begun])
         try:
             trainer.train()
         except Exception as error:
             trainer.abort(f"{type(error).__name__}: {error}")
             raise
-    return runs
+    return list(results.values())
+
+
+def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, checkpoint: Mapping[str, Any] | None) -> Run:
+    """Cut a run's files back to its checkpoint and open its W&B run."""
+    local = LocalLogger(directory)
+    local.rewind(0 if checkpoint is None else int(checkpoint["step"]))
+    logger = train_config.logger
+    return Run(
+        directory=directory,
+        config=config.to_dict(train_config),
+        local=local,
+        wandb=_open_wandb(train_config, info, directory),
+        checkpoints=CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints),
+        reference=reference_scores(train_config),
+        log_checkpoints=isinstance(logger, config.WandbLoggerConfig) and logger.log_checkpoints,
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -251,6 +391,68 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise config.ConfigError("device=cuda: torch sees no CUDA device here; use device=cpu or device=auto")
     return torch.device(name)
+
+
+def n_devices(train_config: TrainConfig) -> int:
+    """How many devices of one machine a sweep of this config can use: its GPUs, or the processor."""
+    return max(1, torch.cuda.device_count()) if choose_device(train_config.device).type == "cuda" else 1
+
+
+def fitting_stack_size(train_config: TrainConfig, workers: int = 1) -> tuple[int, str]:
+    """How many runs of a config a stack can hold in the memory that is free now.
+
+    Args:
+        train_config: of one of the runs.
+        workers: stacks that share the memory.
+
+    Returns:
+        The number, at least 1, and a line that says where it comes from.
+    """
+    info = env_info(train_config.env.id)
+    one = run_bytes(structure(train_config, info), train_config.batch_size)
+    device = choose_device(train_config.device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    size = int(_USABLE * free / workers / one)
+    mib = 2**20
+    why = f"a run takes about {one / mib:.0f} MiB of the {free / mib:.0f} MiB that are free on {device}"
+    return min(max(size, 1), _LARGEST_STACK), why + (f", shared by {workers} stacks" if workers > 1 else "")
+
+
+_USABLE = 0.6  # of the free memory; the data, libraries and other programs need some as well
+_LARGEST_STACK = 256  # each run is a level of nested jobs, and of open log files
+
+
+def run_bytes(shape: Structure, batch_size: int) -> int:
+    """About how much memory one run of a stack takes: its parameters, and what one update keeps for the gradient.
+
+    Calibrated against the peak of processes with stacks of 1 and 8 runs.
+    """
+    size = shape.observation_size + shape.action_size
+    width, depth = shape.mlp.width, shape.mlp.depth
+    n_parameters = (size + 2) * width + (depth - 1) * width * width  # of one network, nearly
+    n_groups = 3 if shape.next_actions else 2
+    n_rows = batch_size * (1 + n_groups * shape.num_sampled_actions)
+    # Twin critics: each hidden layer's output, kept for the gradient, and its gradient.
+    n_activations = 2 * n_rows * (2 * depth * width + 3 * size)
+    # Actor and twin critics with gradients and Adam's two moments, the target critics; environments and logs besides.
+    return 4 * (n_activations + 14 * n_parameters) + 8 * 2**20
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of its control group, as batch systems set it."""
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        pages = int(fields["MemAvailable"].split()[0]) * 1024
+    limits = [pages]
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        if Path(limit).exists() and Path(used).exists() and (text := Path(limit).read_text().strip()) != "max":
+            limits.append(int(text) - int(Path(used).read_text()))
+    return max(min(limits), 0)
 
 
 def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) -> data.Transitions:
@@ -494,48 +696,68 @@ def _open_wandb(train_config: TrainConfig, info: EnvInfo, directory: Path) -> Wa
     }
     match train_config.logger:
         case config.WandbLoggerConfig() as chosen:
+            group, name = (
+                f"{train_config.env.id}/{config.dataset_label(train_config.dataset)}",
+                human_name(train_config),
+            )
+            tags, sweep = list(chosen.tags), _sweep_name(directory)
+            if sweep is not None:
+                # W&B averages over the runs of a group: the point without its seed.
+                group = "/".join(filter(None, [sweep, points.human_point(points.without_seed(directory.name))]))
+                name, tags = points.human_point(directory.name), [*tags, sweep]
             return open_wandb(
                 directory,
                 config=plain,
                 project=chosen.project,
                 entity=chosen.entity,
-                group=chosen.group or f"{train_config.env.id}/{config.dataset_label(train_config.dataset)}",
+                group=chosen.group or group,
                 job_type=chosen.job_type,
-                tags=chosen.tags,
-                name=chosen.name or human_name(train_config),
+                tags=tags,
+                name=chosen.name or name,
                 mode=chosen.mode,
             )
         case _:
             return open_wandb(directory, config=plain, project="", mode="disabled")
 
 
-def _checkpoint_to_resume(directory: Path) -> dict[str, Any] | None:
+def _checkpoint_to_resume(
+    directory: Path, transitions: data.Transitions, device: torch.device
+) -> dict[str, Any] | None:
+    """What a run goes on from, None where it begins.
+
+    Raises:
+        FolderError: results without a checkpoint, or a checkpoint of other data or of another kind of device.
+        CheckpointError: none of the checkpoints can be read.
+    """
     folder = CheckpointFolder(directory / "checkpoints")
-    if folder.steps():
-        path, contents = folder.newest()
-        log.info("resuming from %s", path)
-        return contents
-    if (directory / METRICS_FILE).exists() or folder.best.exists():
-        raise FolderError(
-            f"{directory} holds results but no checkpoint to go on from; starting afresh would overwrite them. Choose "
-            "another hydra.run.dir, or move the folder away"
-        )
-    return None
-
-
-def _check_same_data(checkpoint: Mapping[str, Any], transitions: data.Transitions, directory: Path) -> None:
-    before = checkpoint["data_fingerprint"]
+    if not folder.steps():
+        if (directory / METRICS_FILE).exists() or folder.best.exists():
+            raise FolderError(
+                f"{directory} holds results but no checkpoint to go on from; starting afresh would overwrite them. "
+                "Choose another hydra.run.dir, or move the folder away"
+            )
+        return None
+    path, contents = folder.newest()
+    log.info("resuming from %s at step %d", path, contents["step"], extra={"run_dir": directory})
+    before = contents["data_fingerprint"]
     if before != transitions.fingerprint:
         raise FolderError(
             f"{directory}: its checkpoint was trained on data with the fingerprint {before}, the dataset now has "
             f"{transitions.fingerprint}: it has changed, and the run cannot go on as the same run"
         )
+    if len(contents["sampler"]) != len(torch.Generator(device).get_state()):
+        raise FolderError(
+            f"{directory}: its checkpoint holds the random numbers of another kind of device than {device.type}; go on "
+            "where it was trained, e.g. with device=cpu"
+        )
     now = versions()
-    changed = [
-        f"{name} {was} -> {now.get(name)}" for name, was in checkpoint["versions"].items() if now.get(name) != was
-    ]
+    changed = [f"{name} {was} -> {now.get(name)}" for name, was in contents["versions"].items() if now.get(name) != was]
     if changed:
-        log.warning("%s: resumed with other versions, so not bit for bit: %s", directory, ", ".join(changed))
+        log.warning(
+            "%s: resumed with other versions, so not bit for bit: %s", directory, ", ".join(changed),
+            extra={"run_dir": directory},
+        )  # fmt: skip
+    return contents
 
 
 def keep_freed_memory() -> None:

@@ -1,0 +1,1 @@
+"""Hydra finds launchers in the packages of this namespace; see ``launcher``."""

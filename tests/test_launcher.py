@@ -1,0 +1,386 @@
+"""Sweeps through the stacking launcher: folders, failures, taking up, interruption, delegation."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from children import start, train, wait
+from nested import assert_same
+from tiny import tiny_config, write_dataset
+
+from cql import experiment
+from cql.checkpoint import load
+from cql.loggers import read_metrics
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+
+GRID = ("algorithm.alpha_cql.value=1,5", "seed=0,1")
+POINTS = ["alpha_cql-1__seed-0", "alpha_cql-1__seed-1", "alpha_cql-5__seed-0", "alpha_cql-5__seed-1"]
+FILES = {
+    ".hydra", ".lock", "checkpoints", "episodes.csv", "key_curves.png", "metrics.jsonl", "summary.json", "timing.jsonl",
+    "train.log",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "pendulum.hdf5")
+
+
+@pytest.fixture(scope="module")
+def swept(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where a sweep of four runs, `outputs/sweeps/four`, is finished."""
+    folder = tmp_path_factory.mktemp("swept")
+    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
+    assert ended.code == 0, ended.text
+    (folder / "output.txt").rename(folder / "first_output.txt")
+    return folder
+
+
+def sweep_of(folder: Path) -> Path:
+    return folder / "outputs" / "sweeps" / "four"
+
+
+def runs_of(sweep: Path) -> list[str]:
+    return sorted(path.parents[1].name for path in sweep.glob("*/.hydra/config.yaml"))
+
+
+def status(run: Path) -> dict[str, object]:
+    return dict(json.loads((run / "summary.json").read_text()))
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """The same numbers to the last bit; the configs in the checkpoints may be those of different sweeps."""
+    for name in ("metrics.jsonl", "episodes.csv"):
+        assert (run / name).read_bytes() == (other / name).read_bytes(), (run, name)
+    names = sorted(path.name for path in (other / "checkpoints").iterdir())
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == names
+    for name in names:
+        one, two = load(run / "checkpoints" / name), load(other / "checkpoints" / name)
+        assert_same({**one, "config": None}, {**two, "config": None})
+
+
+def copy(swept: Path, tmp_path: Path) -> Path:
+    shutil.copytree(swept, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# One sweep ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_leaves_a_folder_a_run_and_its_own_files(swept: Path) -> None:
+    sweep = sweep_of(swept)
+    assert runs_of(sweep) == POINTS
+    assert json.loads((sweep / "stacks.json").read_text()) == [POINTS]
+    assert (sweep / "sweep_curves.png").exists()
+    assert "4 of 4 runs finished, 0 failed" in (sweep / "sweep.log").read_text()
+    for point in POINTS:
+        assert {path.name for path in (sweep / point).iterdir()} == FILES
+        assert {path.name for path in (sweep / point / ".hydra").iterdir()} == {
+            "config.yaml", "hydra.yaml", "overrides.yaml",
+        }  # fmt: skip
+        assert status(sweep / point)["status"] == "finished"
+        alpha_cql, seed = point.split("-")[1].split("_")[0], point[-1]
+        assert f"algorithm.alpha_cql.value={alpha_cql}" in (sweep / point / ".hydra/overrides.yaml").read_text()
+        assert experiment.resumed_config(sweep / point).seed == int(seed)
+
+
+def test_nothing_in_a_folder_tells_of_the_stack(swept: Path) -> None:
+    for point in POINTS:
+        written = (sweep_of(swept) / point / "train.log").read_text()
+        assert "step 60/60" in written
+        assert "transitions of InvertedPendulum-v5" in written
+        assert "stack" not in written
+        assert not [other for other in POINTS if other != point and other in written]
+        saved = load(sweep_of(swept) / point / "checkpoints" / "step_0000060.pt")
+        assert saved["agent"]["parameters"]["actor"].keys()
+        assert {tensor.dim() for tensor in saved["agent"]["parameters"]["critics"].values()} <= {2, 3}
+
+
+def test_the_console_has_one_line_an_epoch_for_the_stack(swept: Path) -> None:
+    lines = [
+        line for line in (swept / "first_output.txt").read_text().splitlines() if "step " in line and "/60" in line
+    ]
+    assert len(lines) == 6
+    assert all("stack 1/1" in line and "4 runs" in line for line in lines)
+
+
+def test_a_run_of_a_stack_is_the_run_that_it_would_be_alone(dataset: Path, swept: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    experiment.run(tiny_config(dataset, "algorithm.alpha_cql.value=5", "seed=1"), alone)
+    stacked = sweep_of(swept) / "alpha_cql-5__seed-1"
+    one, two = (load(path / "checkpoints" / "step_0000060.pt")["agent"] for path in (alone, stacked))
+    assert_same(one["parameters"], two["parameters"], rtol=1e-4, atol=1e-6)
+    rows = read_metrics(stacked)
+    assert [row.keys() for row in read_metrics(alone)] == [row.keys() for row in rows]
+    assert [path.name for path in sorted(alone.iterdir())] == [path.name for path in sorted(stacked.iterdir())]
+
+
+# Taking a sweep up ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_finished_is_counted_and_left_alone(dataset: Path, swept: Path, tmp_path: Path) -> None:
+    folder = copy(swept, tmp_path)
+    before = {path: path.read_bytes() for path in sweep_of(folder).glob("*__*/*") if path.is_file()}
+    ended = train(dataset, folder, "-m", "seed=1,0", "algorithm.alpha_cql.value=5,1", "sweep_name=four")
+    assert ended.code == 0, ended.text
+    assert "4 finished" in ended.text
+    changed = [path for path, content in before.items() if path.read_bytes() != content]
+    assert changed == []
+    assert runs_of(sweep_of(folder)) == POINTS
+
+
+def test_a_widened_grid_adds_points_and_finds_the_old_ones_under_their_names(
+    dataset: Path, swept: Path, tmp_path: Path
+) -> None:
+    folder = copy(swept, tmp_path)
+    sweep = sweep_of(folder)
+    untouched = {point: (sweep / point / "metrics.jsonl").stat().st_mtime_ns for point in POINTS}
+    ended = train(
+        dataset,
+        folder,
+        "-m",
+        "sweep_name=four",
+        "algorithm.alpha_cql.value=1,5.0,10",
+        "seed=0,1",
+        "algorithm.w_cql=1,2",
+    )
+    assert ended.code == 0, ended.text
+    assert "12 runs (4 finished, 8 new)" in ended.text
+    assert len(runs_of(sweep)) == 12
+    assert {point: (sweep / point / "metrics.jsonl").stat().st_mtime_ns for point in POINTS} == untouched
+    assert "alpha_cql-10__w_cql-2__seed-1" in runs_of(sweep)
+    # Its runs were in a stack before; the new ones are in one of their own.
+    first, second = json.loads((sweep / "stacks.json").read_text())
+    assert first == POINTS
+    assert len(second) == 8
+
+
+@pytest.mark.parametrize("grid", [GRID, ("algorithm.alpha_cql.value=7", "seed=8,9")])
+def test_another_config_under_an_old_name_is_refused(
+    dataset: Path, swept: Path, tmp_path: Path, grid: tuple[str, ...]
+) -> None:
+    folder = copy(swept, tmp_path)
+    before = {path: path.read_bytes() for path in sweep_of(folder).rglob("*") if path.is_file()}
+    ended = train(dataset, folder, "-m", "sweep_name=four", "algorithm.discount=0.9", *grid)
+    assert ended.code == 2
+    assert "algorithm.discount: 0.99 -> 0.9" in ended.text
+    assert "sweep_name" in ended.text
+    assert "Traceback" not in ended.text
+    after = {path: path.read_bytes() for path in sweep_of(folder).rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_runs_that_stand_at_different_steps_go_on_together(dataset: Path, swept: Path, tmp_path: Path) -> None:
+    folder = copy(swept, tmp_path)
+    sweep = sweep_of(folder)
+    for point, n_lost in zip(POINTS[:3], (1, 2, 3), strict=True):
+        checkpoints = sorted((sweep / point / "checkpoints").glob("step_*.pt"))
+        for path in checkpoints[-n_lost:]:
+            path.unlink()
+        (sweep / point / "summary.json").write_text(
+            json.dumps({**status(sweep / point), "status": "running", "step": 60 - 10 * n_lost})
+        )
+    shutil.rmtree(sweep / POINTS[2] / "checkpoints")
+    for name in ("metrics.jsonl", "episodes.csv", "timing.jsonl", "summary.json"):
+        (sweep / POINTS[2] / name).unlink()
+    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
+    assert ended.code == 0, ended.text
+    assert "4 of 4 runs finished" in ended.text
+    # The finished fourth is not trained again, so the others were in a smaller stack: equal but for rounding.
+    for point in POINTS:
+        one, two = (
+            load(each / point / "checkpoints" / "step_0000060.pt")["agent"] for each in (sweep, sweep_of(swept))
+        )
+        assert_same(one["parameters"], two["parameters"], rtol=1e-4, atol=1e-6)
+        assert [row["step"] for row in read_metrics(sweep / point)] == [10, 20, 30, 40, 50, 60]
+
+
+def test_ten_kills_and_every_parameter_is_that_of_the_undisturbed_sweep(
+    dataset: Path, swept: Path, tmp_path: Path
+) -> None:
+    moments = random.Random(seed := random.SystemRandom().randrange(2**32))
+    began = time.perf_counter()
+    assert train(dataset, tmp_path / "timed", "-m", "sweep_name=four", *GRID).code == 0
+    seconds = time.perf_counter() - began
+    n_killed, stood_at = 0, []
+    while n_killed < 10:
+        folder = tmp_path / f"killed_{len(stood_at)}"
+        # Until it ends: killed in between at any moment of its start, training and end.
+        for _ in range(3):
+            child = start(dataset, folder, "-m", "sweep_name=four", *GRID)
+            time.sleep(moments.uniform(0.3, 1.1) * seconds)
+            os.kill(child, signal.SIGKILL)
+            n_killed += wait(child, folder).code == -signal.SIGKILL
+            newest = [list((sweep_of(folder) / point / "checkpoints").glob("step_*.pt")) for point in POINTS]
+            stood_at.append(tuple(max((int(path.stem[5:]) for path in paths), default=0) for paths in newest))
+        ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
+        assert ended.code == 0, f"seed {seed}: {ended.text}"
+        for point in POINTS:
+            assert_same_run(sweep_of(folder) / point, sweep_of(swept) / point)
+    assert len(set(stood_at)) > 2, f"seed {seed}: {stood_at}"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_every_run_to_be_taken_up(dataset: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    overrides = ("-m", "sweep_name=four", *GRID, "n_steps=2000")
+    child = start(dataset, tmp_path, *overrides)
+    sweep = sweep_of(tmp_path)
+    deadline = time.monotonic() + 60
+    while not (sweep / POINTS[-1] / "metrics.jsonl").exists():
+        assert time.monotonic() < deadline, (tmp_path / "output.txt").read_text()
+        time.sleep(0.02)
+    os.kill(child, sent)
+    ended = wait(child, tmp_path)
+    assert ended.code == 128 + sent, ended.text
+    assert "sweep_name=four" in ended.text
+    states = [status(sweep / point) for point in POINTS]
+    assert [state["status"] for state in states] == ["interrupted"] * 4
+    (step,) = {state["step"] for state in states}
+    ended = train(dataset, tmp_path, *overrides)
+    assert ended.code == 0, ended.text
+    assert "4 interrupted" in ended.text
+    assert "resuming" in (sweep / POINTS[0] / "train.log").read_text()
+    assert [row["step"] for row in read_metrics(sweep / POINTS[0])] == list(range(10, 2001, 10))
+    assert int(str(step)) < 2000
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+
+def test_failures_are_those_of_their_runs_and_the_exit_code_counts_them(
+    dataset: Path, swept: Path, tmp_path: Path
+) -> None:
+    grid = ("algorithm.w_cql=1,1e38", "algorithm.alpha_cql.value=5", "seed=0,1")
+    sweep = sweep_of(tmp_path)
+    sweep.mkdir(parents=True)
+    # A folder that cannot be made, for any user: a file has its name.
+    (sweep / "w_cql-1__seed-1").write_text("in the way")
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", *grid)
+    assert ended.code == 3, ended.text
+    assert "1 of 4 runs finished, 3 failed" in ended.text
+    assert "Traceback" not in ended.text
+    assert status(sweep / "w_cql-1__seed-0")["status"] == "finished"
+    for seed in (0, 1):
+        failed = status(sweep / f"w_cql-1e+38__seed-{seed}")
+        assert failed["status"] == "failed"
+        assert "not finite" in str(failed["failure"])
+    # What was not disturbed is what it would have been.
+    one = load(sweep / "w_cql-1__seed-0" / "checkpoints" / "step_0000060.pt")["agent"]
+    two = load(sweep_of(swept) / "alpha_cql-5__seed-0" / "checkpoints" / "step_0000060.pt")["agent"]
+    assert_same(one["parameters"], two["parameters"], rtol=1e-4, atol=1e-6)
+
+    (sweep / "w_cql-1__seed-1").unlink()
+    before = (sweep / "w_cql-1e+38__seed-0" / "train.log").read_bytes()
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", *grid)
+    assert ended.code == 2, ended.text
+    assert "retry_failed=true" in ended.text
+    assert "2 of 4 runs finished, 2 failed" in ended.text
+    assert (sweep / "w_cql-1e+38__seed-0" / "train.log").read_bytes() == before
+
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", "retry_failed=true", *grid)
+    assert ended.code == 2, ended.text
+    assert (sweep / "w_cql-1e+38__seed-0" / "train.log").read_bytes() != before
+
+
+def test_a_dataset_that_is_missing_fails_its_runs_and_not_the_others(dataset: Path, tmp_path: Path) -> None:
+    ended = train(
+        dataset, tmp_path, "-m", "sweep_name=four", f"dataset.path={dataset},{tmp_path}/absent.hdf5", "seed=0,1"
+    )
+    assert ended.code == 2, ended.text
+    states = {path.parent.name: status(path.parent)["status"] for path in sweep_of(tmp_path).glob("*/summary.json")}
+    assert sorted(states.values()) == ["failed", "failed", "finished", "finished"]
+    assert all(("absent" in name) == (state == "failed") for name, state in states.items())
+
+
+# What may be stacked --------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_stacked_is_trained_in_other_stacks(dataset: Path, tmp_path: Path) -> None:
+    ended = train(
+        dataset, tmp_path, "-m", "sweep_name=four", "seed=0", "network.width=16,32", "algorithm.discount=0.9,0.99",
+        "algorithm.actor_learning_rate=1e-4,1e-3",
+    )  # fmt: skip
+    assert ended.code == 0, ended.text
+    stacks = json.loads((sweep_of(tmp_path) / "stacks.json").read_text())
+    assert [len(stack) for stack in stacks] == [4, 4]
+    assert all(len({"width-16" in name for name in stack}) == 1 for stack in stacks)
+    assert "8 of 8 runs finished" in ended.text
+
+
+def test_the_size_of_a_stack_can_be_bounded(dataset: Path, tmp_path: Path) -> None:
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", "hydra.launcher.stack_size=2", "seed=0,1,2")
+    assert ended.code == 0, ended.text
+    assert [len(stack) for stack in json.loads((sweep_of(tmp_path) / "stacks.json").read_text())] == [2, 1]
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", "hydra.launcher.stack_size=0", "seed=0,1,2")
+    assert ended.code == 2
+    assert "stack_size=0" in ended.text
+
+
+def test_the_default_size_is_what_fits_and_is_said(swept: Path) -> None:
+    assert "runs a stack: a run takes about" in (swept / "first_output.txt").read_text()
+
+
+def test_a_sweep_without_a_name_is_named_by_the_time(dataset: Path, tmp_path: Path) -> None:
+    ended = train(dataset, tmp_path, "-m", "seed=0,1", "n_steps=10")
+    assert ended.code == 0, ended.text
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert f"add sweep_name={sweep.name}" in ended.text
+    assert runs_of(sweep) == ["seed-0", "seed-1"]
+    assert train(dataset, tmp_path, "-m", "seed=0,1", "n_steps=10", f"sweep_name={sweep.name}").code == 0
+    assert [path.name for path in (tmp_path / "outputs" / "sweeps").iterdir()] == [sweep.name]
+
+
+# Other launchers ------------------------------------------------------------------------------------------------------
+
+
+def test_the_basic_launcher_takes_the_same_sweep_up(dataset: Path, swept: Path, tmp_path: Path) -> None:
+    folder = copy(swept, tmp_path)
+    shutil.rmtree(sweep_of(folder) / POINTS[3])
+    ended = train(dataset, folder, "-m", "sweep_name=four", "hydra/launcher=basic", *GRID)
+    assert ended.code == 0, ended.text
+    assert ended.text.count("finished already") == 3
+    assert status(sweep_of(folder) / POINTS[3])["status"] == "finished"
+    assert "step 60/60" in (sweep_of(folder) / POINTS[3] / "train.log").read_text()
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "stacked_joblib", "submitit_local", "stacked_submitit_local"])
+def test_other_launchers_leave_the_same_folders(dataset: Path, swept: Path, tmp_path: Path, launcher: str) -> None:
+    kind = launcher.removeprefix("stacked_")
+    pytest.importorskip(f"hydra_plugins.hydra_{'joblib' if kind == 'joblib' else 'submitit'}_launcher")
+    size = ["hydra.launcher.stack_size=2"] if launcher.startswith("stacked") else []
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", f"hydra/launcher={launcher}", *size, *GRID)
+    assert ended.code == 0, ended.text
+    sweep = sweep_of(tmp_path)
+    assert runs_of(sweep) == POINTS
+    for point in POINTS:
+        assert {path.name for path in (sweep / point).iterdir()} == FILES
+        assert "step 60/60" in (sweep / point / "train.log").read_text()
+        one, two = (
+            load(each / point / "checkpoints" / "step_0000060.pt")["agent"] for each in (sweep, sweep_of(swept))
+        )
+        assert_same(one["parameters"], two["parameters"], rtol=1e-4, atol=1e-6)
+    again = train(dataset, tmp_path, "-m", "sweep_name=four", f"hydra/launcher={launcher}", *size, *GRID)
+    assert again.code == 0, again.text
+
+
+def test_optuna_gets_the_score_of_each_run(dataset: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    ended = train(
+        dataset, tmp_path, "-m", "sweep_name=four", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.n_jobs=2", "hydra.sweeper.direction=maximize", "hydra.sweeper.sampler.seed=1",
+        "algorithm.alpha_cql.value=interval(1.0, 5.0)",
+    )  # fmt: skip
+    assert ended.code == 0, ended.text
+    returns = {status(sweep_of(tmp_path) / name)["eval_return_mean"] for name in runs_of(sweep_of(tmp_path))}
+    assert len(runs_of(sweep_of(tmp_path))) == 4
+    best = (sweep_of(tmp_path) / "optimization_results.yaml").read_text()
+    assert f"best_value: {max(returns)}" in best  # type: ignore[type-var]
