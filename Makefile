@@ -2,11 +2,14 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PEERS  ?= .venv-peers
+RAY    ?= .venv-ray
+NEXT   ?= .venv-hydra-next
 BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format test-fast test-slow test-peers benchmark wheel clean
+.PHONY: help install train test lint format test-fast test-slow test-slurm test-ray test-hydra-next test-peers benchmark \
+	wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1|/' | column -t -s '|'
@@ -38,6 +41,29 @@ test-fast: install  ## the fast tests alone
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m 'slow' $(ARGS)
 
+test-slurm: install  ## sweeps through a real SLURM, installed and started by the tests (as root on Debian)
+	$(BIN)/pytest -m 'slurm' $(ARGS)
+
+# Ray's launcher asks for an older cloudpickle than ours, so it has an environment of its own.
+$(RAY)/.installed: pyproject.toml constraints.txt
+	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+	grep -v '^cloudpickle==' constraints.txt > $(RAY)/constraints.txt
+	$(RAY)/bin/pip install --quiet --disable-pip-version-check -c $(RAY)/constraints.txt -e '.[dev,ray]'
+	touch $@
+
+test-ray: $(RAY)/.installed  ## sweeps through a local Ray (makes .venv-ray)
+	$(RAY)/bin/pytest -m 'ray' $(ARGS)
+
+# The versions that Hydra's next release asks for take the place of ours.
+$(NEXT)/.installed: pyproject.toml constraints.txt constraints-hydra-next.txt
+	test -x $(NEXT)/bin/python || $(PYTHON) -m venv $(NEXT)
+	awk -F== 'NR == FNR {newer[$$1]; print; next} !($$1 in newer)' constraints-hydra-next.txt constraints.txt > $(NEXT)/constraints.txt
+	$(NEXT)/bin/pip install --quiet --disable-pip-version-check -c $(NEXT)/constraints.txt -e '.[dev]'
+	touch $@
+
+test-hydra-next: $(NEXT)/.installed  ## config, scripts, launcher and sweeps on Hydra's next release (makes .venv-hydra-next)
+	$(NEXT)/bin/pytest $(wildcard tests/test_config*.py tests/test_scripts*.py tests/test_sweep*.py tests/test_launcher*.py) $(ARGS)
+
 # d3rlpy asks for an older gymnasium than ours, so it has an environment of its own.
 $(PEERS)/.installed: pyproject.toml constraints.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
@@ -55,4 +81,4 @@ wheel: install  ## build the source archive and the wheel into dist/
 	$(BIN)/python -m build
 
 clean:  ## remove .venv, build products and caches; outputs/ stays
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) $(RAY) $(NEXT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
