@@ -22,8 +22,9 @@ LEVELS = {
         "rendering",
         "statistics",
         "lock",
+        "points",
     },
-    1: {"agent", "evaluation", "report"},
+    1: {"agent", "evaluation", "report", "sweeps"},
     2: {"trainer", "collect"},
     3: {"experiment"},
 }
