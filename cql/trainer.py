@@ -13,7 +13,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -199,6 +199,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._epoch = EpochMetrics(self.agent.n_runs, self.agent.device)
+        self._first, self._began = 1, time.perf_counter()
 
     def load(self, checkpoints: Sequence[dict[str, Any] | None]) -> None:
         """Go on from one checkpoint a run, in the order of the stack; None leaves a run at its beginning."""
@@ -225,9 +226,10 @@ class Trainer:
             with self._own_failure(index):
                 self._write_summary(index, run)
         # From the first moment on there is something to resume from.
-        self._checkpoint(index for index, _ in self._alive() if done[index] == 0)
+        self._checkpoint([index for index, _ in self._alive() if done[index] == 0])
         self._finish_those_at_the_end()
-        first = 1 + min((done[index] for index, _ in self._alive()), default=last)
+        self._first = first = 1 + min((done[index] for index, _ in self._alive()), default=last)
+        self._began = time.perf_counter()
         with (
             _noted_signals() as signals,
             _logging_above_bar(),
@@ -241,9 +243,9 @@ class Trainer:
         ):
             began, count = time.perf_counter(), 0
             for step in range(first, last + 1):
-                bar.update()
                 active = self._standing_at(step - 1)
-                if any(active):
+                bar.update()
+                if any(active):  # where all that stood here have failed, the others stand further on
                     values = self.agent.update(*self.sampler.draw(self.data, active), active)
                     self._epoch.add(step, values, active, self.agent.mask(active))
                     count += 1
@@ -267,7 +269,7 @@ class Trainer:
         for index, run in self._alive():
             self._fail(index, run, reason)
 
-    def _alive(self, among: Iterable[int] | None = None) -> list[tuple[int, Run]]:
+    def _alive(self, among: Sequence[int] | None = None) -> list[tuple[int, Run]]:
         indices = range(len(self.runs)) if among is None else among
         return [(index, self.runs[index]) for index in indices if self.runs[index].status == "running"]
 
@@ -278,20 +280,20 @@ class Trainer:
 
     @contextlib.contextmanager
     def _own_failure(self, index: int) -> Iterator[None]:
-        """What goes wrong with a run's own files ends that run and no other."""
+        """What goes wrong with a run's own files, or is wrong in them, ends that run and no other."""
         try:
             yield
-        except (OSError, CheckpointError) as error:
+        except (OSError, ValueError, CheckpointError) as error:
             self._fail(index, self.runs[index], f"{type(error).__name__}: {error}")
 
     def _save(self) -> None:
         """A checkpoint of every run at the step where it stands, which may be in the middle of an epoch."""
-        self._stop_failures(index for index, _ in self._alive())
-        self._checkpoint(index for index, _ in self._alive())
+        self._stop_failures(range(len(self.runs)))
+        self._checkpoint(range(len(self.runs)))
 
     def _hand_on(self, number: int, handler: Callable[[int, FrameType | None], Any]) -> None:
         """Make the runs safe and call the handler that somebody else had installed for a signal."""
-        log.warning("%s: checkpoints first, then what it is for", signal.Signals(number).name)
+        log.warning("%s: writing checkpoints before passing it on", signal.Signals(number).name)
         self._save()
         waiting = self._alive()
         try:
@@ -393,10 +395,11 @@ class Trainer:
         if returns:
             shown += f"  return {np.mean(returns):.0f} ({min(returns):.0f} to {max(returns):.0f})"
         n_left = self.schedule.n_steps - step
-        shown += f"  about {_duration(n_left / rate)} left" if n_left and alive else ""
+        pace = (time.perf_counter() - self._began) / (step - self._first + 1)  # with evaluations and all
+        shown += f"  about {_duration(n_left * pace)} left" if n_left and alive else ""
         log.info("%s", shown, extra={"stack": True})
 
-    def _checkpoint(self, among: Iterable[int]) -> None:
+    def _checkpoint(self, among: Sequence[int]) -> None:
         for index, run in self._alive(among):
             with self._own_failure(index):
                 run.checkpoints.write(self.agent.n_steps_done[index], self._contents(index, run))
@@ -429,12 +432,16 @@ class Trainer:
         path.parent.mkdir(exist_ok=True)
         try:
             recording = self.recorder.record(self._policy(index), int(self.evaluator.seeds[index, 0]))
+        except RenderingError as error:
+            log.warning("no more videos: %s", error)
+            self.recorder = None
+            return
+        try:
             write_gif(path, recording.frames, recording.seconds_per_frame)
             if mp4:
                 write_mp4(path.with_suffix(".mp4"), recording.frames, 1.0 / recording.seconds_per_frame)
         except RenderingError as error:
-            log.warning("no more videos: %s", error)
-            self.recorder = None
+            log.warning("no video: %s", error, extra={"run_dir": run.directory})
             return
         run.wandb.log_video(step, path)
 
@@ -455,7 +462,7 @@ class Trainer:
                 run.wandb.log_file_artifact(path, f"checkpoint-{run.wandb.run_id}-{path.stem}", "checkpoint")
         self._end(index, run, "finished", exit_code=0)
 
-    def _stop_failures(self, among: Iterable[int]) -> None:
+    def _stop_failures(self, among: Sequence[int]) -> None:
         for index, run in self._alive(among):
             step = self._epoch.first_bad_step(index)
             parameter = self.agent.non_finite(index)
@@ -466,7 +473,9 @@ class Trainer:
                 self._fail(index, run, f"parameter {parameter} not finite at step {self.agent.n_steps_done[index]}")
 
     def _fail(self, index: int, run: Run, reason: str) -> None:
-        steps = run.checkpoints.steps()
+        steps = []
+        with contextlib.suppress(OSError):  # the folder may be what failed
+            steps = run.checkpoints.steps()
         kept = str(run.checkpoints.path(steps[-1])) if steps else "none"
         shown = ", ".join(f"{name} {value:.4g}" for name, value in run.last_metrics.items()) or "none"
         run.failure = f"{reason}; last metrics: {shown}; last good checkpoint: {kept}"
@@ -519,16 +528,15 @@ def _duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def _logging_above_bar() -> Iterator[None]:
-    """Log to the console without tearing the bar apart, and with the filters that the console's handlers have."""
+    """Log to the console without tearing the bar apart."""
     root = logging.getLogger()
     before = list(root.handlers)
     with logging_redirect_tqdm():
-        replaced = [handler for handler in before if handler not in root.handlers]
-        for substitute in [handler for handler in root.handlers if handler not in before]:
-            for handler in replaced:
-                substitute.setLevel(max(substitute.level, handler.level))
-                for each in handler.filters:
-                    substitute.addFilter(each)
+        # tqdm's handler stands in for those of the console; older releases of tqdm leave out their filters.
+        filters = [each for handler in before if handler not in root.handlers for each in handler.filters]
+        for stand_in in (handler for handler in root.handlers if handler not in before):
+            for each in filters:
+                stand_in.addFilter(each)
         yield
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import reference
 import torch
+from nested import assert_same
 
 from cql import networks
 from cql.agent import METRICS, Agent, Coefficients, Policy, Structure
@@ -451,22 +452,108 @@ def test_a_broken_run_changes_nothing_in_the_others(part):
         assert_equal(parameters(agents[0][0], r), parameters(broken, r))
 
 
+# Runs at different steps ----------------------------------------------------------------------------------------------
+
+# All that may differ between the runs of a stack does.
+DIFFERENT = [
+    replace(RUNS[0], bc_steps=4, actor_learning_rate=2e-3),
+    replace(RUNS[1], bc_steps=0, critic_learning_rate=1e-3, temp_learning_rate=3e-3),
+    replace(RUNS[2], bc_steps=7, alpha_learning_rate=5e-2, actor_learning_rate=2e-3),
+]
+
+
+def state_of(agent, sampler, run):
+    return {**agent.state(run), "sampler": sampler.state(run).clone()}
+
+
+def advance(agent, sampler, active):
+    return agent.update(*sampler.draw(transitions(), active), active)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_runs_end_the_same_whatever_the_order_in_which_they_step(activation):
+    n_steps, structure = 10, replace(STRUCTURE, target_update_period=3, mlp=Mlp(width=6, activation=activation))
+    together, together_sampler = make(structure, DIFFERENT, SEEDS)
+    expected = train(together, together_sampler, n_steps)
+    agent, sampler = make(structure, DIFFERENT, SEEDS)
+    order = torch.Generator().manual_seed(0)
+    while min(agent.n_steps_done) < n_steps:
+        done = agent.n_steps_done
+        behind = torch.tensor(done) < n_steps
+        active = ((torch.rand(3, generator=order) < 0.5) & behind).tolist()
+        if any(active):
+            metrics = advance(agent, sampler, active)
+            for run in range(3):
+                assert agent.n_steps_done[run] == done[run] + active[run]
+                if active[run]:
+                    assert torch.equal(metrics[:, run], expected[done[run], :, run])
+    for run in range(3):
+        assert_same(state_of(agent, sampler, run), state_of(together, together_sampler, run))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_run_that_is_not_active_keeps_every_bit(broken):
+    agent, sampler = make(STRUCTURE, DIFFERENT, SEEDS)
+    train(agent, sampler, 2)
+    if broken:  # its gradients and everything computed from it are NaN
+        with torch.no_grad():
+            agent.critics["0.weight"][1] = math.nan
+            agent.log_coefficients["alpha_cql"]["log_alpha_cql"][1] = 100.0  # beyond what an active one is clamped to
+    before = {name: tensor.view(torch.int32) for name, tensor in parameters(agent, 1).items()}
+    moments = agent.state(1)["optimisers"]
+    for active in ([True, False, True], [False, False, True]):
+        for _ in range(3):
+            advance(agent, sampler, active)
+    assert_equal(before, {name: tensor.view(torch.int32) for name, tensor in parameters(agent, 1).items()})
+    assert_same(agent.state(1)["optimisers"], moments)
+    assert agent.n_steps_done == [5, 2, 8]
+    for run in (0, 2):
+        assert agent.non_finite(run) is None
+
+
+def test_an_agent_goes_on_with_runs_at_different_steps_and_new_ones():
+    agent, sampler = make(STRUCTURE, DIFFERENT, SEEDS)
+    for active in ([True, False, False], [True, False, True], [True, False, True]):
+        advance(agent, sampler, active)
+    states = [agent.state(0), None, agent.state(2)]
+    other, other_sampler = make(STRUCTURE, DIFFERENT, SEEDS)
+    other.load_states(states)
+    assert other.n_steps_done == [3, 0, 2]
+    for run in (0, 2):
+        other_sampler.load_state(run, sampler.state(run))
+    assert torch.equal(train(agent, sampler, 4), train(other, other_sampler, 4))
+    for run in range(3):
+        assert_same(state_of(agent, sampler, run), state_of(other, other_sampler, run))
+    assert agent.n_steps_done == [7, 4, 6]
+
+
+def test_each_run_has_its_own_learning_rates():
+    rates = ["critic_learning_rate", "actor_learning_rate", "temp_learning_rate", "alpha_learning_rate"]
+    runs = [LEARNED_RUN, *(replace(LEARNED_RUN, **{rate: 2 * getattr(LEARNED_RUN, rate)}) for rate in rates)]
+    agent, sampler = make(STRUCTURE, runs, seeds=[3] * 5)
+    before = parameters(agent)
+    train(agent, sampler, 1)
+    parts = {"critics.": 1, "actor.": 2, "alpha_temp.": 3, "alpha_cql.": 4}
+    for name, tensor in parameters(agent).items():
+        step = (tensor - before[name]).double()
+        for part, run in parts.items():
+            if name.startswith(part):
+                # The first step of Adam is the learning rate times the sign of the gradient. Critics come first, and
+                # what they have become changes the actor's gradient, so only the size of a step tells.
+                factor = step[run].abs().max() / step[0].abs().max()
+                assert float(factor) == pytest.approx(2.0, rel=1e-2), name
+                others = [other for other in range(1, 5) if other != run]
+                for other in others:
+                    assert float(step[other].abs().max() / step[0].abs().max()) == pytest.approx(1.0, rel=1e-2), name
+
+
+@pytest.mark.parametrize(("name", "rate"), [("alpha_temp", "temp_learning_rate"), ("alpha_cql", "alpha_learning_rate")])
+def test_fixed_and_learned_coefficients_do_not_share_a_stack(name, rate):
+    with pytest.raises(ValueError, match=rf"{name} is learned in 2 of the 3 runs"):
+        make(STRUCTURE, [LEARNED_RUN, replace(LEARNED_RUN, **{rate: None}), LEARNED_RUN])
+
+
 # States ---------------------------------------------------------------------------------------------------------------
-
-
-def assert_same_states(ours, theirs):
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert_same_states(ours[key], theirs[key])
-    elif isinstance(ours, list):
-        for own, their in zip(ours, theirs, strict=True):
-            assert_same_states(own, their)
-    elif isinstance(ours, torch.Tensor):
-        assert ours.dtype == theirs.dtype
-        assert torch.equal(ours, theirs)
-    else:
-        assert ours == theirs
 
 
 @pytest.mark.parametrize("n_steps", [0, 5])
@@ -484,7 +571,7 @@ def test_a_loaded_agent_goes_on_bit_for_bit(n_steps):
     assert torch.equal(train(agent, sampler, 5), train(other, other_sampler, 5))
     assert_equal(parameters(agent), parameters(other))
     for r in range(3):
-        assert_same_states(agent.state(r), other.state(r))
+        assert_same(agent.state(r), other.state(r))
 
 
 def test_a_state_is_a_copy_that_does_not_tell_of_the_stack():
@@ -492,7 +579,7 @@ def test_a_state_is_a_copy_that_does_not_tell_of_the_stack():
     train(agent, sampler, 2)
     state, again = agent.state(1), agent.state(1)
     train(agent, sampler, 1)
-    assert_same_states(state, again)
+    assert_same(state, again)
     alone, alone_sampler = make(STRUCTURE, [RUNS[1]], [SEEDS[1]])
     train(alone, alone_sampler, 2)
 
@@ -511,7 +598,7 @@ def test_runs_regroup_into_another_stack():
     other, other_sampler = make(STRUCTURE, [RUNS[r] for r in order], [0, 0])
     other.load_states([states[r] for r in order])
     for position, r in enumerate(order):
-        assert_same_states(other.state(position), states[r])
+        assert_same(other.state(position), states[r])
         other_sampler.load_state(position, sampler.state(r))
     ours, theirs = train(agent, sampler, 5), train(other, other_sampler, 5)
     for position, r in enumerate(order):

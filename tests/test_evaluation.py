@@ -112,6 +112,42 @@ def test_a_run_in_a_stack_is_bitwise_the_run_alone():
         np.testing.assert_array_equal(results.lengths[run], expected.lengths[0])
 
 
+def test_runs_that_are_not_due_are_left_alone_and_change_nothing():
+    names = ["hopper/sac_025k", "hopper/sac_050k", "hopper/sac_075k"]
+    evaluator = Evaluator("Hopper-v5", [[1000, 1001], [2000, 2001], [1000, 1001]])
+    everyone = evaluator.evaluate(behaviour_policy(*names))
+    untouched, touched = evaluator._envs[2:4], []
+
+    class Watching(gymnasium.Wrapper):
+        def reset(self, **options):
+            touched.append("reset")
+            return self.env.reset(**options)
+
+        def step(self, action):
+            touched.append("step")
+            return self.env.step(action)
+
+    evaluator._envs[2:4] = [Watching(env) for env in untouched]
+    shapes = set()
+
+    def policy(observations):
+        shapes.add(observations.shape)
+        assert np.isfinite(observations).all()
+        actions = behaviour_policy(*names)(observations)
+        actions[1] = np.nan  # whatever is wrong with it
+        return actions
+
+    results = evaluator.evaluate(policy, [True, False, True])
+    evaluator.close()
+    assert shapes == {(3, 2, 11)}
+    assert touched == []
+    for run in (0, 2):
+        np.testing.assert_array_equal(results.returns[run], everyone.returns[run])
+        np.testing.assert_array_equal(results.lengths[run], everyone.lengths[run])
+    assert np.isnan(results.returns[1]).all()
+    assert results.lengths[1].tolist() == [0, 0]
+
+
 def test_an_ended_episode_is_left_alone():
     evaluator = Evaluator("InvertedPendulum-v5", [[0, 1], [2, 3]])
     steps = np.zeros(4, int)
