@@ -431,7 +431,7 @@ def _coloured(points: Sequence[_Point], keys: Sequence[str]) -> list[_Point]:
     from matplotlib import colormaps
 
     values = _values(points, keys[0])
-    ramp = colormaps["viridis"](np.linspace(0.0, 0.9, len(values)))
+    ramp = colormaps["viridis"](np.linspace(0.0, 0.9 if len(values) > 4 else 0.72, len(values)))
     others = _values(points, keys[1]) if len(keys) > 1 else []
     styles = _LINE_STYLES if len(others) <= len(_LINE_STYLES) else ("-",) * len(others)
     return [
@@ -590,14 +590,16 @@ def _draw_final_bars(axes: Axes, points: Sequence[_Point]) -> None:
     finals = [(point, final) for point in points if (final := _final(point)) is not None]
     finals.sort(key=lambda each: -each[1].mean)
     size = max(6.0, min(11.0, 200.0 / len(finals)))
+    below = all(final.mean < 0.0 for _, final in finals)
     for y, (point, final) in enumerate(finals):
         axes.barh(y, final.mean, height=0.7, color=point.colour, alpha=0.4, linewidth=0, zorder=2)
         for run, value in final.runs:
             _dot(axes, value, float(y), run, point.colour)
         # In the bar: names of any length would take the room of the panels.
         axes.text(
-            0.015, y, _shortened(point.label, 42), transform=axes.get_yaxis_transform(), va="center", fontsize=size,
-            color=_INK, zorder=6, path_effects=[withStroke(linewidth=2.0, foreground="white", alpha=0.6)],
+            0.985 if below else 0.015, y, _shortened(point.label, 42), transform=axes.get_yaxis_transform(),
+            ha="right" if below else "left", va="center", fontsize=size, color=_INK, zorder=6,
+            path_effects=[withStroke(linewidth=2.0, foreground="white", alpha=0.6)],
         )  # fmt: skip
     axes.set_yticks([])
     axes.set_ylim(max(len(finals), 4) - 0.4, -0.6)
