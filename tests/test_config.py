@@ -29,7 +29,8 @@ from cql.config import (
     WandbLoggerConfig,
 )
 
-EXPERIMENTS = ["quickstart", "smoke", "blueprint", "blueprint_lagrange", "corl_v2", "paper"]
+SWEEPS = ["alpha_cql_sweep", "tau_cql_sweep", "alpha_tau_sweep", "ablation"]
+EXPERIMENTS = ["quickstart", "smoke", "blueprint", "blueprint_lagrange", "corl_v2", "paper", *SWEEPS]
 NEEDED = {
     "corl_v2": ["dataset.path=a.hdf5"],
     "paper": ["dataset.path=a.hdf5"],
@@ -40,7 +41,11 @@ NEEDED = {
 COMBINATIONS = [
     [f"{group}={option}" for group, option in options if option is not None]
     for options in itertools.zip_longest(
-        *([(group, option) for option in config._options(group)] for group in config._GROUPS if group != "experiment"),
+        *(
+            [(group, option) for option in config._options(group)]
+            for group in config._GROUPS
+            if group not in ("arm", "experiment")
+        ),
         fillvalue=("", None),
     )
 ]
@@ -127,8 +132,9 @@ def test_every_key_of_every_file_is_in_the_schema_and_holds_a_plain_value():
         content.pop("defaults", None)
         content.pop("hydra", None)
         parts = path.relative_to(config.CONFIG_DIR).parent.parts
-        parts = [part for part in parts if part != "experiment"]
-        found |= set(leaves(content, "".join(f"{part}." for part in parts)))
+        if parts[:1] != ("hydra",):
+            parts = [part for part in parts if part not in ("arm", "experiment")]
+            found |= set(leaves(content, "".join(f"{part}." for part in parts)))
     known = set(config._keys())
     assert found - known == set()
     # And the other way round: no key of the schema is without a value somewhere; kinds are the schema's own.
