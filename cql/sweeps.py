@@ -19,9 +19,7 @@ from typing import Any, Literal
 
 from cql.lock import LOCK_FILE, held
 from cql.loggers import METRICS_FILE, SUMMARY_FILE, TIMING_FILE
-from cql.points import SEED, order, parse_point
-from cql.points import human_point as human_point
-from cql.points import without_seed as without_seed
+from cql.points import SEED, human_point, order, parse_point
 
 SWEEP_FILE = "sweep.json"
 STACKS_FILE = "stacks.json"
