@@ -892,21 +892,21 @@ def _sweep_log(*, _root_: DictConfig) -> str:
     if str(OmegaConf.select(_root_, "hydra.mode")) != "RunMode.MULTIRUN" or "env" not in _root_:
         return os.devnull
     folder = Path(_root_.hydra.sweep.dir)
-    constant = _constant_keys(_root_)
+    constant = [key for key, is_swept in _typed_keys(_root_).items() if not is_swept]
     # Hydra hands OmegaConf's cache on to the configs of the jobs, in other processes too.
     OmegaConf.get_cache(_root_)["cql.sweep"] = {"constant": constant}
     _claim_sweep(_root_, folder, constant)
     return str(folder / "sweep.log")
 
 
-def _constant_keys(root: DictConfig) -> list[str]:
+def _typed_keys(root: DictConfig) -> dict[str, bool]:
+    """The keys on the command line, and whether each is swept there; of one that is given twice the last counts."""
     parsed = OverridesParser.create().parse_overrides([str(text) for text in root.hydra.overrides.task])
-    return [str(each.get_key_element()) for each in parsed if not each.is_sweep_override()]
+    return {str(each.get_key_element()): each.is_sweep_override() for each in parsed}
 
 
 def _swept_keys(root: DictConfig, constant: Sequence[str]) -> list[str]:
-    parsed = OverridesParser.create().parse_overrides([str(text) for text in root.hydra.overrides.task])
-    typed = [str(each.get_key_element()) for each in parsed if each.is_sweep_override()]
+    typed = [key for key, is_swept in _typed_keys(root).items() if is_swept]
     held = [str(key) for key in OmegaConf.select(root, "hydra.sweeper.params") or ()]
     return sorted({key.lstrip("+").replace("/", ".") for key in (*typed, *held) if key not in constant})
 

@@ -1,6 +1,7 @@
 """From configs to objects and from objects to a trained run: the only room that sees everything."""
 
 import contextlib
+import copy
 import ctypes
 import dataclasses
 import json
@@ -101,8 +102,12 @@ def run_stack(
         todo: list[tuple[TrainConfig, Path]] = []
         for train_config, directory in zip(configs, directories, strict=True):
             try:
-                held.enter_context(lock.hold(directory))
-                if (known := _known_outcome(train_config, directory)) is not None:
+                known = _known_outcome(train_config, directory)
+                if known is None:
+                    held.enter_context(lock.hold(directory))
+                    # Once more: who held it may have ended the run meanwhile.
+                    known = _known_outcome(train_config, directory)
+                if known is not None:
                     outcomes[directory] = known
                 else:
                     todo.append((train_config, directory))
@@ -113,7 +118,8 @@ def run_stack(
             try:
                 results = train([each for each, _ in todo], [directory for _, directory in todo], label=label)
             except Exception as error:
-                log.error("%s%s: %s", f"{label}: " if label else "", type(error).__name__, error, exc_info=bool(label))
+                ours = type(error).__module__.startswith("cql.")
+                log.error("%s%s", f"{label}: " if label else "", f"{type(error).__name__}: {error}", exc_info=not ours)
                 results = [error] * len(todo)
             outcomes |= {
                 directory: _outcome(result, directory) for result, (_, directory) in zip(results, todo, strict=True)
@@ -203,13 +209,30 @@ def _run_logs(directories: Sequence[Path], *, quiet: bool) -> Iterator[None]:
         if quiet:
             for other in there:
                 other.addFilter(is_shown)
+                other.setFormatter(_NamesTheRun(other.formatter))
         yield
     finally:
         for other in there:
             other.removeFilter(is_shown)
+            if isinstance(other.formatter, _NamesTheRun):
+                other.setFormatter(other.formatter.inner)
         for handler in added:
             root.removeHandler(handler)
             handler.close()
+
+
+class _NamesTheRun(logging.Formatter):
+    """Puts the run's name before what one of several runs reports."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        self.inner = inner
+        super().__init__()
+
+    def format(self, record: logging.LogRecord) -> str:
+        if hasattr(record, "run_dir"):
+            record = copy.copy(record)
+            record.msg, record.args = f"{record.__dict__['run_dir'].name}: {record.getMessage()}", None
+        return (self.inner or logging.Formatter()).format(record)
 
 
 def shown_results(directory: Path) -> list[Path]:

@@ -7,10 +7,12 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 LOCK_FILE = ".lock"
+_PATIENCE = 0.2  # seconds; who only asks with `held` has the lock for a moment
 
 
 class FolderInUseError(RuntimeError):
@@ -30,11 +32,18 @@ def hold(directory: Path) -> Iterator[None]:
     path = directory / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = path.read_text(encoding="utf-8").strip() or "another process"
-            raise FolderInUseError(f"{directory} is being trained by {owner}; wait for it, or stop it first") from error
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    owner = path.read_text(encoding="utf-8").strip() or "another process"
+                    raise FolderInUseError(
+                        f"{directory} is being trained by {owner}; wait for it, or stop it first"
+                    ) from error
+                time.sleep(0.01)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield

@@ -43,7 +43,9 @@ def main() -> None:
     except Exception as error:
         if not type(error).__module__.startswith("cql."):
             raise
-        sys.exit(f"{type(error).__name__}: {error}")
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        # Of a sweep the number of its runs that failed; the numbers from 126 on have other meanings.
+        sys.exit(min(getattr(error, "n_failed", 1), 125))
 
 
 if __name__ == "__main__":

@@ -146,12 +146,14 @@ class StackedLauncher(Launcher):
         for num, overrides in enumerate(job_overrides, start=first):
             configs[num] = compose(self.hydra_context, self.config, list(overrides), num, str(num))
             directory = Path(str(configs[num].hydra.sweep.dir), str(configs[num].hydra.sweep.subdir))
-            checked[directory] = config.checked(configs[num])
-            jobs.append(Job(num, list(overrides), directory, config.stack_key(checked[directory])))
-            path = directory / config.RUN_CONFIG_FILE
-            if path.exists():
-                lines = config.differences(config.saved_config(path), config.to_dict(checked[directory]))
-                problems += [f"{directory.name}: {line}" for line in lines]
+            one = config.checked(configs[num])
+            path, plain = directory / config.RUN_CONFIG_FILE, config.to_dict(one)
+            # Two jobs may be the same point, written in two ways.
+            others = [config.to_dict(checked[directory])] if directory in checked else []
+            for other in [*others, *([config.saved_config(path)] if path.exists() else [])]:
+                problems += [f"{directory.name}: {line}" for line in config.differences(other, plain)]
+            checked.setdefault(directory, one)
+            jobs.append(Job(num, list(overrides), directory, config.stack_key(one)))
         if problems:
             raise ConfigError(
                 f"{self.config.hydra.sweep.dir} holds runs with another config and is left as it is; give another "
