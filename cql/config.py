@@ -673,7 +673,18 @@ def _article(word: str) -> str:
 
 
 def register() -> None:
-    """Stores the schemas and the resolvers that `configs/` uses; calling it again changes nothing."""
+    """Tells Hydra of all that `configs/` uses: schemas, resolvers, launcher. Calling it again changes nothing."""
+    _register_schemas_and_resolvers()
+    from hydra.core.plugins import Plugins
+
+    # First the instance: it scans for plugins, and in an editable install does not find ours.
+    plugins = Plugins.instance()
+    from hydra_plugins.cql_stacked.launcher import StackedLauncher
+
+    plugins.register(StackedLauncher)
+
+
+def _register_schemas_and_resolvers() -> None:
     # Hydra 1.4 wants to be told that a config may come a second time.
     again: dict[str, Any] = {} if _HYDRA_1_3 else {"replace": True}
     store = functools.partial(ConfigStore.instance().store, group="schema", **again)
@@ -690,23 +701,13 @@ def register() -> None:
     register_resolver("cql.job_name", _job_name, replace=True)
 
 
-def register_launcher() -> None:
-    """Tells Hydra of the stacking launcher, which its scan for plugins does not find in an editable install."""
-    from hydra.core.plugins import Plugins
-
-    plugins = Plugins.instance()
-    from hydra_plugins.cql_stacked.launcher import StackedLauncher
-
-    plugins.register(StackedLauncher)
-
-
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The config that `scripts/train.py` would get from these overrides, e.g. `["+experiment=smoke", "seed=1"]`.
 
     Raises:
         HydraException: Where it cannot be composed; `explain` says why.
     """
-    register_launcher()
+    register()
     with hydra.initialize_config_dir(str(CONFIG_DIR), **VERSION_BASE):
         return hydra.compose("train", overrides=list(overrides))
 
@@ -918,7 +919,7 @@ def _claim_sweep(root: DictConfig, folder: Path, constant: Sequence[str]) -> Non
         ConfigError: the folder's sweep was begun with another config.
     """
     path, swept = folder / SWEEP_FILE, _swept_keys(root, constant)
-    task = OmegaConf.masked_copy(root, [key for key in root if key != "hydra"])
+    task = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
     base = OmegaConf.to_container(task, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(base, dict)
     if path.exists():
@@ -1404,4 +1405,4 @@ def _unknown_group(group: str, text: str) -> str:
 
 
 # At import, so that a worker process that was handed a task, and did not run an entry point, has them too.
-register()
+_register_schemas_and_resolvers()

@@ -13,7 +13,7 @@ from cql import config
 # OpenMP's threads wait for each other in a busy loop by default. Where another process has one of the cores, that made
 # updates three times slower; after a thousand turns they now sleep. It must stand before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-config.register_launcher()
+config.register()
 
 
 @hydra.main(config_path=str(config.CONFIG_DIR), config_name="train", **config.VERSION_BASE)

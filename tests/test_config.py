@@ -548,7 +548,10 @@ def main(cfg):
     config.checked(cfg)
     heavy = {"torch", "wandb", "minari", "gymnasium", "mujoco", "h5py", "matplotlib"} & set(sys.modules)
     assert not heavy, heavy
-    logging.getLogger("entry").info("trained in %s", HydraConfig.get().runtime.output_dir)
+    folder = HydraConfig.get().runtime.output_dir
+    logging.getLogger("entry").info("trained in %s", folder)
+    with open(folder + "/trained.txt", "a") as file:
+        file.write(folder + "\\n")
 if __name__ == "__main__":
     with config.messages():
         main()
@@ -567,7 +570,7 @@ def start(tmp_path):
 
 
 def folders(tmp_path):
-    return sorted(path.parent for path in (tmp_path / "outputs").rglob("train.log"))
+    return sorted(path.parent for path in (tmp_path / "outputs").rglob("trained.txt"))
 
 
 def test_a_run_has_its_own_folder_and_resume_goes_back_to_it(start, tmp_path):
@@ -576,16 +579,15 @@ def test_a_run_has_its_own_folder_and_resume_goes_back_to_it(start, tmp_path):
     (folder,) = folders(tmp_path)
     assert folder.parent == tmp_path / "outputs" / "Hopper-v5" / "hopper_medium"
     assert folder.name.endswith("_seed3")
-    assert [path.name for path in folder.iterdir()] == ["train.log"]  # Hydra's own .hydra is off
+    # Neither Hydra's own .hydra nor a log of Hydra's: the run writes both itself.
+    assert [path.name for path in folder.iterdir()] == ["trained.txt"]
+    assert f"INFO trained in {folder}" in first.stdout
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "config.yaml").write_text("seed: 3\n")  # as a run does
     again = start(f"resume={folder.relative_to(tmp_path)}")
     assert again.returncode == 0, again.stderr
     assert folders(tmp_path) == [folder]
-    log = (folder / "train.log").read_text().splitlines()
-    assert len(log) == 2
-    assert log[0].endswith(f"INFO entry: trained in {folder}")
-    assert log[1].endswith(f"INFO entry: trained in {folder}")
+    assert (folder / "trained.txt").read_text().splitlines() == [str(folder), str(folder)]
 
 
 @pytest.mark.parametrize(
@@ -605,11 +607,11 @@ def test_a_wrong_config_ends_with_status_2_and_leaves_no_folder(start, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["entry.py"]
 
 
-def test_a_sweep_numbers_its_folders(start, tmp_path):
-    result = start("-m", "seed=0,1")
+def test_a_sweep_names_its_folders_by_their_points(start, tmp_path):
+    result = start("-m", "seed=0,1", "hydra/launcher=basic")
     assert result.returncode == 0, result.stderr
     found = folders(tmp_path)
-    assert [path.name for path in found] == ["000_seed0", "001_seed1"]
+    assert [path.name for path in found] == ["seed-0", "seed-1"]
     assert found[0].parent == found[1].parent
     assert found[0].parent.parent == tmp_path / "outputs" / "sweeps"
 
@@ -638,3 +640,85 @@ def test_the_run_folder_stays_the_same_each_time_it_is_asked_for(tmp_path, monke
     assert Path(first).is_dir()
     assert cfg.hydra.run.dir == first
     assert copy.deepcopy(cfg).hydra.run.dir == first
+
+
+# --- sweeps ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "seed-3"),
+        (["seed=3"], "seed-3"),
+        (["algorithm.alpha_cql.value=5"], "alpha_cql-5__seed-3"),
+        (["algorithm.alpha_cql.value=5.0"], "alpha_cql-5__seed-3"),
+        (["algorithm.alpha_cql.tau_cql=-2", "algorithm.alpha_cql.initial_value=0.5"],
+         "alpha_cql-0.5__tau_cql--2__seed-3"),
+        (["algorithm/penalty=cql_rho", "+arm=no_entropy"], "arm-no_entropy__penalty-cql_rho__seed-3"),
+        (["dataset.id=mujoco/hopper/medium-v0"], "id-mujoco-hopper-medium-v0__seed-3"),
+        (["dataset.path='/data/My set,1.hdf5'"], "path-data-My-set-1.hdf5__seed-3"),
+        (["algorithm.critic_learning_rate=3e-05", "video.enabled=false"],
+         "critic_learning_rate-3e-05__enabled-false__seed-3"),
+        (["algorithm.alpha_temp.target_entropy=null"], "target_entropy-null__seed-3"),
+    ],
+)  # fmt: skip
+def test_a_point_has_one_safe_name_whatever_the_order_of_the_grid(overrides, name):
+    assert config.point_name(overrides, 3) == name
+    assert config.point_name(overrides[::-1], 3) == name
+
+
+def test_a_very_long_name_is_cut_and_stays_the_points_own():
+    names = {config.point_name([f"logger.name={'x' * 200}{end}"], 0) for end in "ab"}
+    assert len(names) == 2
+    assert all(len(name) < 200 and name.endswith("__seed-0") for name in names)
+
+
+STACKABLE = [
+    ["seed=1"], ["algorithm.w_cql=2"], ["algorithm.discount=0.9"], ["algorithm.tau_target=0.1"],
+    ["algorithm.bc_steps=5"], ["algorithm.critic_learning_rate=1e-4"], ["algorithm.actor_learning_rate=1e-5"],
+    ["algorithm.alpha_cql.value=1"], ["algorithm.alpha_temp.initial_value=2"],
+    ["algorithm.alpha_temp.target_entropy=-1"], ["algorithm.alpha_temp.temp_learning_rate=1e-4"], ["logger.group=x"],
+    ["logger=local"], ["sweep_name=x"], ["retry_failed=true"],
+]  # fmt: skip
+NOT_STACKABLE = [
+    ["network.width=32"], ["batch_size=64"], ["n_steps=100000"], ["n_steps_per_epoch=100"], ["algorithm.backup=soft"],
+    ["algorithm/alpha_cql=learned"], ["algorithm/alpha_temp=fixed"], ["algorithm/penalty=cql_rho"],
+    ["algorithm.penalty.temperature=2"], ["algorithm.num_sampled_actions=4"], ["dataset=embedded_hopper_medium"],
+    ["dataset.normalise_observations=true"], ["env.n_eval_episodes=3"], ["device=cpu"], ["n_threads=1"],
+    ["algorithm.target_update_period=2"], ["n_epochs_per_eval=2"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", STACKABLE)
+def test_runs_that_differ_in_a_number_of_theirs_may_be_stacked(overrides):
+    assert config.stack_key(load(*overrides)) == config.stack_key(load())
+
+
+@pytest.mark.parametrize("overrides", NOT_STACKABLE)
+def test_runs_that_differ_in_what_a_stack_shares_may_not(overrides):
+    assert config.stack_key(load(*overrides)) != config.stack_key(load())
+
+
+def test_a_learned_multiplier_may_differ_in_its_start_its_threshold_and_its_rate():
+    learned = "algorithm/alpha_cql=learned"
+    numbers = (("initial_value", 2), ("tau_cql", -1), ("alpha_learning_rate", 1e-3))
+    keys = {config.stack_key(load(learned, f"algorithm.alpha_cql.{key}={value}")) for key, value in numbers}
+    assert keys == {config.stack_key(load(learned))}
+
+
+def test_what_does_not_make_another_run_is_no_difference():
+    one, other = config.to_dict(load()), config.to_dict(load("logger=local", "n_threads=2", "retry_failed=true"))
+    assert config.differing_keys(one, other)
+    assert config.differences(one, other) == []
+    assert config.differences(one, config.to_dict(load("seed=1"))) == ["seed: 0 -> 1"]
+
+
+def test_a_sweeps_name_is_that_of_a_folder():
+    with pytest.raises(ConfigError, match=r"sweep_name=a/b.*sweep_name=a-b"):
+        load("sweep_name=a/b")
+
+
+def test_configs_from_before_a_key_with_a_default_are_read():
+    plain = config.to_dict(load())
+    del plain["sweep_name"], plain["retry_failed"]
+    assert config.from_dict(plain) == load()

@@ -59,7 +59,7 @@ def load(*overrides):
 @functools.cache
 def preset(name):
     """Hydra's own part of the config: mode and sweeper."""
-    config.register_launcher()
+    config.register()
     with hydra.initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
         return hydra.compose("train", overrides=[f"+experiment={name}"], return_hydra_config=True).hydra
 

@@ -142,7 +142,10 @@ class StackedLauncher(Launcher):
         from cql import config
         from cql.config import ConfigError
 
-        jobs, configs, checked, problems = [], {}, {}, []
+        jobs: list[Job] = []
+        configs: dict[int, DictConfig] = {}
+        checked: dict[Path, Any] = {}
+        problems: list[str] = []
         for num, overrides in enumerate(job_overrides, start=first):
             configs[num] = compose(self.hydra_context, self.config, list(overrides), num, str(num))
             directory = Path(str(configs[num].hydra.sweep.dir), str(configs[num].hydra.sweep.subdir))
