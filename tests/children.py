@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,7 @@ def start(dataset: Path, cwd: Path, *overrides: str) -> int:
     arguments = ["train.py", *options, "dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, *others]
 
     def task() -> None:
+        warnings.simplefilter("default")  # of other people's packages; pytest has made them errors
         os.chdir(cwd)
         sys.argv = arguments
         entry_point().main()

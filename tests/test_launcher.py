@@ -7,16 +7,18 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from children import start, train, wait
+from children import ROOT, start, train, wait
 from nested import assert_same
-from tiny import tiny_config, write_dataset
+from tiny import OVERRIDES, tiny_config, write_dataset
+from wandb_reader import offline_runs
 
-from cql import experiment
+from cql import experiment, points
 from cql.checkpoint import load
 from cql.loggers import read_metrics
 
@@ -353,7 +355,16 @@ def test_the_basic_launcher_takes_the_same_sweep_up(dataset: Path, swept: Path, 
     assert "step 60/60" in (sweep_of(folder) / POINTS[3] / "train.log").read_text()
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "stacked_joblib", "submitit_local", "stacked_submitit_local"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "stacked_joblib",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("joblib", "submitit_local", "stacked_submitit_local")
+        ),
+    ],
+)
 def test_other_launchers_leave_the_same_folders(dataset: Path, swept: Path, tmp_path: Path, launcher: str) -> None:
     kind = launcher.removeprefix("stacked_")
     pytest.importorskip(f"hydra_plugins.hydra_{'joblib' if kind == 'joblib' else 'submitit'}_launcher")
@@ -385,3 +396,41 @@ def test_optuna_gets_the_score_of_each_run(dataset: Path, tmp_path: Path) -> Non
     assert len(runs_of(sweep_of(tmp_path))) == 4
     best = (sweep_of(tmp_path) / "optimization_results.yaml").read_text()
     assert f"best_value: {max(returns)}" in best  # type: ignore[type-var]
+
+
+# Weights & Biases -----------------------------------------------------------------------------------------------------
+
+
+def test_twelve_runs_of_one_process_are_twelve_runs_in_wandb(dataset: Path, tmp_path: Path) -> None:
+    # Not forked: a test that opened W&B before would hand its service down.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    places = dict.fromkeys(("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"), str(tmp_path))
+    ended = subprocess.run(
+        [
+            sys.executable, str(ROOT / "scripts" / "train.py"), "-m", "dataset=d4rl", f"dataset.path={dataset}",
+            *OVERRIDES, "sweep_name=four", "n_steps=20", "algorithm/alpha_cql=learned", "logger=wandb_offline",
+            "logger.tags=[tiny]", "algorithm.alpha_cql.tau_cql=-1,2",
+            "algorithm.w_cql=1,1e38", "seed=0,1,2",
+        ],
+        cwd=tmp_path, env={**inherited, **places}, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 6, ended.stderr
+    sweep = sweep_of(tmp_path)
+    recorded = {name: offline_runs(sweep / name) for name in runs_of(sweep)}
+    assert len(recorded) == 12
+    assert {len(runs) for runs in recorded.values()} == {1}
+    runs = {name: only for name, (only,) in recorded.items()}
+    assert len({run.id for run in runs.values()}) == 12
+    assert len({run.group for run in runs.values()}) == 4
+    for name, run in runs.items():
+        failed = "w_cql-1e+38" in name
+        assert run.exit_code == int(failed)
+        assert run.summary["status"] == ("failed" if failed else "finished")
+        assert run.tags == ["tiny", "four"]
+        assert run.name == points.human_point(name)
+        assert run.group == f"four/{points.human_point(points.without_seed(name))}"
+        assert run.config["seed"] == int(name[-1])
+        assert f"tau_cql-{run.config['algorithm']['alpha_cql']['tau_cql']:g}__" in name
+        rows = [(row["step"], row["cql_gap"]) for row in read_metrics(sweep / name)] if not failed else []
+        assert run.rows("step", "cql_gap") == rows
+        assert len(rows) == (0 if failed else 2)
