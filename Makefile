@@ -44,20 +44,22 @@ test-slow: install  ## the tests that take minutes
 test-slurm: install  ## sweeps through a real SLURM, installed and started by the tests (as root on Debian)
 	$(BIN)/pytest -m 'slurm' $(ARGS)
 
+# $(call constraints,FILE): those of constraints.txt, but FILE's where it has the package too.
+constraints = awk -F== 'NR == FNR {own[$$1]; print; next} !($$1 in own)' $(1) constraints.txt
+
 # Ray's launcher asks for an older cloudpickle than ours, so it has an environment of its own.
-$(RAY)/.installed: pyproject.toml constraints.txt
+$(RAY)/.installed: pyproject.toml constraints.txt constraints-ray.txt
 	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
-	grep -v '^cloudpickle==' constraints.txt > $(RAY)/constraints.txt
+	$(call constraints,constraints-ray.txt) > $(RAY)/constraints.txt
 	$(RAY)/bin/pip install --quiet --disable-pip-version-check -c $(RAY)/constraints.txt -e '.[dev,ray]'
 	touch $@
 
 test-ray: $(RAY)/.installed  ## sweeps through a local Ray (makes .venv-ray)
 	$(RAY)/bin/pytest -m 'ray' $(ARGS)
 
-# The versions that Hydra's next release asks for take the place of ours.
 $(NEXT)/.installed: pyproject.toml constraints.txt constraints-hydra-next.txt
 	test -x $(NEXT)/bin/python || $(PYTHON) -m venv $(NEXT)
-	awk -F== 'NR == FNR {newer[$$1]; print; next} !($$1 in newer)' constraints-hydra-next.txt constraints.txt > $(NEXT)/constraints.txt
+	$(call constraints,constraints-hydra-next.txt) > $(NEXT)/constraints.txt
 	$(NEXT)/bin/pip install --quiet --disable-pip-version-check -c $(NEXT)/constraints.txt -e '.[dev]'
 	touch $@
 

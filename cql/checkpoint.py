@@ -124,7 +124,7 @@ class CheckpointFolder:
             try:
                 return self.path(step), load(self.path(step))
             except CheckpointError as error:
-                log.warning("%s; trying the one before it", error)
+                log.warning("%s; trying the one before it", error, extra={"run_dir": self.directory.parent})
                 reasons.append(str(error))
         raise CheckpointError("; ".join(reasons) or f"{self.directory}: holds no checkpoint")
 

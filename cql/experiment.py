@@ -109,6 +109,8 @@ def run_stack(
                     known = _known_outcome(train_config, directory)
                 if known is not None:
                     outcomes[directory] = known
+                    if not label and not isinstance(known, Exception):
+                        log.info("%s: finished already, nothing to do", directory)
                 else:
                     todo.append((train_config, directory))
             except (lock.FolderInUseError, OSError, ValueError) as error:
@@ -142,7 +144,6 @@ def _known_outcome(train_config: TrainConfig, directory: Path) -> float | Except
     """The outcome of a run that is not to be trained (again), None for one that is."""
     summary = read_summary(directory)
     if summary.get("status") == "finished":
-        log.info("%s: finished already, nothing to do", directory)
         return score(summary)
     if summary.get("status") == "failed" and _sweep_name(directory) is not None and not train_config.retry_failed:
         return RunFailed(

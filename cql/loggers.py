@@ -422,7 +422,7 @@ class WandbLogger:
             if not self._broken:
                 _log.warning(
                     "W&B could not %s and is switched off for this run (%s: %s); the files in %s are complete",
-                    what, type(error).__name__, error, self._run_dir,
+                    what, type(error).__name__, error, self._run_dir, extra={"run_dir": self._run_dir},
                 )  # fmt: skip
             self._broken = True
 
@@ -513,14 +513,16 @@ def open_wandb(
             break
         except Exception as error:  # noqa: BLE001  a tracker that cannot start may not stop a training run
             then = "it goes on offline" if attempt == "online" else "nothing is sent to it; the local files are written"
-            _log.warning("W&B did not start %s (%s: %s): %s", attempt, type(error).__name__, error, then)
+            name = type(error).__name__
+            _log.warning("W&B did not start %s (%s: %s): %s", attempt, name, error, then, extra={"run_dir": run_dir})
             reason = "the server was not reached"
     if run is None:
         return WandbLogger(None, run_dir, progress)
     if run.offline:
-        _log.info("W&B is offline (%s); to upload the run: wandb sync %s", reason, Path(run.dir).parent)
+        command = f"wandb sync {Path(run.dir).parent}"
+        _log.info("W&B is offline (%s); to upload the run: %s", reason, command, extra={"run_dir": run_dir})
     else:
-        _log.info("W&B run: %s", run.url)
+        _log.info("W&B run: %s", run.url, extra={"run_dir": run_dir})
 
     # The server may have more rows than the folder knows of; W&B drops a row whose number lies behind its own.
     progress = progress._replace(rows=max(progress.rows, run.starting_step))

@@ -434,3 +434,6 @@ def test_twelve_runs_of_one_process_are_twelve_runs_in_wandb(dataset: Path, tmp_
         rows = [(row["step"], row["cql_gap"]) for row in read_metrics(sweep / name)] if not failed else []
         assert run.rows("step", "cql_gap") == rows
         assert len(rows) == (0 if failed else 2)
+        written = (sweep / name / "train.log").read_text()
+        assert f"wandb sync {sweep / name}" in written
+        assert not [other for other in runs if other != name and other in written]

@@ -402,6 +402,8 @@ def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
     for result in failures:
         result._return_value.n_failed = len(failures)
     log.info("sweep %s: %d of %d runs finished, %d failed", sweep, len(done) - len(failures), len(done), len(failures))
+    if any(sweep.glob("*/wandb/offline-run-*")):
+        log.info("to upload what W&B has offline: wandb sync %s/*/wandb/offline-run-*", sweep)
     try:
         log.info("figure: %s", report.sweep_curves(sweep))
     except Exception as error:  # noqa: BLE001  the figure can be drawn again, the night's runs cannot
