@@ -712,6 +712,23 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         return hydra.compose("train", overrides=list(overrides))
 
 
+def with_preset_mode(arguments: Sequence[str]) -> list[str]:
+    """These command-line arguments, with `hydra.mode=MULTIRUN` beside the experiment whose file says so.
+
+    Hydra 1.4 looks for the mode in `train.yaml` and among the arguments alone, and refuses one that it meets later. An
+    experiment in a folder of the user's own (`--config-dir`) needs `-m` there.
+    """
+    found: list[str] = []
+    for text in arguments:
+        path = CONFIG_DIR / "experiment" / f"{text.removeprefix('+experiment=')}.yaml"
+        if text.startswith("+experiment=") and path.is_file():
+            mode = OmegaConf.select(OmegaConf.load(path), "hydra.mode")
+            if mode is not None and not any(other.startswith("hydra.mode=") for other in arguments):
+                found.append(f"hydra.mode={mode}")  # here, since argparse wants all overrides in one place
+        found.append(text)
+    return found
+
+
 def dataset_label(dataset: Dataset) -> str:
     """A short name that is safe in paths: `halfcheetah_medium`, `mujoco-hopper-medium-v0`, a D4RL file's stem."""
     match dataset:
@@ -893,7 +910,9 @@ def _sweep_log(*, _root_: DictConfig) -> str:
     if str(OmegaConf.select(_root_, "hydra.mode")) != "RunMode.MULTIRUN" or "env" not in _root_:
         return os.devnull
     folder = Path(_root_.hydra.sweep.dir)
-    constant = [key for key, is_swept in _typed_keys(_root_).items() if not is_swept]
+    # A preset's own keys vary, also where the command line leaves one of their values: its points keep their names.
+    held = OmegaConf.select(_root_, "hydra.sweeper.params") or {}
+    constant = [key for key, is_swept in _typed_keys(_root_).items() if not is_swept and key not in held]
     # Hydra hands OmegaConf's cache on to the configs of the jobs, in other processes too.
     OmegaConf.get_cache(_root_)["cql.sweep"] = {"constant": constant}
     _claim_sweep(_root_, folder, constant)
@@ -926,17 +945,20 @@ def _claim_sweep(root: DictConfig, folder: Path, constant: Sequence[str]) -> Non
         before = json.loads(path.read_text(encoding="utf-8"))
         # A part of a grid may be swept in one start and fixed in another: its runs tell for themselves.
         free = {*swept, *before["swept"]}
+        # An option that is one of several here or there has changed the base in keys that its name does not tell.
+        chosen = {key.lstrip("+") for key in _typed_keys(root)} & set(_GROUPS)
         lines = [
             line
             for line in differences(before["base"], {str(key): value for key, value in base.items()})
             if not any(f"{line.partition(':')[0]}.".startswith(f"{key}.") for key in free)
+            and not any(group.replace("/", ".") in free for group in chosen)
         ]
         if lines:
             raise ConfigError(
                 f"sweep_name={folder.name}: {folder} holds a sweep with another config and is left as it is; give "
                 "another sweep_name, or take back:\n  " + "\n  ".join(lines)
             )
-        base, swept = before["base"], sorted(free)
+        base, swept = before["base"], sorted({*swept, *before["swept"]})
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps({"base": base, "swept": swept}, indent=1) + "\n", encoding="utf-8")
@@ -1329,8 +1351,9 @@ def _unknown_key(key: str, kinds: Mapping[str, str], value: str | None = None) -
         return f"{key}: {leaf} is what a kind is, not an option: choose {choices}"
     group = next((name for name in _GROUPS if name.replace("/", ".") == key or name.rpartition("/")[2] == key), None)
     if group is not None and (group == "experiment" or value in _options(group)):
-        plus = "+" if group == "experiment" else ""
-        return f"{key} is a group: choose its option with a slash, {plus}{group}={value or 'NAME'}"
+        if group in ("experiment", "arm"):
+            return f"{key} is a group that is added with a plus: +{group}={value or 'NAME'}"
+        return f"{key} is a group: choose its option with a slash, {group}={value or 'NAME'}"
     aliases = [name for name in _ALIASES.get(leaf, ()) if name != key]
     candidates = [name for name in known if not name.endswith(".kind")]
     siblings = {name.rpartition(".")[2]: name for name in candidates if name.rpartition(".")[0] == parent}
