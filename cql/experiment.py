@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,9 @@ def run_stack(
     """
     outcomes: dict[Path, float | Exception] = {}
     with contextlib.ExitStack() as held:
-        todo: list[tuple[TrainConfig, Path]] = []
+        # Those to be trained, and those that failed: these keep their places, so that the products have the shape, and
+        # the neighbours the rounding, that they had before.
+        members: list[tuple[TrainConfig, Path]] = []
         for train_config, directory in zip(configs, directories, strict=True):
             try:
                 known = _known_outcome(train_config, directory)
@@ -111,21 +113,26 @@ def run_stack(
                     outcomes[directory] = known
                     if not label and not isinstance(known, Exception):
                         log.info("%s: finished already, nothing to do", directory)
-                else:
-                    todo.append((train_config, directory))
+                if known is None or isinstance(known, Exception):
+                    members.append((train_config, directory))
             except (lock.FolderInUseError, OSError, ValueError) as error:
                 outcomes[directory] = error
+        todo = [directory for _, directory in members if directory not in outcomes]
         if todo:
-            held.enter_context(_run_logs([directory for _, directory in todo], quiet=bool(label)))
+            held.enter_context(_run_logs(todo, quiet=bool(label)))
             try:
-                results = train([each for each, _ in todo], [directory for _, directory in todo], label=label)
+                results = train(
+                    [each for each, _ in members],
+                    [directory for _, directory in members],
+                    failed={directory for _, directory in members if directory in outcomes},
+                    label=label,
+                )
             except Exception as error:
                 ours = type(error).__module__.startswith("cql.")
                 log.error("%s%s", f"{label}: " if label else "", f"{type(error).__name__}: {error}", exc_info=not ours)
-                results = [error] * len(todo)
-            outcomes |= {
-                directory: _outcome(result, directory) for result, (_, directory) in zip(results, todo, strict=True)
-            }
+                results = [error] * len(members)
+            ended = {directory: result for result, (_, directory) in zip(results, members, strict=True)}
+            outcomes |= {directory: _outcome(ended[directory], directory) for directory in todo}
             stopped = [result for result in results if isinstance(result, Run) and result.status == "interrupted"]
             if stopped:
                 step = min(int(read_summary(each.directory)["step"]) for each in stopped)
@@ -161,7 +168,8 @@ def _outcome(result: Run | Exception, directory: Path) -> float | Exception:
             else RunFailed(f"{directory}: {result.failure or result.status}")
         )
     summary = read_summary(directory)
-    if not isinstance(result, FolderError) and summary.get("status") != "failed":
+    # An interrupted run has said what it had to: the exception is how the batch system ended its job.
+    if not isinstance(result, FolderError) and summary.get("status") not in ("failed", "interrupted"):
         summary = {"step": 0, **summary, "status": "failed", "failure": f"{type(result).__name__}: {result}"}
         with contextlib.suppress(OSError):
             LocalLogger(directory).write_summary(summary)
@@ -307,13 +315,19 @@ def read_summary(directory: Path) -> dict[str, Any]:
 
 
 def train(
-    configs: Sequence[TrainConfig], directories: Sequence[Path], *, label: str = "", progress: bool | None = None
+    configs: Sequence[TrainConfig],
+    directories: Sequence[Path],
+    *,
+    failed: Collection[Path] = (),
+    label: str = "",
+    progress: bool | None = None,
 ) -> list[Run | Exception]:
     """Train runs that may be stacked together in one process, each in its own claimed folder.
 
     Args:
         configs: with equal :func:`cql.config.stack_key`.
         directories: one a run.
+        failed: directories of runs that only keep their places in the stack; nothing of theirs is touched.
         label: names the stack in the log.
         progress: show a bar; None shows it on a terminal only.
 
@@ -336,8 +350,8 @@ def train(
     with contextlib.ExitStack() as stack:
         for each, directory in zip(configs, directories, strict=True):
             try:
-                checkpoint = _checkpoint_to_resume(directory, transitions, device)
-                one = _begin(each, info, directory, checkpoint)
+                checkpoint = None if directory in failed else _checkpoint_to_resume(directory, transitions, device)
+                one = _begin(each, info, directory, checkpoint, is_failed=directory in failed)
             except (OSError, ValueError, CheckpointError, FolderError) as error:
                 log.error("%s: %s", directory, error, extra={"run_dir": directory})
                 results[directory] = error
@@ -350,6 +364,8 @@ def train(
         seeds = [each.seed for each, _, _ in begun]
         numbers = [coefficients(each, info) for each, _, _ in begun]
         for (each, one, _), known in zip(begun, numbers, strict=True):
+            if one.directory in failed:
+                continue
             shown = ", ".join(
                 f"{name} {value:g}" for name, value in dataclasses.asdict(known).items() if value is not None
             )
@@ -388,19 +404,22 @@ def train(
     return list(results.values())
 
 
-def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, checkpoint: Mapping[str, Any] | None) -> Run:
-    """Cut a run's files back to its checkpoint and open its W&B run."""
-    local = LocalLogger(directory)
-    local.rewind(0 if checkpoint is None else int(checkpoint["step"]))
-    logger = train_config.logger
+def _begin(
+    train_config: TrainConfig, info: EnvInfo, directory: Path, checkpoint: Mapping[str, Any] | None, *, is_failed: bool
+) -> Run:
+    """Cut a run's files back to its checkpoint and open its W&B run, unless it only keeps its place."""
+    local, logger = LocalLogger(directory), train_config.logger
+    if not is_failed:
+        local.rewind(0 if checkpoint is None else int(checkpoint["step"]))
     return Run(
         directory=directory,
         config=config.to_dict(train_config),
         local=local,
-        wandb=_open_wandb(train_config, info, directory),
+        wandb=_open_wandb(train_config, info, directory, disabled=is_failed),
         checkpoints=CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints),
         reference=reference_scores(train_config),
         log_checkpoints=isinstance(logger, config.WandbLoggerConfig) and logger.log_checkpoints,
+        status="failed" if is_failed else "running",
     )
 
 
@@ -711,7 +730,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def _open_wandb(train_config: TrainConfig, info: EnvInfo, directory: Path) -> WandbLogger:
+def _open_wandb(train_config: TrainConfig, info: EnvInfo, directory: Path, *, disabled: bool) -> WandbLogger:
     plain = {
         **config.to_dict(train_config),
         "coefficients": dataclasses.asdict(coefficients(train_config, info)),  # with the derived ones filled in
@@ -719,7 +738,7 @@ def _open_wandb(train_config: TrainConfig, info: EnvInfo, directory: Path) -> Wa
         "run_dir": str(directory),
     }
     match train_config.logger:
-        case config.WandbLoggerConfig() as chosen:
+        case config.WandbLoggerConfig() as chosen if not disabled:
             group, name = (
                 f"{train_config.env.id}/{config.dataset_label(train_config.dataset)}",
                 human_name(train_config),

@@ -304,6 +304,26 @@ def test_a_dataset_that_is_missing_fails_its_runs_and_not_the_others(dataset: Pa
     assert all(("absent" in name) == (state == "failed") for name, state in states.items())
 
 
+def test_a_failed_run_keeps_its_place_so_that_the_others_go_on_bit_for_bit(dataset: Path, tmp_path: Path) -> None:
+    overrides = ("-m", "sweep_name=four", "algorithm.w_cql=1,1e38", "seed=0,1", "n_steps=300")
+    folder, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    assert train(dataset, undisturbed, *overrides).code == 2
+    child = start(dataset, folder, *overrides)
+    run = sweep_of(folder) / "w_cql-1__seed-1"
+    deadline = time.monotonic() + 60
+    while not (run / "checkpoints" / "step_0000100.pt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    assert wait(child, folder).code == -signal.SIGKILL
+    failed = sweep_of(folder) / "w_cql-1e+38__seed-1"
+    before = {path: path.read_bytes() for path in failed.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert train(dataset, folder, *overrides).code == 2
+    for seed in (0, 1):
+        assert_same_run(*(sweep_of(each) / f"w_cql-1__seed-{seed}" for each in (folder, undisturbed)))
+    assert {path: path.read_bytes() for path in before} == before
+
+
 # What may be stacked --------------------------------------------------------------------------------------------------
 
 

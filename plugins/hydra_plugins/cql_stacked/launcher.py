@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -193,7 +194,8 @@ class StackedLauncher(Launcher):
         try:
             results = [_returned(result) for result in inner.launch(overrides, first)]
         except Exception as error:  # noqa: BLE001  joblib, submitit and Ray each have their own for a worker that died
-            log.error("the %s launcher: %s: %s", type(inner).__name__, type(error).__name__, error)
+            log.error("%s lost a worker: %s: %s", type(inner).__name__, type(error).__name__, error)
+            _wait_for_others(stacks)
             results = [error] * len(stacks)
         return _by_folder(stacks, results)
 
@@ -388,10 +390,30 @@ def _by_folder(stacks: list[list[Job]], results: Sequence[Any]) -> dict[Path, Jo
                     overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=score
                 )
             else:
-                where = f"at step {summary['step']}" if "step" in summary else "before it began"
-                reason = RunFailed(f"{job.directory}: its worker ended {where} ({type(result).__name__}: {result})")
+                where = f"stands at step {summary['step']}" if "step" in summary else "has not begun"
+                reason = RunFailed(f"{job.directory} {where}; its worker is lost ({type(result).__name__}: {result})")
                 done[job.directory] = _failed(reason, job.overrides)
     return done
+
+
+def _wait_for_others(stacks: list[list[Job]]) -> None:
+    """Wait for the stacks that train on: launchers give up at the first job that they lose, their workers do not."""
+    from cql import experiment
+    from cql.lock import held
+
+    directories = [job.directory for stack in stacks for job in stack]
+    last_seen = time.monotonic()
+    while time.monotonic() - last_seen < _GRACE:
+        if any(held(directory) for directory in directories):
+            if time.monotonic() - last_seen > 1:
+                log.info("waiting for the stacks that train on; Ctrl-C leaves them to it")
+            last_seen = time.monotonic()
+        if all(experiment.read_summary(directory).get("status") in ("finished", "failed") for directory in directories):
+            return
+        time.sleep(0.5)
+
+
+_GRACE = 30.0  # seconds without a sign of life, longer than a worker takes to start
 
 
 def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
