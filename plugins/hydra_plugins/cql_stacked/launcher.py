@@ -24,11 +24,10 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 STACKS_FILE = "stacks.json"
 
@@ -180,8 +179,9 @@ class StackedLauncher(Launcher):
     def _delegate(self, stacks: list[list[Job]], first: int) -> dict[Path, JobReturn]:
         """Hand each stack to the inner launcher, as one of its jobs."""
         edited = self.config.copy()
-        with read_write(edited), open_dict(edited):
-            edited.hydra.launcher = self.inner
+        with read_write(edited.hydra), open_dict(edited.hydra):
+            # Without its interpolations, which mean the place where it now stands.
+            edited.hydra.launcher = OmegaConf.to_container(self.config.hydra.launcher.inner, resolve=True)
         task = StackTask(self.hydra_context, self.config, stacks, first)
         inner = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=task, config=edited
@@ -208,9 +208,7 @@ class StackedLauncher(Launcher):
             devices.put(device)
         task = StackTask(self.hydra_context, self.config, stacks, 0)
         results: list[Any] = []
-        with ProcessPoolExecutor(
-            n_devices, mp_context=context, initializer=_take_device, initargs=(devices, Singleton.get_state())
-        ) as pool:
+        with ProcessPoolExecutor(n_devices, mp_context=context, initializer=_take_device, initargs=(devices,)) as pool:
             futures = [pool.submit(task.train, index, str(index)) for index in range(len(stacks))]
             for future in futures:
                 try:
@@ -432,9 +430,16 @@ def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
         log.warning("no figure of the sweep: %s: %s", type(error).__name__, error)
 
 
-def _take_device(devices: Any, state: Any) -> None:
-    """Begin a worker process: one GPU is all that it sees, and Hydra is as in the process that started it."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
-    Singleton.set_state(state)
+def _take_device(devices: Any) -> None:
+    """Begin a worker process: one GPU is all that it sees, and Hydra knows what it knew where the sweep began."""
+    device = os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
+    from cql import config
+
+    config.register()
     setup_globals()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s %(levelname)s (on GPU {device}) %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stdout,
+    )
