@@ -72,8 +72,8 @@ def fork(task: Callable[[], object], output: Path | None = None) -> int:
         os._exit(code)
 
 
-def start(dataset: Path, cwd: Path, *overrides: str) -> int:
-    """Begin `scripts/train.py` with the tiny dataset and sizes; the process id."""
+def start(dataset: Path, cwd: Path, *overrides: str, before: Callable[[], object] = lambda: None) -> int:
+    """Begin `scripts/train.py` with the tiny dataset and sizes, after something else; the process id."""
     # Options first: Python's argparse takes no overrides on both sides of one.
     options = [text for text in overrides if text.startswith("-")]
     others = [text for text in overrides if text not in options]
@@ -83,6 +83,7 @@ def start(dataset: Path, cwd: Path, *overrides: str) -> int:
         warnings.simplefilter("default")  # of other people's packages; pytest has made them errors
         os.chdir(cwd)
         sys.argv = arguments
+        before()
         entry_point().main()
 
     cwd.mkdir(parents=True, exist_ok=True)

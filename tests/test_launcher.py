@@ -404,6 +404,35 @@ def test_other_launchers_leave_the_same_folders(dataset: Path, swept: Path, tmp_
     assert again.code == 0, again.text
 
 
+def test_stacks_are_spread_over_the_gpus_of_a_machine(dataset: Path, swept: Path, tmp_path: Path) -> None:
+    def two_gpus() -> None:
+        experiment.n_devices = lambda _: 2  # type: ignore[assignment]
+        os.environ["CUDA_VISIBLE_DEVICES"] = "3,5"
+
+    # Without GPUs the processes, their devices and their results can be tested; the training is on the processor.
+    child = start(dataset, tmp_path, "-m", "sweep_name=four", "algorithm.w_cql=1,1e38", *GRID, before=two_gpus)
+    ended = wait(child, tmp_path)
+    sweep = sweep_of(tmp_path)
+    stacks = json.loads((sweep / "stacks.json").read_text())
+    assert [len(stack) for stack in stacks] == [4, 4], ended.text
+    owners = [{(sweep / name / ".lock").read_text() for name in stack} for stack in stacks]
+    assert [len(each) for each in owners] == [1, 1]
+    assert owners[0] != owners[1]
+    assert {f"on GPU {device}" in ended.text for device in (3, 5)} == {True}
+    failed = [name for name in runs_of(sweep) if status(sweep / name)["status"] == "failed"]
+    assert ended.code == len(failed) == 2
+    assert all("alpha_cql-5__w_cql-1e+38" in name for name in failed)
+    for alpha_cql in (1, 5):
+        one, two = (
+            load(path / "checkpoints" / "step_0000060.pt")["agent"]
+            for path in (
+                sweep / f"alpha_cql-{alpha_cql}__w_cql-1__seed-1",
+                sweep_of(swept) / f"alpha_cql-{alpha_cql}__seed-1",
+            )
+        )
+        assert_same(one["parameters"], two["parameters"], rtol=1e-4, atol=1e-6)
+
+
 def test_optuna_gets_the_score_of_each_run(dataset: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     ended = train(
