@@ -119,7 +119,6 @@ def test_a_stack_whose_time_is_up_is_queued_again_and_goes_on(
     assert_same_table(sweep, in_one_process)
 
 
-@pytest.mark.xfail(reason="a job whose time is up for good leaves its runs as failed", strict=True)
 def test_a_killed_run_and_one_whose_time_is_up_for_good_go_on_when_the_sweep_is_taken_up(
     cluster: dict[str, str], dataset: Path, plain: Sweep, tmp_path: Path
 ) -> None:
