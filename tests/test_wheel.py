@@ -31,6 +31,9 @@ def test_the_wheel_holds_configs_scripts_and_policies(wheel: Path) -> None:
     configs = {f"cql/configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert configs <= names
     assert {"cql/scripts/train.py", "cql/py.typed", "cql/behaviour/halfcheetah/sac_125k.npz"} <= names
+    # Beside the launchers of other packages, so without an __init__.py of its own.
+    assert "hydra_plugins/cql_stacked/launcher.py" in names
+    assert "hydra_plugins/__init__.py" not in names
     assert not [name for name in names if name.startswith("tests/")]
 
 
@@ -53,6 +56,28 @@ def test_it_trains_where_there_is_no_repository(wheel: Path, tmp_path: Path) -> 
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "summary.json").exists()
+    swept = subprocess.run(
+        [
+            binaries / "cql-train",
+            "-m",
+            "dataset=d4rl",
+            f"dataset.path={dataset}",
+            *OVERRIDES,
+            "sweep_name=two",
+            "seed=0,1",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert swept.returncode == 0, swept.stderr
+    assert "stack 1/1: step 60/60  2 runs" in swept.stdout
+    table = subprocess.run(
+        [binaries / "cql-sweep-status", "two"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert table.returncode == 0, table.stderr
+    assert "2 runs: 2 finished" in table.stdout
     where = subprocess.run(
         [binaries / "python", "-c", "import cql; print(cql.__file__)"], cwd=tmp_path, capture_output=True, text=True,
         check=True,
