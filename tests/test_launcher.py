@@ -206,30 +206,44 @@ def test_runs_that_stand_at_different_steps_go_on_together(dataset: Path, swept:
         assert [row["step"] for row in read_metrics(sweep / point)] == [10, 20, 30, 40, 50, 60]
 
 
-def test_ten_kills_and_every_parameter_is_that_of_the_undisturbed_sweep(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_and_taken_up_every_parameter_is_that_of_the_undisturbed_sweep(
+    dataset: Path, tmp_path: Path, n_kills: int
+) -> None:
     moments = random.Random(seed := random.SystemRandom().randrange(2**32))
-    overrides = ("-m", "sweep_name=four", *GRID, "n_steps=300")
-    undisturbed = tmp_path / "undisturbed"
-    began = time.perf_counter()
+    overrides = ("-m", "sweep_name=four", *GRID, "n_steps=600")
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
     assert train(dataset, undisturbed, *overrides).code == 0
-    seconds = time.perf_counter() - began
-    folder, n_killed, steps = tmp_path / "killed_0", 0, set()
-    while n_killed < 10:
+    run = sweep_of(undisturbed) / POINTS[0]
+    rows = (run / "timing.jsonl").read_text().splitlines()
+    training = sum(json.loads(row)["seconds"] for row in rows) * 2  # evaluations take about as long
+    n_killed, stood_at = 0, set()
+    while n_killed < n_kills:
         child = start(dataset, folder, *overrides)
-        time.sleep(moments.uniform(0.1, 0.8) * seconds)
+        before = newest_steps(folder)
+        # A third of them anywhere from the start on, the others while it trains.
+        began = time.monotonic()
+        while n_killed % 3 and newest_steps(folder) == before and time.monotonic() - began < 30:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.0, 0.4) * training if n_killed % 3 else moments.uniform(0.0, 2.0))
         os.kill(child, signal.SIGKILL)
         ended = wait(child, folder)
         n_killed += ended.code == -signal.SIGKILL
-        written = [path for point in POINTS for path in (sweep_of(folder) / point / "checkpoints").glob("step_*.pt")]
-        steps |= {int(path.stem[5:]) for path in written}
-        if n_killed % 4 == 3 or n_killed == 10 or ended.code == 0:
-            # Now to the end; the next kills have a new sweep.
+        stood_at.add(newest_steps(folder))
+        if newest_steps(folder) == (600,) * 4 or n_killed == n_kills:
+            # To the end; the next kills have a new sweep.
             ended = train(dataset, folder, *overrides)
             assert ended.code == 0, f"seed {seed}: {ended.text}"
             for point in POINTS:
                 assert_same_run(sweep_of(folder) / point, sweep_of(undisturbed) / point)
-            folder = tmp_path / f"killed_{n_killed}_{ended.code}_{len(steps)}"
-    assert len(steps - {0, 300}) > 2, f"seed {seed}: no kill hit the training: {steps}"
+            folder = tmp_path / f"killed_{n_killed}"
+    assert len(stood_at) > n_kills // 3, f"seed {seed}: {stood_at}"
+
+
+def newest_steps(folder: Path) -> tuple[int, ...]:
+    """The step of each run's newest checkpoint, -1 where there is none."""
+    written = [(sweep_of(folder) / point / "checkpoints").glob("step_*.pt") for point in POINTS]
+    return tuple(max((int(path.stem[5:]) for path in paths), default=-1) for paths in written)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
