@@ -796,6 +796,9 @@ def _run_dir(*, _root_: DictConfig) -> str:
     folder = _resumed(_root_)
     if folder is not None:
         return str(folder)
+    for key, unset in (("sweep_name", None), ("retry_failed", False)):
+        if _root_.get(key, unset) != unset and OmegaConf.select(_root_, "hydra.mode") is not None:
+            raise ConfigError(f"{key}={_root_[key]} has no effect on a single run: add -m for a sweep, or drop it")
     # Hydra makes the folder before the task starts: checking here leaves none behind for a config that is wrong.
     config = checked(_root_)
     parent = Path("outputs", _path_safe(config.env.id), dataset_label(config.dataset))

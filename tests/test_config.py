@@ -595,6 +595,8 @@ def test_a_run_has_its_own_folder_and_resume_goes_back_to_it(start, tmp_path):
     [
         (["algorithm.actor_learning_rate=-1"], "algorithm.actor_learning_rate=-1.0"),
         (["resume=nowhere"], "resume=nowhere: there is no such folder"),
+        (["sweep_name=first"], "sweep_name=first has no effect on a single run: add -m"),
+        (["retry_failed=true"], "retry_failed=True has no effect on a single run: add -m"),
         (["resume=."], "resume=.: it holds no .hydra/config.yaml, so this is not the folder of a run"),
     ],
 )
