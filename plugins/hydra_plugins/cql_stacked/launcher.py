@@ -29,8 +29,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-STACKS_FILE = "stacks.json"
-
 log = logging.getLogger(__name__)
 
 
@@ -333,6 +331,8 @@ def _planned(sweep: Path, keys: Mapping[str, str], sizes: Mapping[str, int]) -> 
     Returns:
         Names of the runs of each stack.
     """
+    from cql.sweeps import STACKS_FILE
+
     path = sweep / STACKS_FILE
     recorded: list[list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     waiting = dict(sorted(keys.items()))
