@@ -6,6 +6,8 @@ RAY    ?= .venv-ray
 NEXT   ?= .venv-hydra-next
 BIN    := $(VENV)/bin
 ARGS   ?=
+# Tests are single-threaded; so many processes run them side by side, each file in one of them.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test lint format test-fast test-slow test-slurm test-ray test-hydra-next test-peers benchmark \
@@ -36,7 +38,7 @@ format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 test-fast: install  ## the fast tests alone
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m 'slow' $(ARGS)
