@@ -712,20 +712,23 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         return hydra.compose("train", overrides=list(overrides))
 
 
-def with_preset_mode(arguments: Sequence[str]) -> list[str]:
-    """These command-line arguments, with `hydra.mode=MULTIRUN` beside the experiment whose file says so.
+def arranged(arguments: Sequence[str]) -> list[str]:
+    """Command-line arguments as Hydra wants them: `-m` first, and the mode of the experiment's file beside it.
 
-    Hydra 1.4 looks for the mode in `train.yaml` and among the arguments alone, and refuses one that it meets later. An
-    experiment in a folder of the user's own (`--config-dir`) needs `-m` there.
+    Hydra's parser takes no overrides on both sides of `-m`. Hydra 1.4 looks for `hydra.mode` in `train.yaml` and among
+    the arguments alone, and refuses one that it meets later; an experiment in a folder of the user's own
+    (`--config-dir`) needs `-m` there.
     """
-    found: list[str] = []
+    flags = [text for text in arguments if text in ("-m", "--multirun")]
+    found: list[str] = flags[:1]
     for text in arguments:
         path = CONFIG_DIR / "experiment" / f"{text.removeprefix('+experiment=')}.yaml"
         if text.startswith("+experiment=") and path.is_file():
             mode = OmegaConf.select(OmegaConf.load(path), "hydra.mode")
             if mode is not None and not any(other.startswith("hydra.mode=") for other in arguments):
-                found.append(f"hydra.mode={mode}")  # here, since argparse wants all overrides in one place
-        found.append(text)
+                found.append(f"hydra.mode={mode}")  # here, since all overrides are to stand in one place
+        if text not in flags:
+            found.append(text)
     return found
 
 
@@ -818,6 +821,12 @@ _OPERATIONAL = ("resume", "sweep_name", "retry_failed", "n_threads", "logger")
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """:func:`differing_keys` of two plain configs, without the keys that do not make another run."""
     return differing_keys(*({key: value for key, value in c.items() if key not in _OPERATIONAL} for c in (old, new)))
+
+
+def run_key(config: TrainConfig) -> str:
+    """What makes a run: equal for configs without :func:`differences`."""
+    plain = {key: value for key, value in to_dict(config).items() if key not in _OPERATIONAL}
+    return json.dumps(plain, sort_keys=True)
 
 
 def stack_key(config: TrainConfig) -> str:
@@ -941,10 +950,14 @@ def _claim_sweep(root: DictConfig, folder: Path, constant: Sequence[str]) -> Non
         ConfigError: the folder's sweep was begun with another config.
     """
     path, swept = folder / SWEEP_FILE, _swept_keys(root, constant)
+    for key in ("sweep_name", "retry_failed", "resume"):
+        if key in swept:
+            raise ConfigError(f"{key} is one for the whole sweep: give it one value")
     task = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
     base = OmegaConf.to_container(task, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(base, dict)
-    if path.exists():
+    # A start that was refused has left no run to disagree with.
+    if path.exists() and any(folder.glob(f"*/{RUN_CONFIG_FILE}")):
         before = json.loads(path.read_text(encoding="utf-8"))
         # A part of a grid may be swept in one start and fixed in another: its runs tell for themselves.
         free = {*swept, *before["swept"]}
@@ -1401,9 +1414,21 @@ def _wrong_type(key: str, value: Any) -> str:
     return f"{key}={shown}: it must be {words[annotation]}{null}{hint}"
 
 
+# Options of Hydra's groups that other packages bring, and our extras that install these.
+_EXTRAS = {
+    "joblib": "joblib",
+    "submitit_local": "slurm",
+    "submitit_slurm": "slurm",
+    "ray": "ray",
+    "optuna": "optuna",
+}
+
+
 def _missing_option(file: str, options: list[str], text: str) -> str:
     """What to say of an option that its group does not have."""
     group = next((name for name in sorted(_GROUPS, key=len, reverse=True) if file.startswith(f"{name}/")), None)
+    if file.startswith("hydra/") and (extra := _EXTRAS.get(file.rpartition("/")[2].removesuffix(".yaml"))) is not None:
+        return f"{Path(file).parent}={Path(file).stem} is not installed: pip install -e '.[{extra}]'"
     if group is None:
         folder, _, option = file.rpartition("/")
         listed = f"; there are {', '.join(sorted(options))}" if options else ""

@@ -138,11 +138,11 @@ def run_stack(
                 step = min(int(read_summary(each.directory)["step"]) for each in stopped)
                 sweep = _sweep_name(stopped[0].directory)
                 again = (
-                    f"scripts/train.py resume={stopped[0].directory}"
+                    f"go on with: python scripts/train.py resume={stopped[0].directory}"
                     if sweep is None
-                    else f"the sweep's own command and sweep_name={sweep}"
+                    else f"to go on, give the sweep's command again, with sweep_name={sweep}"
                 )
-                log.warning("stopped at step %d; go on with: python %s", step, again)
+                log.warning("stopped at step %d; %s", step, again)
                 sys.exit(stopped[0].exit_code)
     return [outcomes[directory] for directory in directories]
 
@@ -274,7 +274,8 @@ def resumed_config(directory: Path, overrides: Sequence[str] = ()) -> TrainConfi
             f"resume={directory}: {directory / 'checkpoints'} holds no checkpoint. If the run was stopped before its "
             f"first one, start it again in the same folder with its own overrides and hydra.run.dir={directory}"
         )
-    return config.from_dict(config.saved_config(path))
+    # Asked for by name, a failed run is tried again.
+    return dataclasses.replace(config.from_dict(config.saved_config(path)), retry_failed=True)
 
 
 def claim_folder(train_config: TrainConfig, directory: Path) -> None:

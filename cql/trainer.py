@@ -387,7 +387,8 @@ class Trainer:
         """One line for all runs together."""
         alive = [run for _, run in self._alive()]
         n_failed = sum(run.status == "failed" for run in self.runs)
-        runs = f"{n_active} of {len(alive)} runs, catching up" if n_active < len(alive) else f"{len(alive)} runs"
+        runs = f"{n_active} of {len(alive)} runs, catching up" if n_active < len(alive) else f"{len(alive)} run"
+        runs += "s" if len(alive) != 1 and n_active == len(alive) else ""
         shown = f"{self.label}: step {step}/{self.schedule.n_steps}  {runs}"
         shown += f"  {n_failed} failed" if n_failed else ""
         shown += f"  {rate:.1f} steps/s"

@@ -35,7 +35,7 @@ def main() -> None:
     """The entry point: an error that is the user's to mend ends the program with its message, any other is raised."""
     try:
         with config.messages():
-            sys.argv[1:] = config.with_preset_mode(sys.argv[1:])
+            sys.argv[1:] = config.arranged(sys.argv[1:])
             train()
     except KeyboardInterrupt:
         # Before the training loop, which catches the first signal itself, or by a second one.

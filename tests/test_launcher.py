@@ -20,6 +20,7 @@ from wandb_reader import offline_runs
 
 from cql import experiment, points
 from cql.checkpoint import load
+from cql.lock import hold
 from cql.loggers import read_metrics
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
@@ -264,7 +265,7 @@ def test_a_signal_leaves_every_run_to_be_taken_up(dataset: Path, tmp_path: Path,
     (step,) = {state["step"] for state in states}
     ended = train(dataset, tmp_path, *overrides)
     assert ended.code == 0, ended.text
-    assert "4 interrupted" in ended.text
+    assert "4 stopped" in ended.text
     assert "resuming" in (sweep / POINTS[0] / "train.log").read_text()
     assert [row["step"] for row in read_metrics(sweep / POINTS[0])] == list(range(10, 2001, 10))
     assert int(str(step)) < 2000
@@ -341,6 +342,58 @@ def test_a_failed_run_keeps_its_place_so_that_the_others_go_on_bit_for_bit(datas
 # What may be stacked --------------------------------------------------------------------------------------------------
 
 
+def test_points_that_come_to_the_same_config_are_one_run(dataset: Path, tmp_path: Path) -> None:
+    overrides = ("-m", "sweep_name=four", "+arm=base,fixed_again", "seed=0", "algorithm.w_cql=1,2", "n_steps=10")
+    (tmp_path / "own" / "arm").mkdir(parents=True)
+    (tmp_path / "own" / "arm" / "fixed_again.yaml").write_text(
+        "# @package _global_\nalgorithm:\n  alpha_cql:\n    value: 5.0\n"
+    )
+    for attempt in range(2):
+        ended = train(dataset, tmp_path, *overrides, f"hydra.searchpath=[{tmp_path}/own]")
+        assert ended.code == 0, ended.text
+        same = "arm-fixed_again__w_cql-1__seed-0 is the same run as arm-base__w_cql-1__seed-0"
+        assert (same in ended.text) == (attempt == 0)  # then it is found under that name
+        assert "2 of 2 runs finished" in ended.text
+        assert runs_of(sweep_of(tmp_path)) == ["arm-base__w_cql-1__seed-0", "arm-base__w_cql-2__seed-0"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("hydra.launcher.workers=2", "seed=0,1"), "hydra.launcher.workers=2 has no effect in one process"),
+        (("hydra.launcher.stack_size=0", "seed=0,1"), "hydra.launcher.stack_size=0 is out of range"),
+        (("sweep_name=one,two",), "sweep_name is one for the whole sweep"),
+        (("retry_failed=true,false",), "retry_failed is one for the whole sweep"),
+        (("hydra/launcher=absent", "seed=0,1"), "hydra/launcher=absent: there is no such option"),
+        (("hydra.job.chdir=true", "seed=0,1"), "hydra.job.chdir=true cannot hold"),
+        (("algorithm.w_cql=-1", "seed=0,1"), "algorithm.w_cql=-1.0 is out of range"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_and_its_name_stays_free(
+    dataset: Path, tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", *overrides)
+    assert ended.code == 2, ended.text
+    assert message in ended.text
+    assert "Traceback" not in ended.text
+    assert runs_of(sweep_of(tmp_path)) == []
+    assert train(dataset, tmp_path, "-m", "sweep_name=four", "seed=0", "n_steps=10").code == 0
+
+
+def test_what_is_trained_elsewhere_is_said_and_left_alone(dataset: Path, swept: Path, tmp_path: Path) -> None:
+    folder = copy(swept, tmp_path)
+    run = sweep_of(folder) / POINTS[0]
+    shutil.rmtree(sweep_of(folder) / POINTS[1])
+    (run / "summary.json").write_text(json.dumps({**status(run), "status": "running"}))
+    before = (run / "metrics.jsonl").read_bytes()
+    with hold(run):
+        ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
+    assert ended.code == 1, ended.text
+    assert "3 of 4 runs finished, 0 failed, 1 being trained by another process" in ended.text
+    assert f"process {os.getpid()} on" in ended.text
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
 def test_what_cannot_be_stacked_is_trained_in_other_stacks(dataset: Path, tmp_path: Path) -> None:
     ended = train(
         dataset, tmp_path, "-m", "sweep_name=four", "seed=0", "network.width=16,32", "algorithm.discount=0.9,0.99",
@@ -357,13 +410,16 @@ def test_the_size_of_a_stack_can_be_bounded(dataset: Path, tmp_path: Path) -> No
     ended = train(dataset, tmp_path, "-m", "sweep_name=four", "hydra.launcher.stack_size=2", "seed=0,1,2")
     assert ended.code == 0, ended.text
     assert [len(stack) for stack in json.loads((sweep_of(tmp_path) / "stacks.json").read_text())] == [2, 1]
-    ended = train(dataset, tmp_path, "-m", "sweep_name=four", "hydra.launcher.stack_size=0", "seed=0,1,2")
-    assert ended.code == 2
-    assert "stack_size=0" in ended.text
 
 
-def test_the_default_size_is_what_fits_and_is_said(swept: Path) -> None:
-    assert "runs a stack: a run takes about" in (swept / "first_output.txt").read_text()
+def test_the_default_size_is_what_fits(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "_free_memory", lambda: 2**30)
+    wide = tiny_config(dataset, "network.width=1024", "batch_size=1024")
+    size, why = experiment.fitting_stack_size(wide)
+    assert 1 < size < 20
+    assert "of the 1024 MiB that are free on cpu" in why
+    assert experiment.fitting_stack_size(wide, workers=2)[0] == size // 2
+    assert experiment.fitting_stack_size(tiny_config(dataset, "network.width=4096"))[0] == 1
 
 
 def test_a_sweep_without_a_name_is_named_by_the_time(dataset: Path, tmp_path: Path) -> None:

@@ -97,6 +97,11 @@ class StackedLauncher(Launcher):
         for name, value in (("stack_size", self.stack_size), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise ConfigError(f"hydra.launcher.{name}={value} is out of range: it must be at least 1")
+        if self.workers > 1 and self.inner is None:
+            raise ConfigError(
+                f"hydra.launcher.workers={self.workers} has no effect in one process: choose "
+                "hydra/launcher=stacked_joblib, or drop it"
+            )
         if self.config.hydra.job.chdir:
             raise ConfigError("hydra.job.chdir=true cannot hold for runs that share a process: leave it out")
         sweep = Path(str(self.config.hydra.sweep.dir))
@@ -114,11 +119,12 @@ class StackedLauncher(Launcher):
             [by_name[name] for name in stack]
             for stack in _planned(sweep, {name: job.key for name, job in by_name.items()}, sizes)
         ]
-        states = [experiment.read_summary(job.directory).get("status", "new") for job in by_name.values()]
+        states = [_state(job.directory) for job in by_name.values()]
         log.info(
-            "sweep %s: %d runs (%s) in %d stack%s; to take it up again, add sweep_name=%s to the same command",
-            sweep, len(by_name), ", ".join(f"{states.count(each)} {each}" for each in dict.fromkeys(states)),
-            len(stacks), "" if len(stacks) == 1 else "s", sweep.name,
+            "sweep %s: %s (%s) in %s; to take it up again, add sweep_name=%s to the same command",
+            sweep, _number(len(by_name), "run"),
+            ", ".join(f"{states.count(each)} {each}" for each in dict.fromkeys(states)),
+            _number(len(stacks), "stack"), sweep.name,
         )  # fmt: skip
         if self.inner is not None:
             done = self._delegate(stacks, initial_job_idx)
@@ -143,13 +149,23 @@ class StackedLauncher(Launcher):
         jobs: list[Job] = []
         configs: dict[int, DictConfig] = {}
         checked: dict[Path, Any] = {}
+        by_config: dict[str, Path] = {}
         problems: list[str] = []
         for num, overrides in enumerate(job_overrides, start=first):
             configs[num] = compose(self.hydra_context, self.config, list(overrides), num, str(num))
             directory = Path(str(configs[num].hydra.sweep.dir), str(configs[num].hydra.sweep.subdir))
             one = config.checked(configs[num])
+            if one.resume is not None:
+                raise ConfigError(f"resume={one.resume} goes on with one run: leave out -m")
+            # One run, however many points of the grid come to it.
+            twin = by_config.setdefault(config.run_key(one), directory)
+            if twin != directory:
+                log.info("%s is the same run as %s", directory.name, twin.name)
+                directory = twin
+            with read_write(configs[num].hydra), open_dict(configs[num].hydra):
+                configs[num].hydra.sweep.subdir = directory.name
             path, plain = directory / config.RUN_CONFIG_FILE, config.to_dict(one)
-            # Two jobs may be the same point, written in two ways.
+            # Two points that a name does not tell apart.
             others = [config.to_dict(checked[directory])] if directory in checked else []
             for other in [*others, *([config.saved_config(path)] if path.exists() else [])]:
                 problems += [f"{directory.name}: {line}" for line in config.differences(other, plain)]
@@ -170,7 +186,8 @@ class StackedLauncher(Launcher):
         if self.stack_size is not None:
             return self.stack_size
         size, why = experiment.fitting_stack_size(train_config, self.workers)
-        log.info("at most %d runs a stack: %s", size, why)
+        if size < n_runs:
+            log.info("at most %s a stack: %s", _number(size, "run"), why)
         # Not one stack for the first worker and nothing for the others.
         return min(size, -(-n_runs // at_once))
 
@@ -239,6 +256,9 @@ class StackTask:
         """Train one of the stacks."""
         stack = self.stacks[index]
         configs = [compose(self.context, self.config, job.overrides, job.num, job_id) for job in stack]
+        for job, config in zip(stack, configs, strict=True):
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.sweep.subdir = job.directory.name
         return run_stack(self.context, configs, f"stack {index + 1}/{len(self.stacks)}")
 
 
@@ -354,6 +374,19 @@ def _planned(sweep: Path, keys: Mapping[str, str], sizes: Mapping[str, int]) -> 
     return stacks + fresh
 
 
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _state(directory: Path) -> str:
+    """How a run stands before its sweep begins or goes on."""
+    from cql import experiment
+    from cql.lock import held
+
+    status = str(experiment.read_summary(directory).get("status", "new"))
+    return "stopped" if status == "interrupted" or (status == "running" and not held(directory)) else status
+
+
 def _chunks(names: list[str], size: int) -> list[list[str]]:
     """As few chunks of at most this size as there can be, of nearly equal lengths."""
     n_chunks = -(-len(names) // size)
@@ -400,6 +433,8 @@ def _wait_for_others(stacks: list[list[Job]]) -> None:
     from cql.lock import held
 
     directories = [job.directory for stack in stacks for job in stack]
+    if not any(directory.exists() for directory in directories):
+        return  # not even begun: it was the launcher itself that failed
     last_seen = time.monotonic()
     while time.monotonic() - last_seen < _GRACE:
         if any(held(directory) for directory in directories):
@@ -417,11 +452,16 @@ _GRACE = 30.0  # seconds without a sign of life, longer than a worker takes to s
 def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
     """Say how the sweep went, tell the failures how many they are, and draw the figure."""
     from cql import report
+    from cql.lock import FolderInUseError
 
     failures = [result for result in done.values() if result.status is not JobStatus.COMPLETED]
     for result in failures:
         result._return_value.n_failed = len(failures)
-    log.info("sweep %s: %d of %d runs finished, %d failed", sweep, len(done) - len(failures), len(done), len(failures))
+    in_use = sum(isinstance(result._return_value.__cause__, FolderInUseError) for result in failures)
+    log.info(
+        "sweep %s: %d of %s finished, %d failed%s", sweep, len(done) - len(failures), _number(len(done), "run"),
+        len(failures) - in_use, f", {in_use} being trained by another process" if in_use else "",
+    )  # fmt: skip
     if any(sweep.glob("*/wandb/offline-run-*")):
         log.info("to upload what W&B has offline: wandb sync %s/*/wandb/offline-run-*", sweep)
     try:
