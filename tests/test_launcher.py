@@ -114,6 +114,7 @@ def test_the_console_has_one_line_an_epoch_for_the_stack(swept: Path) -> None:
     ]
     assert len(lines) == 6
     assert all("stack 1/1" in line and "4 runs" in line for line in lines)
+    assert "runs a stack: a run takes about" in (swept / "first_output.txt").read_text()
 
 
 def test_a_run_of_a_stack_is_the_run_that_it_would_be_alone(dataset: Path, swept: Path, tmp_path: Path) -> None:

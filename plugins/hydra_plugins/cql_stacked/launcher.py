@@ -107,18 +107,14 @@ class StackedLauncher(Launcher):
         sweep = Path(str(self.config.hydra.sweep.dir))
         sweep.mkdir(parents=True, exist_ok=True)
         jobs, configs, folders = self._compose(job_overrides, initial_job_idx)
-        by_name = {job.directory.name: job for job in jobs}
-        n_devices = 1 if self.inner is not None else experiment.n_devices(folders[jobs[0].directory])
-        sizes = {}
+        by_name: dict[str, Job] = {}
         for job in jobs:
-            if job.key not in sizes:
-                sizes[job.key] = self._size(
-                    folders[job.directory], sum(each.key == job.key for each in jobs), n_devices
-                )
-        stacks = [
-            [by_name[name] for name in stack]
-            for stack in _planned(sweep, {name: job.key for name, job in by_name.items()}, sizes)
-        ]
+            by_name.setdefault(job.directory.name, job)
+        n_devices = 1 if self.inner is not None else experiment.n_devices(folders[jobs[0].directory])
+        keys = {name: job.key for name, job in by_name.items()}
+        examples = {job.key: folders[job.directory] for job in by_name.values()}
+        sizes = self._sizes(examples, list(keys.values()), n_devices)
+        stacks = [[by_name[name] for name in stack] for stack in _planned(sweep, keys, sizes)]
         states = [_state(job.directory) for job in by_name.values()]
         log.info(
             "sweep %s: %s (%s) in %s; to take it up again, add sweep_name=%s to the same command",
@@ -178,18 +174,27 @@ class StackedLauncher(Launcher):
             )
         return jobs, configs, checked
 
-    def _size(self, train_config: Any, n_runs: int, n_devices: int) -> int:
-        """Most runs of a stack with this config."""
+    def _sizes(self, configs: Mapping[str, Any], keys: list[str], n_devices: int) -> dict[str, int]:
+        """Most runs of a stack, by key.
+
+        Args:
+            configs: one with each key.
+            keys: of all runs.
+            n_devices: stacks that train at the same time, each on a device of its own.
+        """
         from cql import experiment
 
-        at_once = max(self.workers, n_devices)
         if self.stack_size is not None:
-            return self.stack_size
-        size, why = experiment.fitting_stack_size(train_config, self.workers)
-        if size < n_runs:
-            log.info("at most %s a stack: %s", _number(size, "run"), why)
-        # Not one stack for the first worker and nothing for the others.
-        return min(size, -(-n_runs // at_once))
+            return dict.fromkeys(configs, self.stack_size)
+        sizes, fitting = {}, []
+        for key, train_config in configs.items():
+            size, why = experiment.fitting_stack_size(train_config, self.workers)
+            fitting.append((size, why))
+            # Not one stack for the first worker and nothing for the others.
+            sizes[key] = min(size, -(-keys.count(key) // max(self.workers, n_devices)))
+        # The tightest, where there are several.
+        log.info("at most %s a stack: %s", _number(min(fitting)[0], "run"), min(fitting)[1])
+        return sizes
 
     def _delegate(self, stacks: list[list[Job]], first: int) -> dict[Path, JobReturn]:
         """Hand each stack to the inner launcher, as one of its jobs."""
