@@ -274,8 +274,7 @@ def resumed_config(directory: Path, overrides: Sequence[str] = ()) -> TrainConfi
             f"resume={directory}: {directory / 'checkpoints'} holds no checkpoint. If the run was stopped before its "
             f"first one, start it again in the same folder with its own overrides and hydra.run.dir={directory}"
         )
-    # Asked for by name, a failed run is tried again.
-    return dataclasses.replace(config.from_dict(config.saved_config(path)), retry_failed=True)
+    return config.from_dict(config.saved_config(path))
 
 
 def claim_folder(train_config: TrainConfig, directory: Path) -> None:

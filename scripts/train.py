@@ -28,6 +28,7 @@ def train(cfg: DictConfig) -> float:
 
         directory = Path(cfg.resume)
         train_config = experiment.resumed_config(directory, HydraConfig.get().overrides.task)
+        train_config.retry_failed = True  # asked for by its name, a failed run is tried again
     return experiment.run(train_config, directory)
 
 
