@@ -1,4 +1,4 @@
-"""Time one sweep of twelve runs three ways: stacked, one after another, two processes: ``--help`` says how."""
+"""Time one sweep of twelve runs: stacked, one after another, in two processes, as two stacks; see ``--help``."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ WAYS = {
     "basic": ["hydra/launcher=basic"],
     # Two threads in each of two processes would fight for two cores.
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "n_threads=1"],
+    "stacked_joblib": ["hydra/launcher=stacked_joblib", "hydra.launcher.workers=2", "n_threads=1"],
 }
 
 
@@ -83,8 +84,8 @@ def main() -> None:
     """Run, compare and print."""
     parser = argparse.ArgumentParser(
         description="A sweep of 12 runs (2 starting values of alpha_cql, 2 thresholds, 3 seeds; quickstart settings) "
-        "with the stacking launcher, Hydra's basic launcher and joblib on two processes, one after another: total "
-        "time, peak memory, and the runs' final parameters compared with those of the basic launcher."
+        "with the stacking launcher, Hydra's basic launcher, joblib on two processes, and two stacks on two processes: "
+        "total time, peak memory, and the runs' final parameters compared with those of the basic launcher."
     )
     parser.add_argument("folder", type=Path, help="a new folder for the sweeps")
     parser.add_argument("--steps", type=int, default=1000, help="of each run (default 1000)")
@@ -97,12 +98,12 @@ def main() -> None:
     for way in chosen.ways:
         seconds, peak = measure(way, chosen.folder, overrides)
         first = first or seconds
-        line = f"{way:8}  {seconds:7.1f} s  {seconds / first:5.2f} of the first  {peak:7.0f} MiB at most"
+        line = f"{way:14}  {seconds:7.1f} s  {seconds / first:5.2f} of the first  {peak:7.0f} MiB at most"
         print(line, flush=True)
     for way in chosen.ways:
         if way != "basic" and "basic" in chosen.ways:
             parameters, returns = largest_difference(chosen.folder, way)
-            print(f"{way:8}  final parameters differ by {parameters:.1e} of their norm, mean returns by {returns:.1f}")
+            print(f"{way:14}  final parameters differ by {parameters:.1e} of their norm, mean returns by {returns:.1f}")
 
 
 if __name__ == "__main__":
