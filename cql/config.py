@@ -820,13 +820,16 @@ _OPERATIONAL = ("resume", "sweep_name", "retry_failed", "n_threads", "logger")
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """:func:`differing_keys` of two plain configs, without the keys that do not make another run."""
-    return differing_keys(*({key: value for key, value in c.items() if key not in _OPERATIONAL} for c in (old, new)))
+    return differing_keys(_identity(old), _identity(new))
 
 
 def run_key(config: TrainConfig) -> str:
     """What makes a run: equal for configs without :func:`differences`."""
-    plain = {key: value for key, value in to_dict(config).items() if key not in _OPERATIONAL}
-    return json.dumps(plain, sort_keys=True)
+    return json.dumps(_identity(to_dict(config)), sort_keys=True)
+
+
+def _identity(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plain.items() if key not in _OPERATIONAL}
 
 
 def stack_key(config: TrainConfig) -> str:
@@ -835,26 +838,14 @@ def stack_key(config: TrainConfig) -> str:
     It is the config without what a stack keeps one value a run of: the seed, the numbers that enter the losses, the
     learning rates, and the keys that do not make another run but `n_threads`, which a process has one of.
     """
-    plain = to_dict(config)
-    for key in ("seed", "resume", "sweep_name", "retry_failed", "logger"):
-        del plain[key]
+    plain = {**_identity(to_dict(config)), "n_threads": config.n_threads}
+    del plain["seed"]
     algorithm = plain["algorithm"]
-    per_run = ("w_cql", "discount", "tau_target", "bc_steps", "critic_learning_rate", "actor_learning_rate")
-    for key in per_run:
+    for key in ("w_cql", "discount", "tau_target", "bc_steps", "critic_learning_rate", "actor_learning_rate"):
         del algorithm[key]
     for coefficient in ("alpha_temp", "alpha_cql"):
         algorithm[coefficient] = algorithm[coefficient]["kind"]
     return json.dumps(plain, sort_keys=True)
-
-
-def swept_overrides(task_overrides: Sequence[str], constant: Sequence[str]) -> list[str]:
-    """The overrides of a job that its sweep varies.
-
-    Args:
-        task_overrides: all of the job.
-        constant: keys that the sweep's command line set to one value.
-    """
-    return [text for text in task_overrides if text.partition("=")[0] not in constant]
 
 
 def point_name(overrides: Sequence[str], seed: int) -> str:
@@ -910,8 +901,15 @@ def _sweep_dir(*, _root_: DictConfig) -> str:
     if name is None:
         return _folder(_root_, parent, _time())
     if name != _path_safe(name):
-        raise ConfigError(f"sweep_name={name} names a folder: use letters, digits, dots, dashes and underscores only")
+        raise ConfigError(_unsafe_name(name))
     return str(parent / name)
+
+
+def _unsafe_name(name: str) -> str:
+    return (
+        f"sweep_name={name} names a folder: use letters, digits, dots, dashes and underscores only, "
+        f"e.g. sweep_name={_path_safe(name)}"
+    )
 
 
 def _sweep_log(*, _root_: DictConfig) -> str:
@@ -988,9 +986,9 @@ def _job_name(*, _root_: DictConfig) -> str:
     if folder is not None:
         # An absolute path wins over the sweep's folder that Hydra puts before it.
         return str(folder.resolve())
-    cache = OmegaConf.get_cache(_root_)["cql.sweep"]
-    overrides = swept_overrides(list(_root_.hydra.overrides.task), cache.get("constant", ()))
-    name = point_name([text for text in overrides if not text.startswith("hydra")], _root_.seed)
+    constant = OmegaConf.get_cache(_root_)["cql.sweep"].get("constant", ())
+    swept = [text for text in _root_.hydra.overrides.task if text.partition("=")[0] not in constant]
+    name = point_name([text for text in swept if not text.startswith("hydra")], _root_.seed)
     return _known_point(Path(_root_.hydra.sweep.dir), name, to_dict(checked(_root_))) or name
 
 
@@ -1229,10 +1227,7 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
     if config.video.size % 2:
         yield f"video.size={config.video.size} must be even, as MP4 demands: take {config.video.size + 1}"
     if config.sweep_name is not None and config.sweep_name != _path_safe(config.sweep_name):
-        yield (
-            f"sweep_name={config.sweep_name} names a folder: use letters, digits, dots, dashes and underscores only, "
-            f"e.g. sweep_name={_path_safe(config.sweep_name)}"
-        )
+        yield _unsafe_name(config.sweep_name)
     texts = {"env.id": config.env.id}
     match dataset:
         case MinariDataset(id=name):

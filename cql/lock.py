@@ -55,7 +55,7 @@ def held(directory: Path) -> bool:
     """Whether some process trains in this folder now."""
     try:
         descriptor = os.open(directory / LOCK_FILE, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -139,21 +139,20 @@ def _stacks(folder: Path) -> list[list[str]]:
 
 def _read_run(directory: Path, n_steps: int | None, stack: int | None) -> SweepRun:
     summary, timing = _object(directory / SUMMARY_FILE), _last_row(directory / TIMING_FILE)
-    point = parse_point(directory.name)
-    status, failure = _status(directory, summary)
+    point, found = parse_point(directory.name), status(directory, summary)
     if "n_steps" in point and point["n_steps"].isdigit():
         n_steps = int(point["n_steps"])
     n_steps = _count(summary.get("n_steps")) or n_steps
     step = _count(summary.get("step")) or 0
-    if status == "running":
+    if found == "running":
         # The summary is as old as the last checkpoint; a run that has stopped goes on from there.
         step = max(step, _count(timing.get("step")) or 0)
     rate = _number(timing.get("steps_per_second"))
-    left = max(n_steps - step, 0) / rate if status == "running" and n_steps is not None and rate else None
+    left = max(n_steps - step, 0) / rate if found == "running" and n_steps is not None and rate else None
     return SweepRun(
         name=directory.name,
         point=point,
-        status=status,
+        status=found,
         step=step,
         n_steps=n_steps,
         last_return=_number(summary.get("eval_return_mean")),
@@ -162,21 +161,22 @@ def _read_run(directory: Path, n_steps: int | None, stack: int | None) -> SweepR
         best_score=_number(summary.get("best_eval_score")),
         steps_per_second=rate,
         seconds_left=left,
-        failure=failure,
+        failure=str(summary.get("failure") or "the summary does not say why") if found == "failed" else None,
         stack=stack,
     )
 
 
-def _status(directory: Path, summary: Mapping[str, Any]) -> tuple[Status, str | None]:
-    status = summary.get("status")
-    if status == "finished":
-        return "finished", None
-    if status == "failed":
-        return "failed", str(summary.get("failure") or "the summary does not say why")
+def status(directory: Path, summary: Mapping[str, Any]) -> Status:
+    """How a run fares, by the summary in its folder and by who trains there."""
+    said = summary.get("status")
+    if said == "finished":
+        return "finished"
+    if said == "failed":
+        return "failed"
     # A process that is still getting ready holds the lock before there is a summary.
     if held(directory):
-        return "running", None
-    return ("stopped" if status in ("running", "interrupted") else "waiting"), None
+        return "running"
+    return "stopped" if said in ("running", "interrupted") else "waiting"
 
 
 def _json(path: Path) -> Any:

@@ -1,7 +1,38 @@
-"""One thread for every test and for the processes they start: the same sums in the same order, and no crowding."""
+"""One thread for every test and for the processes they start: the same sums in the same order, and no crowding.
+
+And what several files of tests start from.
+"""
+
+from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from multirun import Sweep
 
 # Read by torch, NumPy and their children when they are imported, which is after this file.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny dataset, for tests that only read it."""
+    from tiny import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("data") / "pendulum.hdf5")
+
+
+@pytest.fixture(scope="session")
+def in_one_process(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A sweep of four runs in two stacks, without another launcher and undisturbed."""
+    from multirun import Sweep, assert_complete
+
+    sweep = Sweep(tmp_path_factory.mktemp("in_one_process"), dataset, alphas=(1, 5), seeds=(0, 1))
+    assert sweep.run("hydra/launcher=stacked", "hydra.launcher.stack_size=2") == 0, sweep.said()
+    assert_complete(sweep)
+    return sweep

@@ -27,11 +27,6 @@ LEARNED = ("algorithm/alpha_cql=learned", "algorithm/alpha_temp=learned")
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data") / "pendulum.hdf5")
-
-
-@pytest.fixture(scope="module")
 def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, for tests that only look at it."""
     folder = tmp_path_factory.mktemp("run")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from children import ROOT, start, train, wait
 from nested import assert_same
-from tiny import OVERRIDES, tiny_config, write_dataset
+from tiny import OVERRIDES, tiny_config
 from wandb_reader import offline_runs
 
 from cql import experiment, points
@@ -31,11 +31,6 @@ FILES = {
     ".hydra", ".lock", "checkpoints", "episodes.csv", "key_curves.png", "metrics.jsonl", "summary.json", "timing.jsonl",
     "train.log",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data") / "pendulum.hdf5")
 
 
 @pytest.fixture(scope="module")

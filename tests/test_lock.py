@@ -35,6 +35,8 @@ def holder(directory: Path) -> int:
 
 def test_a_second_process_is_told_who_trains_there_and_a_kill_frees_the_folder(tmp_path: Path) -> None:
     assert not held(tmp_path)
+    (tmp_path / "file").touch()
+    assert not held(tmp_path / "file")  # where a folder was to be
     child = holder(tmp_path)
     assert held(tmp_path)
     with pytest.raises(FolderInUseError, match=f"process {child} on "), hold(tmp_path):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from multirun import SECONDS, Sweep, assert_complete, assert_same_table, kill, last_checkpoint, status, worker
-from tiny import write_dataset
 
 pytestmark = pytest.mark.ray
 pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs pip install -e '.[ray]'")
@@ -32,20 +31,6 @@ def quiet() -> Iterator[dict[str, str]]:
     # Not in pytest's folder: a socket's path may have a hundred letters only.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         yield {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data") / "pendulum.hdf5")
-
-
-@pytest.fixture(scope="module")
-def in_one_process(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """The four runs in the same two stacks, without Ray and undisturbed."""
-    sweep = Sweep(tmp_path_factory.mktemp("in_one_process"), dataset, alphas=(1, 5), seeds=(0, 1))
-    assert sweep.run("hydra/launcher=stacked", "hydra.launcher.stack_size=2") == 0, sweep.said()
-    assert_complete(sweep)
-    return sweep
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,14 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium  # noqa: F401  these three are imported here so that no child spends its life importing them
-import matplotlib.figure  # noqa: F401
-import mujoco  # noqa: F401
 import pytest
 import torch
+from children import fork
 from nested import assert_same
-from tiny import tiny_config, write_dataset
+from tiny import tiny_config
 
 from cql import experiment
 from cql.agent import Agent
@@ -28,21 +25,6 @@ from cql.loggers import read_metrics
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes")
 
 N_KILLS = 20
-
-
-def in_child(task: Callable[[], object]) -> int:
-    """Run a task in a forked process, whose imports are done: what a kill interrupts is the run itself."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            task()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            os._exit(code)
-    return child
 
 
 def exit_code(child: int) -> int:
@@ -72,11 +54,6 @@ def assert_same_run(folder: Path, undisturbed: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data") / "pendulum.hdf5")
-
-
-@pytest.fixture(scope="module")
 def train_config(dataset: Path) -> TrainConfig:
     return tiny_config(
         dataset,
@@ -93,7 +70,7 @@ def undisturbed(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFact
     """The folder of a run that nobody stopped, and how many seconds it took in a child."""
     folder = tmp_path_factory.mktemp("undisturbed")
     began = time.perf_counter()
-    assert exit_code(in_child(lambda: experiment.run(train_config, folder))) == 0
+    assert exit_code(fork(lambda: experiment.run(train_config, folder))) == 0
     return folder, time.perf_counter() - began
 
 
@@ -104,13 +81,13 @@ def test_kill_9_at_random_moments(train_config: TrainConfig, undisturbed: tuple[
     stopped_at = []
     for kill in range(N_KILLS):
         folder = tmp_path / str(kill)
-        child = in_child(lambda folder=folder: experiment.run(train_config, folder))
+        child = fork(lambda folder=folder: experiment.run(train_config, folder))
         time.sleep(moments.uniform(0.0, seconds))
         os.kill(child, signal.SIGKILL)
         if exit_code(child) == -signal.SIGKILL:
             rows = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
             stopped_at.append(int(rows[-1]["step"]) if rows else 0)
-        assert exit_code(in_child(lambda folder=folder: experiment.run(train_config, folder))) == 0, f"seed {seed}"
+        assert exit_code(fork(lambda folder=folder: experiment.run(train_config, folder))) == 0, f"seed {seed}"
         assert_same_run(folder, reference)
     # The kills did hit runs, and at different steps.
     assert len(stopped_at) > N_KILLS // 2, f"seed {seed}: {stopped_at}"
@@ -120,11 +97,11 @@ def test_kill_9_at_random_moments(train_config: TrainConfig, undisturbed: tuple[
 def test_killed_again_and_again(train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path) -> None:
     reference, seconds = undisturbed
     for fraction in (0.5, 0.7, 0.6, 0.9):
-        child = in_child(lambda: experiment.run(train_config, tmp_path))
+        child = fork(lambda: experiment.run(train_config, tmp_path))
         time.sleep(fraction * seconds)
         os.kill(child, signal.SIGKILL)
         exit_code(child)
-    assert exit_code(in_child(lambda: experiment.run(train_config, tmp_path))) == 0
+    assert exit_code(fork(lambda: experiment.run(train_config, tmp_path))) == 0
     assert_same_run(tmp_path, reference)
 
 
@@ -133,12 +110,12 @@ def test_a_signal_ends_cleanly_in_the_middle_of_an_epoch(
     train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path, sent: signal.Signals
 ) -> None:
     reference, _ = undisturbed
-    assert exit_code(in_child(lambda: run_and_signal(train_config, tmp_path, 40, sent))) == 128 + sent
+    assert exit_code(fork(lambda: run_and_signal(train_config, tmp_path, 40, sent))) == 128 + sent
     assert experiment.read_summary(tmp_path)["status"] == "interrupted"
     assert experiment.read_summary(tmp_path)["step"] == 41  # 4 epochs of 9 steps, and 5 more
     assert load(tmp_path / "checkpoints" / "step_0000041.pt")["epoch"]["count"] == 5
     assert experiment.resumed_config(tmp_path) == train_config
-    assert exit_code(in_child(lambda: experiment.run(train_config, tmp_path))) == 0
+    assert exit_code(fork(lambda: experiment.run(train_config, tmp_path))) == 0
     assert_same_run(tmp_path, reference)
 
 
@@ -146,7 +123,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(
     train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reference, _ = undisturbed
-    assert exit_code(in_child(lambda: run_and_signal(train_config, tmp_path, 60, signal.SIGKILL))) == -signal.SIGKILL
+    assert exit_code(fork(lambda: run_and_signal(train_config, tmp_path, 60, signal.SIGKILL))) == -signal.SIGKILL
     newest = tmp_path / "checkpoints" / "step_0000054.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert experiment.run(train_config, tmp_path) == read_metrics(reference)[-1]["eval_return_mean"]

@@ -11,15 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny import OVERRIDES, write_dataset
+from tiny import OVERRIDES
 from wandb_reader import offline_runs
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data") / "pendulum.hdf5")
 
 
 def call(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

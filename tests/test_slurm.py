@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import slurm
 from multirun import SECONDS, Sweep, assert_complete, assert_same_table, kill, last_checkpoint, status, worker
-from tiny import write_dataset
 
 pytestmark = pytest.mark.slurm
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs pip install -e '.[slurm]'")
@@ -34,20 +33,6 @@ def cluster() -> Iterator[dict[str, str]]:
             yield environment
     except slurm.SlurmUnavailable as reason:
         pytest.skip(str(reason))
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data") / "pendulum.hdf5")
-
-
-@pytest.fixture(scope="module")
-def in_one_process(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """The four runs in the same two stacks, without SLURM and undisturbed."""
-    sweep = Sweep(tmp_path_factory.mktemp("in_one_process"), dataset, alphas=(1, 5), seeds=(0, 1))
-    assert sweep.run("hydra/launcher=stacked", "hydra.launcher.stack_size=2") == 0, sweep.said()
-    assert_complete(sweep)
-    return sweep
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_resume import assert_same_run, exit_code, in_child
+from children import fork
+from test_resume import assert_same_run, exit_code
 from tiny import tiny_config, write_dataset
 
 from cql import config, experiment
@@ -191,17 +192,17 @@ def test_a_stack_killed_at_random_moments_ends_as_if_it_had_not_been(
     configs: list[TrainConfig], undisturbed: Path, tmp_path: Path
 ) -> None:
     began = time.perf_counter()
-    assert exit_code(in_child(lambda: train(stack(configs, tmp_path / "timed")))) == 0
+    assert exit_code(fork(lambda: train(stack(configs, tmp_path / "timed")))) == 0
     seconds = time.perf_counter() - began
     seed = random.SystemRandom().randrange(2**32)
     moments, n_killed = random.Random(seed), 0
     for _ in range(10):
-        child = in_child(lambda: train(stack(configs, tmp_path)))
+        child = fork(lambda: train(stack(configs, tmp_path)))
         time.sleep(moments.uniform(0.0, 0.6 * seconds))
         os.kill(child, signal.SIGKILL)
         n_killed += exit_code(child) == -signal.SIGKILL
     assert n_killed > 2, f"seed {seed}"
-    assert exit_code(in_child(lambda: train(stack(configs, tmp_path)))) == 0
+    assert exit_code(fork(lambda: train(stack(configs, tmp_path)))) == 0
     for folder, reference in zip(folders_in(tmp_path), folders_in(undisturbed), strict=True):
         assert_same_run(folder, reference)
 
@@ -477,7 +478,7 @@ def trained_under(
             assert signal.getsignal(each) == handler  # they are back where they were
         sys.exit(0 if statuses == ["finished"] * 3 else 99)
 
-    return exit_code(in_child(task))
+    return exit_code(fork(task))
 
 
 @forks
@@ -543,7 +544,7 @@ def test_the_same_signal_twice_in_a_step_is_handed_on_once(configs: list[TrainCo
         at_update(pytest.MonkeyPatch(), 12, send)
         train(stack(configs, tmp_path))
 
-    assert exit_code(in_child(task)) == 0
+    assert exit_code(fork(task)) == 0
     assert sorted((tmp_path / "calls").read_text().split()) == sorted(
         [str(int(signal.SIGUSR1)), str(int(signal.SIGUSR2))]
     )
@@ -568,7 +569,7 @@ def test_a_second_signal_ends_at_once(configs: list[TrainConfig], tmp_path: Path
         except KeyboardInterrupt:
             sys.exit(77)
 
-    assert exit_code(in_child(task)) == 77
+    assert exit_code(fork(task)) == 77
     assert steps_on_disk(tmp_path) == [20] * 3
 
 

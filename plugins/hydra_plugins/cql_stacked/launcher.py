@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +158,7 @@ class StackedLauncher(Launcher):
             if twin != directory:
                 log.info("%s is the same run as %s", directory.name, twin.name)
                 directory = twin
-            with read_write(configs[num].hydra), open_dict(configs[num].hydra):
-                configs[num].hydra.sweep.subdir = directory.name
+            _pin(configs[num], directory)
             path, plain = directory / config.RUN_CONFIG_FILE, config.to_dict(one)
             # Two points that a name does not tell apart.
             others = [config.to_dict(checked[directory])] if directory in checked else []
@@ -212,7 +211,8 @@ class StackedLauncher(Launcher):
             [*stack[0].overrides, f"hydra.sweep.subdir=.stacks/{first + index}"] for index, stack in enumerate(stacks)
         ]
         try:
-            results = [_returned(result) for result in inner.launch(overrides, first)]
+            # Not `return_value`, which raises where a job failed.
+            results = [result._return_value for result in inner.launch(overrides, first)]
         except Exception as error:  # noqa: BLE001  joblib, submitit and Ray each have their own for a worker that died
             log.error("%s lost a worker: %s: %s", type(inner).__name__, type(error).__name__, error)
             _wait_for_others(stacks)
@@ -262,8 +262,7 @@ class StackTask:
         stack = self.stacks[index]
         configs = [compose(self.context, self.config, job.overrides, job.num, job_id) for job in stack]
         for job, config in zip(stack, configs, strict=True):
-            with read_write(config.hydra), open_dict(config.hydra):
-                config.hydra.sweep.subdir = job.directory.name
+            _pin(config, job.directory)
         return run_stack(self.context, configs, f"stack {index + 1}/{len(self.stacks)}")
 
 
@@ -273,6 +272,12 @@ def compose(context: HydraContext, base: DictConfig, overrides: list[str], num: 
     with read_write(config.hydra.job), open_dict(config.hydra.job):
         config.hydra.job.id, config.hydra.job.num = job_id, num
     return config
+
+
+def _pin(config: DictConfig, directory: Path) -> None:
+    """Fix a job's folder, which its config would look up anew, among the folders that there are by then."""
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.sweep.subdir = directory.name
 
 
 def run_stack(context: HydraContext, configs: list[DictConfig], label: str) -> list[JobReturn]:
@@ -360,19 +365,15 @@ def _planned(sweep: Path, keys: Mapping[str, str], sizes: Mapping[str, int]) -> 
 
     path = sweep / STACKS_FILE
     recorded: list[list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    waiting = dict(sorted(keys.items()))
-    stacks = []
-    for before in recorded:
+
+    def split(names: Iterable[str]) -> list[list[str]]:
         by_key: dict[str, list[str]] = {}
-        for name in before:
-            if name in waiting:
-                by_key.setdefault(waiting.pop(name), []).append(name)
-        for key, names in by_key.items():
-            stacks += _chunks(names, sizes[key])
-    by_key = {}
-    for name, key in waiting.items():
-        by_key.setdefault(key, []).append(name)
-    fresh = [chunk for key, names in by_key.items() for chunk in _chunks(names, sizes[key])]
+        for name in names:
+            by_key.setdefault(keys[name], []).append(name)
+        return [chunk for key, together in by_key.items() for chunk in _chunks(together, sizes[key])]
+
+    stacks = [chunk for before in recorded for chunk in split(name for name in before if name in keys)]
+    fresh = split(sorted(keys.keys() - {name for before in recorded for name in before}))
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(recorded + fresh, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
@@ -385,11 +386,10 @@ def _number(count: int, noun: str) -> str:
 
 def _state(directory: Path) -> str:
     """How a run stands before its sweep begins or goes on."""
-    from cql import experiment
-    from cql.lock import held
+    from cql import experiment, sweeps
 
-    status = str(experiment.read_summary(directory).get("status", "new"))
-    return "stopped" if status == "interrupted" or (status == "running" and not held(directory)) else status
+    found = sweeps.status(directory, experiment.read_summary(directory))
+    return "new" if found == "waiting" else found
 
 
 def _chunks(names: list[str], size: int) -> list[list[str]]:
@@ -397,11 +397,6 @@ def _chunks(names: list[str], size: int) -> list[list[str]]:
     n_chunks = -(-len(names) // size)
     bounds = [round(index * len(names) / n_chunks) for index in range(n_chunks + 1)]
     return [names[start:end] for start, end in itertools.pairwise(bounds)]
-
-
-def _returned(result: JobReturn) -> Any:
-    """What a delegated job returned, its exception where it failed."""
-    return result._return_value
 
 
 def _failed(error: Exception, overrides: Sequence[str]) -> JobReturn:
