@@ -9,7 +9,7 @@ Axes: R runs, C critics, N sampled actions, B batch, S state, A action.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -84,6 +84,8 @@ class Structure:
         importance_weighted: subtract log mu_j in the gap, as CQL(H) does.
         next_actions: the gap has a third group, drawn from pi(.|s').
         temperature: T of the gap's log-sum-exp.
+        gradient: of the gap: ``exact``, or ``sampled`` as in :func:`cql.losses.sampled_gap`.
+        num_gradient_actions: k of a sampled gradient, None where it is exact.
         target_update_period: steps between two updates of the target critics.
         log_std_min: the policy's log standard deviation is clamped to at least this
         log_std_max: and at most this.
@@ -97,6 +99,8 @@ class Structure:
     importance_weighted: bool
     next_actions: bool
     temperature: float
+    gradient: Literal["exact", "sampled"]
+    num_gradient_actions: int | None
     target_update_period: int
     log_std_min: float
     log_std_max: float
@@ -207,6 +211,7 @@ class Agent:
             n_policy=n,
             n_next_policy=n if self.structure.next_actions else 0,
             n_target=n if self.structure.backup == "max" else 1,
+            n_choices=(N_CRITICS, self.structure.num_gradient_actions or 0),
             device=self.device,
         )
 
@@ -251,18 +256,15 @@ class Agent:
                 backup=backup,
             )
             policy_actions, policy_log_prob = losses.squashed_gaussian(*policy, noise.policy)
-            groups = [batch.actions.unsqueeze(1), noise.uniform, policy_actions, next_actions[:, n_target:]]
-            all_actions = torch.cat(groups, 1)
+            sampled_actions = torch.cat([noise.uniform, policy_actions, next_actions[:, n_target:]], 1)
             log_proposal = None
             if shape.importance_weighted:
                 log_uniform = torch.full_like(noise.uniform[..., 0], -shape.action_size * math.log(2.0))
                 log_proposal = torch.cat([log_uniform, policy_log_prob, next_log_prob[:, n_target:]], 1)
 
-        # A. Critics: the data's actions and all sampled ones in one pass.
-        q = networks.critics(shape.mlp, self.critics, batch.observations, all_actions)
-        q_data, q_sampled = q[:, :, 0], q[:, :, 1:]
+        # A. Critics.
+        q_data, q_sampled, gap = self._values_and_gap(batch, noise, sampled_actions, log_proposal)
         td = losses.temporal_difference(q_data, target)
-        gap = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=shape.temperature)
         alpha_cql = self.alpha_cql
         critic_loss = losses.critic_loss(td, gap, alpha_cql=alpha_cql, w_cql=self._w_cql, tau_cql=self._tau_cql)
         self._descend("critics", critic_loss, active)
@@ -313,6 +315,27 @@ class Agent:
                 "entropy": -log_prob.mean((1, 2)),
             }
             return torch.stack([reported[name] for name in METRICS])
+
+    def _values_and_gap(
+        self, batch: Batch, noise: Noise, sampled_actions: Tensor, log_proposal: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Values of the data's actions (R, C, B) and of the sampled ones (R, C, N, B), and the gap (R, C)."""
+        shape, data_actions = self.structure, batch.actions.unsqueeze(1)
+        if shape.gradient == "exact":  # all in one pass
+            all_actions = torch.cat([data_actions, sampled_actions], 1)
+            q = networks.critics(shape.mlp, self.critics, batch.observations, all_actions)
+            q_data, q_sampled = q[:, :, 0], q[:, :, 1:]
+            gap = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=shape.temperature)
+            return q_data, q_sampled, gap
+        with torch.no_grad():
+            q_sampled = networks.critics(shape.mlp, self.critics, batch.observations, sampled_actions)
+            chosen = losses.softmax_choices(q_sampled, log_proposal, noise.choice, temperature=shape.temperature)
+            own = sampled_actions.unsqueeze(1).take_along_dim(chosen.unsqueeze(-1), dim=2)  # (R, C, k, B, A)
+            own = torch.cat([data_actions.unsqueeze(1).expand(-1, N_CRITICS, -1, -1, -1), own], 2)
+        q = networks.critics(shape.mlp, self.critics, batch.observations, own)
+        q_data, q_chosen = q[:, :, 0], q[:, :, 1:]
+        exact = losses.conservative_gap(q_sampled, q_data.detach(), log_proposal, temperature=shape.temperature)
+        return q_data, q_sampled, losses.sampled_gap(exact, q_chosen, q_data)
 
     def _policy(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         shape = self.structure

@@ -122,6 +122,13 @@ class Backup(StrEnum):
     max = "max"
 
 
+class Gradient(StrEnum):
+    """How the conservative gap's gradient is taken: through every sampled action, or through a few drawn by weight."""
+
+    exact = "exact"
+    sampled = "sampled"
+
+
 class Activation(StrEnum):
     """The non-linearity after each hidden layer."""
 
@@ -242,6 +249,8 @@ class Penalty:
     Attributes:
         kind: The estimator's name.
         temperature: T of T logsumexp(q / T).
+        gradient: `exact`, or `sampled`: unbiased, and several times as fast (see `cql.losses.sampled_gap`).
+        num_gradient_actions: Actions per state and critic that a sampled gradient goes through; null where exact.
     """
 
     importance_weighted: ClassVar[bool]
@@ -249,6 +258,13 @@ class Penalty:
 
     kind: str
     temperature: float = _number(_POSITIVE)
+    gradient: Gradient = Gradient.exact
+    num_gradient_actions: int | None = field(default=None, metadata={"bounds": _AT_LEAST_1, "hint": "1 is fastest"})
+
+    @property
+    def n_groups(self) -> int:
+        """Groups of sampled actions: uniform, from pi(.|s), and where the kind has it from pi(.|s')."""
+        return 3 if self.next_actions else 2
 
 
 @dataclass(kw_only=True)
@@ -1213,6 +1229,7 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
             "algorithm.w_cql=0.0 takes the conservative term away, so a learned alpha_cql has no effect: "
             "choose algorithm/alpha_cql=fixed or a larger algorithm.w_cql"
         )
+    yield from _gradient_problems(algorithm)
     if dataset.n_episodes is not None and dataset.fraction is not None:
         yield (
             f"dataset.n_episodes={dataset.n_episodes} and dataset.fraction={dataset.fraction} both choose a part of "
@@ -1235,6 +1252,24 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
         case D4rlDataset(path=path):
             texts["dataset.path"] = path
     yield from (f"{key} is empty: give one, e.g. {key}=NAME" for key, text in texts.items() if not text.strip())
+
+
+def _gradient_problems(algorithm: CqlConfig) -> Iterator[str]:
+    key, penalty = "algorithm.penalty.num_gradient_actions", algorithm.penalty
+    k, n_samples = penalty.num_gradient_actions, penalty.n_groups * algorithm.num_sampled_actions
+    if penalty.gradient is Gradient.exact and k is not None:
+        yield (
+            f"{key}={k} has no effect with algorithm.penalty.gradient=exact: "
+            f"write {key}=null, or algorithm.penalty.gradient=sampled"
+        )
+    if penalty.gradient is Gradient.sampled and k is None:
+        yield f"{key} is missing: algorithm.penalty.gradient=sampled needs it, e.g. {key}=1"
+    if penalty.gradient is Gradient.sampled and k is not None and k > n_samples:
+        yield (
+            f"{key}={k} is more than the {n_samples} actions that are sampled (algorithm.num_sampled_actions="
+            f"{algorithm.num_sampled_actions} in each of {penalty.n_groups} groups): lower it, or write "
+            f"algorithm.penalty.gradient=exact {key}=null"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------------

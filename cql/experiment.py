@@ -554,6 +554,8 @@ def structure(train_config: TrainConfig, info: EnvInfo) -> Structure:
         importance_weighted=algorithm.penalty.importance_weighted,
         next_actions=algorithm.penalty.next_actions,
         temperature=algorithm.penalty.temperature,
+        gradient=algorithm.penalty.gradient.value,
+        num_gradient_actions=algorithm.penalty.num_gradient_actions,
         target_update_period=algorithm.target_update_period,
         log_std_min=algorithm.log_std_min,
         log_std_max=algorithm.log_std_max,

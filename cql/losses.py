@@ -136,9 +136,60 @@ def conservative_gap(
     Returns:
         (R, C).
     """
-    z = q_sampled if log_proposal is None else q_sampled - log_proposal.unsqueeze(1)
-    soft_maximum = temperature * torch.logsumexp(z / temperature, dim=2) if temperature != 1.0 else z.logsumexp(2)
+    soft_maximum = _scores(q_sampled, log_proposal, temperature).logsumexp(2)
+    if temperature != 1.0:
+        soft_maximum = temperature * soft_maximum
     return (soft_maximum - q_data).mean(-1)
+
+
+def _scores(q_sampled: Tensor, log_proposal: Tensor | None, temperature: float) -> Tensor:
+    """(Q_i(s, a_j) - log mu_j) / T, (R, C, N, B)."""
+    scores = q_sampled if log_proposal is None else q_sampled - log_proposal.unsqueeze(1)
+    return scores / temperature if temperature != 1.0 else scores
+
+
+def softmax_choices(
+    q_sampled: Tensor, log_proposal: Tensor | None, uniform: Tensor, *, temperature: float = 1.0
+) -> Tensor:
+    """Draw k of each state's N sampled actions, for each critic by the weight that they have in its gap's gradient.
+
+    The weights are softmax_j( (Q_i(s, a_j) - log mu_j) / T ). The k draws come one from each k-th part of the cumulated
+    weights (stratified sampling): each action is drawn as often as its weight says, on average, and with less variance
+    than independent draws have.
+
+    Args:
+        q_sampled: (R, C, N, B).
+        log_proposal: as in :func:`conservative_gap`.
+        uniform: in [0, 1), (R, C, k, B).
+        temperature: T.
+
+    Returns:
+        Indices below N, (R, C, k, B).
+    """
+    n, k = q_sampled.shape[2], uniform.shape[2]
+    cumulated = _scores(q_sampled, log_proposal, temperature).softmax(2).cumsum(2)
+    parts = torch.arange(k, device=uniform.device).view(-1, 1)
+    thresholds = (parts + uniform) / k * cumulated[:, :, -1:]  # their sum is 1 but for rounding
+    return (cumulated.unsqueeze(3) <= thresholds.unsqueeze(2)).sum(2).clamp(max=n - 1)
+
+
+def sampled_gap(exact_gap: Tensor, q_chosen: Tensor, q_data: Tensor) -> Tensor:
+    """The exact conservative gap, with a gradient that goes through few actions.
+
+    The gradient of T logsumexp_j( (Q_i(s, a_j) - log mu_j) / T ) is sum_j w_j grad Q_i(s, a_j) with the softmax's
+    weights w_j: the expectation of grad Q_i(s, a_J) over an action J drawn by them. So the mean over k such actions,
+    which :func:`softmax_choices` draws, has that gradient as its own on average, whatever k is.
+
+    Args:
+        exact_gap: of all sampled actions, (R, C); needs no gradient, and is the value of the result.
+        q_chosen: of the drawn actions, (R, C, k, B).
+        q_data: (R, C, B).
+
+    Returns:
+        (R, C).
+    """
+    estimate = (q_chosen.mean(2) - q_data).mean(-1)
+    return exact_gap.detach() + (estimate - estimate.detach())
 
 
 def critic_loss(td: Tensor, gap: Tensor, *, alpha_cql: Tensor, w_cql: Tensor, tau_cql: Tensor) -> Tensor:

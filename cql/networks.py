@@ -82,105 +82,206 @@ def actor(
     Returns:
         mean (R, B, A) and log_std (R, B, A).
     """
-    hidden = torch.baddbmm(parameters["0.bias"].unsqueeze(1), observations, parameters["0.weight"])
-    mean, log_std = _after_first(mlp, parameters, hidden).chunk(2, dim=-1)
+    mean, log_std = _forward(mlp, parameters, observations).chunk(2, dim=-1)
     return mean, log_std.clamp(log_std_min, log_std_max)
 
 
 def critics(mlp: Mlp, parameters: Parameters, observations: Tensor, actions: Tensor) -> Tensor:
     """Values of N actions in each state.
 
-    The first layer is linear in (s, a), so its state part is computed once per state and shared by the N actions.
-
     Args:
         mlp: the shape that the parameters were made with.
         parameters: of R x C critics.
         observations: (R, B, S).
-        actions: (R, N, B, A).
+        actions: (R, N, B, A), valued by all critics of a run, or (R, C, N, B, A), each critic's own.
 
     Returns:
         (R, C, N, B).
     """
     n_runs, n_critics = parameters["0.weight"].shape[:2]
+    if actions.dim() == 4:
+        actions = actions.unsqueeze(1)
+    states = observations[:, None, None].expand(*actions.shape[:-1], -1)
+    # A view where the critics share their actions: the C copies of an input are one piece of memory.
+    rows = torch.cat([states, actions], -1).flatten(2, 3).expand(-1, n_critics, -1, -1)
     flat = {name: tensor.flatten(0, 1) for name, tensor in parameters.items()}  # (G, ...) with G = R C
-    observations, actions = (x.repeat_interleave(n_critics, dim=0) for x in (observations, actions))
-    if mlp.activation == "relu" and not mlp.layer_norm:
-        values: Tensor = _ReluCritics.apply(observations, actions, *flat.values())  # type: ignore[no-untyped-call]
-    else:
-        values = _after_first(mlp, flat, _first_layer(observations, actions, flat["0.weight"], flat["0.bias"]))
-    return values.view(n_runs, n_critics, *actions.shape[1:3])
+    return _forward(mlp, flat, rows).view(n_runs, n_critics, *actions.shape[2:4])
 
 
-def _first_layer(observations: Tensor, actions: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(G, B, S), (G, N, B, A), (G, S + A, H) and (G, H) to the first layer's sums (G, N, B, H)."""
-    state_weight, action_weight = weight.tensor_split([observations.shape[-1]], dim=1)
-    state_part = torch.baddbmm(bias.unsqueeze(1), observations, state_weight)
-    # One product per action: its result is no view, so that the sum and the activation may overwrite it.
-    return torch.matmul(actions, action_weight.unsqueeze(1)).add_(state_part.unsqueeze(1))
+def _forward(mlp: Mlp, parameters: Parameters, inputs: Tensor) -> Tensor:
+    """(..., rows, in) to (G, rows, out), with parameters (G, ...); the leading axes of the inputs multiply to G."""
+    if mlp.activation != "relu" or mlp.layer_norm:
+        return _layer_by_layer(mlp, parameters, inputs.flatten(0, -3))
+    if torch.is_grad_enabled():
+        outputs: Tensor = _ReluMlp.apply(inputs, *parameters.values())  # type: ignore[no-untyped-call]
+        return outputs
+    members = _members(inputs, *parameters.values())
+    return _joined([_outputs_alone(rows, own[::2], own[1::2]) for rows, *own in members])
 
 
-class _ReluCritics(torch.autograd.Function):
-    """Critics of plain relu layers with the gradient written out, for speed.
-
-    The same products as the general path, which a test compares it with. It keeps only the hidden layers, applies the
-    relu's gradient in place, and avoids BLAS for the last layer, whose single column it handles poorly.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, observations: Tensor, actions: Tensor, *parameters: Tensor) -> Tensor:
-        weights, biases = parameters[::2], parameters[1::2]
-        hidden = [_first_layer(observations, actions, weights[0], biases[0]).relu_().flatten(1, 2)]
-        for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
-            hidden.append(torch.baddbmm(bias.unsqueeze(1), hidden[-1], weight).relu_())
-        ctx.save_for_backward(observations, actions, *weights, *hidden)
-        return torch.baddbmm(biases[-1].unsqueeze(1), weights[-1].mT, hidden[-1].mT)  # (G, 1, rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        observations, actions, *kept = ctx.saved_tensors
-        weights, hidden = kept[: len(kept) // 2 + 1], kept[len(kept) // 2 + 1 :]
-        of_actions, of_parameters = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
-        gradients: list[Tensor | None] = [None] * (2 * len(weights))
-        if of_parameters:
-            gradients[-2:] = torch.bmm(grad, hidden[-1]).mT, grad.sum(2)
-        below = grad.mT * weights[-1].mT  # gradient of the sums of the layer below, (G, rows, H)
-        for layer in range(len(hidden) - 1, 0, -1):
-            _relu_backward_(below, hidden[layer])
-            if of_parameters:
-                gradients[2 * layer : 2 * layer + 2] = torch.bmm(hidden[layer - 1].mT, below), below.sum(1)
-            below = torch.bmm(below, weights[layer].mT)
-        _relu_backward_(below, hidden[0])
-        if of_parameters:
-            of_state_part = below.view(*actions.shape[:3], -1).sum(1)
-            of_weight = [torch.bmm(observations.mT, of_state_part), torch.bmm(actions.flatten(1, 2).mT, below)]
-            gradients[:2] = torch.cat(of_weight, 1), of_state_part.sum(1)
-        of_rows = None
-        if of_actions:
-            of_rows = torch.bmm(below, weights[0][:, observations.shape[-1] :].mT).view_as(actions)
-        return None, of_rows, *gradients
-
-
-def _relu_backward_(grad: Tensor, activated: Tensor) -> None:
-    """Zero the gradient, in place, where a relu gave zero."""
-    torch.ops.aten.threshold_backward.grad_input(grad, activated, 0.0, grad_input=grad)
-
-
-def _after_first(mlp: Mlp, parameters: Parameters, hidden: Tensor) -> Tensor:
-    """From the first layer's sums (G, ..., H) to the outputs (G, rows, out), with parameters (G, ...)."""
+def _layer_by_layer(mlp: Mlp, parameters: Parameters, hidden: Tensor) -> Tensor:
+    """The plain form, for every activation and with layer normalisation: (G, rows, in) to (G, rows, out)."""
     activation = _ACTIVATIONS[mlp.activation]
-    for layer in range(mlp.depth):
+    for layer in range(mlp.depth + 1):
+        hidden = torch.baddbmm(parameters[f"{layer}.bias"].unsqueeze(1), hidden, parameters[f"{layer}.weight"])
+        if layer == mlp.depth:
+            break
         if mlp.layer_norm:
-            gain, shift = (_rows(parameters[f"{layer}.norm_{kind}"], hidden) for kind in ("gain", "shift"))
+            gain, shift = (parameters[f"{layer}.norm_{kind}"].unsqueeze(1) for kind in ("gain", "shift"))
             hidden = torch.addcmul(shift, functional.layer_norm(hidden, hidden.shape[-1:]), gain)
-        hidden = activation(hidden).flatten(1, -2)
-        bias, weight = parameters[f"{layer + 1}.bias"].unsqueeze(1), parameters[f"{layer + 1}.weight"]
-        hidden = torch.baddbmm(bias, hidden, weight)
+        hidden = activation(hidden)
     return hidden
 
 
-def _rows(parameter: Tensor, hidden: Tensor) -> Tensor:
-    """(G, H) to (G, 1, ..., H), which broadcasts over the rows of ``hidden``."""
-    return parameter.view(len(parameter), *[1] * (hidden.dim() - 2), -1)
+# Plain relu layers, fast ----------------------------------------------------------------------------------------------
+
+# oneDNN's x @ weight.T + bias with the activation applied while the results are in registers: where it was measured a
+# fifth faster than the BLAS's product alone. PyTorch's compiler calls it too, but it has no public name; without it, or
+# with another type of numbers, all networks go through one batched product.
+_HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+_fused_linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _HAS_ONEDNN else None
+
+_CACHED_ROWS = 1024  # of 256 numbers are a megabyte: a layer's output is still in a core's cache when the next reads it
+
+
+def _members(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Cut tensors (..., rows, in) and (G, ...) into what one product takes at a time.
+
+    On a processor that is each network by itself, without the axis G: its layers stay in the cache, and its rounding
+    does not depend on who else is in the stack. Elsewhere it is all of them in one batched product.
+    """
+    first, *others = tensors
+    alone = _fused_linear is not None and first.device.type == "cpu" and first.dtype == torch.float32
+    if not alone:
+        return [(first.flatten(0, -3), *others)]
+    leading = first.shape[:-2]
+    inputs = [first[index] for index in itertools.product(*map(range, leading))]
+    return list(zip(inputs, *(tensor.unbind() for tensor in others), strict=True))
+
+
+def _joined(outputs: list[Tensor]) -> Tensor:
+    """What the members gave, as one tensor with the axis G."""
+    return outputs[0] if outputs[0].dim() == 3 else torch.stack(outputs)
+
+
+def _hidden_layer(rows: Tensor, transposed: Tensor, bias: Tensor) -> Tensor:
+    """A member's relu(rows @ transposed.T + bias): (rows, in) and contiguous (out, in), or the same with the axis G."""
+    if rows.dim() == 2:
+        activated: Tensor = _fused_linear(rows, transposed, bias, "relu", [], "")
+        return activated
+    return torch.baddbmm(bias.unsqueeze(1), rows, transposed.mT).relu_()
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    """As :func:`_hidden_layer` wants it; a view where that is a batched product."""
+    return weight.mT.contiguous() if weight.dim() == 2 else weight.mT
+
+
+def _last(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The last layer, whose few columns oneDNN handles poorly."""
+    return torch.addmm(bias, hidden, weight) if hidden.dim() == 2 else torch.baddbmm(bias.unsqueeze(1), hidden, weight)
+
+
+def _outputs_alone(rows: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """A member's outputs, with nothing kept for a gradient."""
+    outputs, transposed = [], [_transposed(weight) for weight in weights[:-1]]
+    for hidden in torch.split(rows, _CACHED_ROWS) if rows.dim() == 2 else (rows,):
+        for weight, bias in zip(transposed, biases[:-1], strict=True):
+            hidden = _hidden_layer(hidden, weight, bias)
+        outputs.append(_last(hidden, weights[-1], biases[-1]))
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+
+class _ReluMlp(torch.autograd.Function):
+    """Plain relu layers with the gradient written out, for speed.
+
+    Inputs (..., rows, in), then weight (G, in, out) and bias (G, out) of each layer; the result is (G, rows, out). It
+    is compared with :func:`_layer_by_layer` by a test. It keeps the hidden layers and nothing else, and the gradient
+    overwrites them, so it can be asked for once only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, *parameters: Tensor) -> Tensor:
+        outputs, kept = [], []
+        for rows, *own in _members(inputs, *parameters):
+            hidden = [rows]
+            for weight, bias in zip(own[:-2:2], own[1:-2:2], strict=True):
+                hidden.append(_hidden_layer(hidden[-1], _transposed(weight), bias))
+            outputs.append(_last(hidden[-1], *own[-2:]))
+            kept += hidden[1:]
+        ctx.save_for_backward(inputs, *parameters, *kept)
+        ctx.n_parameters = len(parameters)
+        return _joined(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, *saved = ctx.saved_tensors
+        parameters, kept = saved[: ctx.n_parameters], saved[ctx.n_parameters :]
+        of_inputs, of_parameters = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        n_hidden = len(parameters) // 2 - 1
+        members = _members(inputs, *parameters)
+        grads = grad.unbind() if len(members) == len(grad) and members[0][0].dim() == 2 else [grad]
+        found: list[list[Tensor]] = []
+        for position, ((rows, *own), of_outputs) in enumerate(zip(members, grads, strict=True)):
+            hidden = [rows, *kept[position * n_hidden : (position + 1) * n_hidden]]
+            found.append(_member_gradients(hidden, own[::2], of_outputs, of_inputs, of_parameters))
+        joined = [_joined(list(each)) for each in zip(*found, strict=True)]
+        of_rows = joined.pop().view(inputs.shape) if of_inputs else None
+        return of_rows, *(joined if of_parameters else [None] * len(parameters))
+
+
+def _member_gradients(
+    hidden: list[Tensor], weights: Sequence[Tensor], grad: Tensor, of_inputs: bool, of_parameters: bool
+) -> list[Tensor]:
+    """Gradients of one member: of weight and bias of each layer, then of its inputs, as far as they are asked for.
+
+    Args:
+        hidden: the inputs and what the relus gave, (rows, width) each; the last is overwritten.
+        weights: of each layer.
+        grad: of the outputs, (rows, out).
+        of_inputs: whether the gradient of the inputs is needed.
+        of_parameters: whether those of the parameters are.
+    """
+    found: list[Tensor] = []
+    if of_parameters:
+        found = [(grad.mT @ hidden[-1]).mT, grad.sum(-2)]
+    scale = None
+    if grad.shape[-1] == 1:
+        # The gradient of the layer below is the outer product of this column with the last weights. Only its column
+        # passes through the relu here; the weights, one factor a column, wait for the smaller tensors further down.
+        below, scale = grad.expand_as(hidden[-1]), weights[-1].mT
+        target = hidden[-1]
+    else:
+        below = target = grad @ weights[-1].mT
+    below = _through_relu(below, hidden[-1], into=target)
+    for layer in range(len(weights) - 2, -1, -1):
+        if of_parameters:
+            of_weight, of_bias = hidden[layer].mT @ below, below.sum(-2)
+            if scale is not None:
+                of_weight, of_bias = of_weight * scale, of_bias * scale.squeeze(-2)
+            found[:0] = of_weight, of_bias
+        if layer == 0 and not of_inputs:
+            break
+        weight = weights[layer] if scale is None else weights[layer] * scale
+        below = _times_transposed(below, weight)
+        scale = None
+        if layer:
+            below = _through_relu(below, hidden[layer], into=below)
+    return [*found, below] if of_inputs else found
+
+
+def _times_transposed(rows: Tensor, weight: Tensor) -> Tensor:
+    """(rows, out) @ (in, out).T, or the same with the axis G."""
+    if rows.dim() == 2:
+        product: Tensor = _fused_linear(rows, weight, None, "none", [], "")
+        return product
+    return rows @ weight.mT
+
+
+def _through_relu(grad: Tensor, activated: Tensor, into: Tensor) -> Tensor:
+    """The gradient, zero where a relu gave zero, written into a tensor that may be one of the two."""
+    passed: Tensor = torch.ops.aten.threshold_backward.grad_input(grad, activated, 0.0, grad_input=into)
+    return passed
 
 
 def _initial(mlp: Mlp, inputs: int, outputs: int, generator: Generator) -> Parameters:

@@ -42,6 +42,7 @@ class Noise(NamedTuple):
         next_policy: for those from pi(.|s'), (R, N, B, A); N is 0 where the penalty has no such group.
         target: for the actions of the Bellman target, (R, 1 or N, B, A).
         actor: for the action of the actor's loss, (R, 1, B, A).
+        choice: uniform in [0, 1), to draw the actions of a sampled gradient, (R, C, k, B); k is 0 where it is exact.
     """
 
     uniform: Tensor
@@ -49,6 +50,7 @@ class Noise(NamedTuple):
     next_policy: Tensor
     target: Tensor
     actor: Tensor
+    choice: Tensor
 
 
 class Sampler:
@@ -64,6 +66,7 @@ class Sampler:
         n_policy: actions from pi(.|s) per state.
         n_next_policy: actions from pi(.|s') per state, for the penalty.
         n_target: actions from pi(.|s') per state, for the Bellman target.
+        n_choices: C and k of :class:`Noise`'s ``choice``.
         device: where the data are.
     """
 
@@ -77,6 +80,7 @@ class Sampler:
         n_policy: int,
         n_next_policy: int,
         n_target: int,
+        n_choices: tuple[int, int],
         device: torch.device,
     ) -> None:
         self.generators = [generator(seed, TRAINING_STREAM, device) for seed in seeds]
@@ -84,6 +88,7 @@ class Sampler:
         n_runs = len(seeds)
         self._indices = torch.zeros((n_runs, batch_size), dtype=torch.int64, device=device)
         self._uniform = torch.zeros((n_runs, n_uniform, batch_size, action_size), device=device)
+        self._choice = torch.zeros((n_runs, *n_choices, batch_size), device=device)
         self._normal = torch.zeros((n_runs, sum(self._sizes), batch_size, action_size), device=device)
 
     def draw(self, data: Batch, active: Sequence[bool] | None = None) -> tuple[Batch, Noise]:
@@ -101,10 +106,12 @@ class Sampler:
             torch.randint(n_transitions, self._indices[run].shape, generator=own, out=self._indices[run])
             self._normal[run].normal_(generator=own)
             self._uniform[run].uniform_(-1.0, 1.0, generator=own)
+            self._choice[run].uniform_(generator=own)
         flat = self._indices.flatten()
         shape = self._indices.shape
         batch = Batch(*(field.index_select(0, flat).view(*shape, *field.shape[1:]) for field in data))
-        return batch, Noise(self._uniform, *torch.split(self._normal, self._sizes, dim=1))
+        policy, next_policy, target, actor = torch.split(self._normal, self._sizes, dim=1)
+        return batch, Noise(self._uniform, policy, next_policy, target, actor, self._choice)
 
     def state(self, run: int) -> Tensor:
         """The state of a run's generator, as bytes."""

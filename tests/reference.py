@@ -74,6 +74,32 @@ def conservative_gap(q_sampled, q_data, log_mu, temperature):
     return mean(gaps)
 
 
+def choices(q_sampled, log_mu, temperature, uniform):
+    """Of one state: the index of the sampled action in which each k-th part's threshold falls."""
+    scores = [(constant(q) - mu) / temperature for q, mu in zip(q_sampled, log_mu, strict=True)]
+    total = sum(math.exp(score) for score in scores)
+    found = []
+    for part, u in enumerate(uniform):
+        threshold, cumulated = (part + u) / len(uniform), 0.0
+        for index, score in enumerate(scores):
+            cumulated += math.exp(score) / total
+            if threshold < cumulated:
+                found.append(index)
+                break
+    return found
+
+
+def sampled_gap(q_sampled, q_data, log_mu, temperature, uniform):
+    """The exact gap's value, with the gradient of the mean over the drawn actions; uniform[i][b]."""
+    value = constant(conservative_gap(q_sampled, q_data, log_mu, temperature))
+    estimates = []
+    for b in range(len(q_data)):
+        mu = [0.0] * len(q_sampled[b]) if log_mu is None else log_mu[b]
+        chosen = choices(q_sampled[b], mu, temperature, [float(own[b]) for own in uniform])
+        estimates.append(mean([q_sampled[b][index] for index in chosen]) - q_data[b])
+    return value + mean(estimates) - constant(mean(estimates))
+
+
 def critic_loss(td, gap, alpha_cql, w_cql, tau_cql):
     """td[i] and gap[i]; alpha_cql is a number, and so has no gradient."""
     return sum(td[i] + w_cql * constant(alpha_cql) * (gap[i] - tau_cql) for i in range(len(td)))
@@ -209,12 +235,15 @@ class Run:
         proposals = [self.proposals(batch, noise, b) for b in rows]
         log_mu = [[each for _, each in p] for p in proposals] if structure.importance_weighted else None
         td, gap, q_data_all, q_sampled_all = [], [], [], []
-        for critic in self.critics:
+        for i, critic in enumerate(self.critics):
             q_data = [critic(torch.cat([batch.observations[b], batch.actions[b]]))[0] for b in rows]
             # Every action is valued at s, also those that were drawn from pi(.|s').
             q_sampled = [[critic(torch.cat([batch.observations[b], a]))[0] for a, _ in proposals[b]] for b in rows]
             td.append(temporal_difference(q_data, y))
-            gap.append(conservative_gap(q_sampled, q_data, log_mu, structure.temperature))
+            if structure.gradient == "sampled":
+                gap.append(sampled_gap(q_sampled, q_data, log_mu, structure.temperature, noise.choice[i]))
+            else:
+                gap.append(conservative_gap(q_sampled, q_data, log_mu, structure.temperature))
             q_data_all += q_data
             q_sampled_all += q_sampled
         loss = critic_loss(td, gap, alpha_cql, own.w_cql, tau_cql)

@@ -26,6 +26,8 @@ STRUCTURE = Structure(
     importance_weighted=True,
     next_actions=True,
     temperature=1.0,
+    gradient="exact",
+    num_gradient_actions=None,
     target_update_period=1,
     log_std_min=-20.0,
     log_std_max=2.0,
@@ -143,6 +145,22 @@ VARIANTS = {
     "bc, period, log_std clamp": (
         replace(STRUCTURE, target_update_period=2, log_std_min=-0.05, log_std_max=0.05),
         replace(LEARNED_RUN, bc_steps=2),
+    ),
+    "cql_h, sampled gradient, both learned": (
+        replace(STRUCTURE, num_sampled_actions=4, gradient="sampled", num_gradient_actions=1),
+        LEARNED_RUN,
+    ),
+    "blueprint, sampled gradient of 3, T=0.5": (
+        replace(
+            STRUCTURE,
+            num_sampled_actions=3,
+            gradient="sampled",
+            num_gradient_actions=3,
+            importance_weighted=False,
+            next_actions=False,
+            temperature=0.5,
+        ),
+        FIXED_RUN,
     ),
     "layer norm, tanh, 3 deep": (
         replace(STRUCTURE, mlp=Mlp(width=5, depth=3, activation="tanh", layer_norm=True)),

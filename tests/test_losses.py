@@ -263,3 +263,87 @@ def test_temperature_rises_below_its_target_entropy_and_falls_above():
     log_prob = torch.tensor([[[3.0]], [[-3.0]]])  # entropies -3 and 3
     losses.temperature_loss(alpha_temp, log_prob, torch.tensor([-1.0, -1.0])).sum().backward()
     torch.testing.assert_close(alpha_temp.grad, torch.tensor([-2.0, 4.0]))
+
+
+# The sampled gradient of the gap --------------------------------------------------------------------------------------
+
+
+K_AND_TEMPERATURE = [(1, 1.0), (1, 0.5), (4, 1.0), (4, 3.0)]
+N_MANY, B_FEW = 30, 6
+
+
+def gap_inputs(seed, spread=2.0):
+    """Of one run: (1, C, N, B), (1, C, B) and (1, N, B)."""
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(1, *shape, generator=random, dtype=torch.float64)
+
+    return spread * normal(C, N_MANY, B_FEW), normal(C, B_FEW), normal(N_MANY, B_FEW)
+
+
+def sampled_gradients(inputs, k, temperature, n_draws):
+    """Of the gap with respect to the values of all sampled actions, (n_draws, C, N, B): draws take the place of runs."""
+    q_sampled, q_data, log_proposal = (None if x is None else x.expand(n_draws, *x.shape[1:]).clone() for x in inputs)
+    uniform = torch.rand(n_draws, C, k, B_FEW, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
+    exact = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=temperature)
+    chosen = losses.softmax_choices(q_sampled, log_proposal, uniform, temperature=temperature)
+    q_sampled.requires_grad_()
+    gap = losses.sampled_gap(exact, q_sampled.take_along_dim(chosen, 2), q_data)
+    torch.testing.assert_close(gap, exact, rtol=1e-12, atol=1e-12)  # what is reported stays exact
+    return torch.autograd.grad(gap.sum(), q_sampled)[0]
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(("k", "temperature"), K_AND_TEMPERATURE)
+def test_the_sampled_gradient_is_the_exact_one_on_average(k, temperature, weighted):
+    """20,000 draws: each of the 360 components is within five standard errors, and five choices, of its expectation."""
+    q_sampled, q_data, log_proposal = gap_inputs(0)
+    inputs, n_draws = (q_sampled, q_data, log_proposal if weighted else None), 20_000
+    leaf = q_sampled.clone().requires_grad_()
+    exact = losses.conservative_gap(leaf, q_data, inputs[2], temperature=temperature)
+    (expected,) = torch.autograd.grad(exact.sum(), leaf)
+    mean = sampled_gradients(inputs, k, temperature, n_draws).mean(0, keepdim=True)
+    # A component is the weight of its action over B. The number of times that it was chosen is binomial for k = 1 and
+    # varies less for k > 1; a few choices more or less are nothing where hardly any are expected.
+    weights = expected * B_FEW
+    interval = (5 * (weights * (1 - weights) / (n_draws * k)).sqrt() + 5 / (n_draws * k)) / B_FEW
+    assert ((mean - expected).abs() <= interval).all()
+    assert interval.max() < 0.1 * expected.max()  # it is a narrow one,
+    heaviest = torch.zeros_like(expected).scatter_(2, expected.argmax(2, keepdim=True), 1 / B_FEW)
+    assert not ((heaviest - expected).abs() <= interval).all()  # which a biased gradient misses
+
+
+def test_more_gradient_actions_have_less_variance():
+    inputs = gap_inputs(2)
+    variances = {k: float(sampled_gradients(inputs, k, 1.0, 4000).var(0).sum()) for k in (1, 2, 4, 8)}
+    # Independent draws would have a k-th of the first; stratified ones have less, which 0.95 tells from chance.
+    assert all(variances[k] < 0.95 * variances[1] / k for k in (2, 4, 8)), variances
+
+
+def test_choices_follow_the_thresholds():
+    weights = torch.tensor([0.1, 0.6, 0.3], dtype=torch.float64)
+    q = weights.log().view(1, 1, 3, 1)
+
+    def chosen(*uniform):
+        return losses.softmax_choices(q, None, torch.tensor(uniform, dtype=torch.float64).view(1, 1, -1, 1)).flatten()
+
+    assert [chosen(u).item() for u in (0.0, 0.099, 0.101, 0.699, 0.701, 1 - 1e-16)] == [0, 0, 1, 1, 2, 2]
+    assert chosen(0.1, 0.1).tolist() == [0, 1]  # thresholds 0.05 and 0.55
+    assert chosen(0.9, 0.9).tolist() == [1, 2]
+    # In float32 the weights need not add up to one: the largest threshold still falls on an action.
+    many = torch.randn(1, 1, 1000, 50, generator=torch.Generator().manual_seed(0))
+    last = losses.softmax_choices(many, None, torch.full((1, 1, 1, 50), 1 - 2**-24))
+    assert last.max() <= 999
+
+
+def test_the_sampled_gap_passes_its_gradient_to_the_chosen_and_the_data_alone():
+    exact = torch.tensor([[3.0, -1.0]], dtype=torch.float64, requires_grad=True)
+    q_chosen = torch.zeros(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    q_data = torch.zeros(1, 2, 5, dtype=torch.float64, requires_grad=True)
+    gap = losses.sampled_gap(exact, q_chosen, q_data)
+    assert torch.equal(gap, exact)
+    of_exact, of_chosen, of_data = torch.autograd.grad(gap.sum(), [exact, q_chosen, q_data], allow_unused=True)
+    assert of_exact is None
+    torch.testing.assert_close(of_chosen, torch.full_like(q_chosen, 1 / 20))
+    torch.testing.assert_close(of_data, torch.full_like(q_data, -1 / 5))

@@ -176,9 +176,9 @@ def test_the_written_out_gradient_is_that_of_the_general_path(depth: int) -> Non
     observations = torch.randn(3, 7, 5, generator=random, dtype=torch.float64)
     actions = torch.rand(3, 4, 7, 3, generator=random, dtype=torch.float64).requires_grad_()
     flat = {name: tensor.flatten(0, 1) for name, tensor in parameters.items()}
-    by_critic = (observations.repeat_interleave(2, 0), actions.repeat_interleave(2, 0))
-    first = networks._first_layer(*by_critic, flat["0.weight"], flat["0.bias"])
-    general = networks._after_first(mlp, flat, first).view(3, 2, 4, 7)
+    states = observations[:, None].expand(-1, 4, -1, -1)
+    rows = torch.cat([states, actions], -1).flatten(1, 2).repeat_interleave(2, 0)
+    general = networks._layer_by_layer(mlp, flat, rows).view(3, 2, 4, 7)
     fast = networks.critics(mlp, parameters, observations, actions)
     torch.testing.assert_close(fast, general, rtol=1e-12, atol=1e-12)
     weights = torch.randn(fast.shape, generator=random, dtype=torch.float64)

@@ -25,7 +25,7 @@ def transitions(n_transitions=50):
 
 
 def sampler(seeds, batch_size=B, **sizes):
-    counts = {"n_uniform": 4, "n_policy": 4, "n_next_policy": 4, "n_target": 1, **sizes}
+    counts = {"n_uniform": 4, "n_policy": 4, "n_next_policy": 4, "n_target": 1, "n_choices": (2, 1), **sizes}
     return Sampler(seeds, batch_size=batch_size, action_size=A, device=torch.device("cpu"), **counts)
 
 
@@ -35,10 +35,12 @@ def copies(drawn):
 
 
 def test_shapes_of_everything_drawn():
-    batch, noise = sampler([0, 1, 2], n_next_policy=0, n_target=7).draw(transitions())
+    batch, noise = sampler([0, 1, 2], n_next_policy=0, n_target=7, n_choices=(2, 3)).draw(transitions())
     assert [tuple(t.shape) for t in batch] == [(3, B, S), (3, B, A), (3, B), (3, B, S), (3, B)]
-    assert [t.shape[1] for t in noise] == [4, 4, 0, 7, 1]
-    assert all(t.shape == (3, t.shape[1], B, A) for t in noise)
+    *actions, choice = noise
+    assert [t.shape[1] for t in actions] == [4, 4, 0, 7, 1]
+    assert all(t.shape == (3, t.shape[1], B, A) for t in actions)
+    assert choice.shape == (3, 2, 3, B)
     assert all(t.dtype == torch.float32 for t in (*batch, *noise))
 
 
@@ -91,7 +93,7 @@ def test_a_run_draws_the_same_numbers_alone_first_and_last_in_a_stack():
 
 
 def test_runs_of_a_stack_share_neither_batches_nor_noise():
-    batch, noise = sampler([0, 1]).draw(transitions())
+    batch, noise = sampler([0, 1], n_choices=(2, 3)).draw(transitions())
     for tensor in (batch.rewards, *noise):
         assert not torch.equal(tensor[0], tensor[1])
 
