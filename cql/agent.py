@@ -168,20 +168,24 @@ class Agent:
     def _make_optimisers(self) -> None:
         """Give Adam a tensor of its own for each run of each parameter: a slice that shares the stack's memory.
 
-        Adam counts steps per tensor and has one learning rate per group of tensors, and both are a run's own.
+        Adam counts steps per tensor and has one learning rate per group of tensors, and both are a run's own. The actor
+        and the learned coefficients, whose losses share no parameter, take their step in one.
         """
         self.optimisers: dict[str, Optimizer] = {}
         self._slices: dict[str, dict[str, tuple[Tensor, ...]]] = {}
-        for part, rates in self._learning_rates.items():
-            slices = {name: tensor.detach().unbind() for name, tensor in self._parts()[part].items()}
-            groups = [
-                {
-                    "params": [s[run] for s in slices.values() for run, own in enumerate(rates) if own == rate],
-                    "lr": rate,
-                }
-                for rate in dict.fromkeys(rates)
-            ]
-            self._slices[part], self.optimisers[part] = slices, Adam(groups, fused=True)
+        others = tuple(part for part in self._learning_rates if part != "critics")
+        # Capturable: nothing of a step waits for the host, so that it can be part of a CUDA graph.
+        capturable = self.device.type == "cuda"
+        for parts in (("critics",), others):
+            by_rate: dict[float, list[Tensor]] = {}
+            for part in parts:
+                slices = {name: tensor.detach().unbind() for name, tensor in self._parts()[part].items()}
+                self._slices[part] = slices
+                for run, rate in enumerate(self._learning_rates[part]):
+                    by_rate.setdefault(rate, []).extend(own[run] for own in slices.values())
+            groups = [{"params": tensors, "lr": rate} for rate, tensors in by_rate.items()]
+            optimiser = Adam(groups, fused=True, capturable=capturable)
+            self.optimisers |= dict.fromkeys(parts, optimiser)
 
     @property
     def n_runs(self) -> int:
@@ -239,7 +243,9 @@ class Agent:
         """
         shape, backup = self.structure, self.structure.backup
         active = (True,) * self.n_runs if active is None else tuple(active)
-        policy = self._policy(batch.observations)  # with gradient; the actor's loss uses it again
+        # With gradient: the first sample is that of the actor's loss, the others are those of the gap.
+        policy = self._policy(batch.observations)
+        own_actions, own_log_prob = losses.squashed_gaussian(*policy, torch.cat([noise.actor, noise.policy], 1))
         with torch.no_grad():
             alpha_temp = self.alpha_temp.detach()
             next_policy = self._policy(batch.next_observations)
@@ -255,31 +261,31 @@ class Agent:
                 alpha_temp=alpha_temp,
                 backup=backup,
             )
-            policy_actions, policy_log_prob = losses.squashed_gaussian(*policy, noise.policy)
-            sampled_actions = torch.cat([noise.uniform, policy_actions, next_actions[:, n_target:]], 1)
+            sampled_actions = torch.cat([noise.uniform, own_actions[:, 1:], next_actions[:, n_target:]], 1)
             log_proposal = None
             if shape.importance_weighted:
                 log_uniform = torch.full_like(noise.uniform[..., 0], -shape.action_size * math.log(2.0))
-                log_proposal = torch.cat([log_uniform, policy_log_prob, next_log_prob[:, n_target:]], 1)
+                log_proposal = torch.cat([log_uniform, own_log_prob[:, 1:], next_log_prob[:, n_target:]], 1)
 
         # A. Critics.
         q_data, q_sampled, gap = self._values_and_gap(batch, noise, sampled_actions, log_proposal)
         td = losses.temporal_difference(q_data, target)
         alpha_cql = self.alpha_cql
         critic_loss = losses.critic_loss(td, gap, alpha_cql=alpha_cql, w_cql=self._w_cql, tau_cql=self._tau_cql)
-        self._descend("critics", critic_loss, active)
+        self._descend(["critics"], critic_loss, active)
 
         # B. Actor, against the critics just updated; their detached parameters take no gradient.
-        actions, log_prob = losses.squashed_gaussian(*policy, noise.actor)
+        actions, log_prob = own_actions[:, :1], own_log_prob[:, :1]
         actor_loss = self._actor_loss(batch, policy, actions, log_prob, alpha_temp, active)
-        self._descend("actor", actor_loss, active)
 
-        # C and D. The coefficients that are learned.
+        # C and D. The coefficients that are learned. None of the three losses has a gradient in another's parameters.
+        loss = actor_loss
         if "alpha_temp" in self.log_coefficients:
-            loss = losses.temperature_loss(self.alpha_temp, log_prob, self._target_entropy)
-            self._descend("alpha_temp", loss, active)
+            loss = loss + losses.temperature_loss(self.alpha_temp, log_prob, self._target_entropy)
         if "alpha_cql" in self.log_coefficients:
-            self._descend("alpha_cql", losses.multiplier_loss(alpha_cql, gap, self._tau_cql), active)
+            loss = loss + losses.multiplier_loss(alpha_cql, gap, self._tau_cql)
+        self._descend(["actor", *self.log_coefficients], loss, active)
+        if "alpha_cql" in self.log_coefficients:
             with torch.no_grad():
                 # Clamped after the step, not in the loss: a clamp in the loss has no gradient beyond its bound, so
                 # a multiplier that once reached it would stay there for good.
@@ -330,7 +336,8 @@ class Agent:
         with torch.no_grad():
             q_sampled = networks.critics(shape.mlp, self.critics, batch.observations, sampled_actions)
             chosen = losses.softmax_choices(q_sampled, log_proposal, noise.choice, temperature=shape.temperature)
-            own = sampled_actions.unsqueeze(1).take_along_dim(chosen.unsqueeze(-1), dim=2)  # (R, C, k, B, A)
+            by_critic = sampled_actions.unsqueeze(1).expand(-1, N_CRITICS, -1, -1, -1)
+            own = by_critic.gather(2, chosen.unsqueeze(-1).expand(-1, -1, -1, -1, shape.action_size))  # (R, C, k, B, A)
             own = torch.cat([data_actions.unsqueeze(1).expand(-1, N_CRITICS, -1, -1, -1), own], 2)
         q = networks.critics(shape.mlp, self.critics, batch.observations, own)
         q_data, q_chosen = q[:, :, 0], q[:, :, 1:]
@@ -366,17 +373,24 @@ class Agent:
         actor_loss = losses.actor_loss(log_prob, q, alpha_temp)
         return torch.where(self.mask(clones), cloning_loss, actor_loss) if any(clones) else actor_loss
 
-    def _descend(self, part: str, loss: Tensor, active: tuple[bool, ...]) -> None:
-        """One step of the active runs' slices on the sum over runs, whose gradients do not mix."""
-        stacks = self._parts()[part]
-        for stack in stacks.values():
+    def _descend(self, parts: Sequence[str], loss: Tensor, active: tuple[bool, ...]) -> None:
+        """One step of the active runs' slices on the sum over runs, whose gradients do not mix.
+
+        Args:
+            parts: those of one optimiser, all of which the loss has gradients in.
+            loss: (R,).
+            active: whether a run takes the step.
+        """
+        everything = self._parts()
+        stacks = [(stack, self._slices[part][name]) for part in parts for name, stack in everything[part].items()]
+        for stack, _ in stacks:
             stack.grad = None
         torch.autograd.backward(loss.sum())
-        for name, stack in stacks.items():
+        for stack, slices in stacks:
             assert stack.grad is not None  # every parameter of a part enters its loss
-            for own, gradient, is_active in zip(self._slices[part][name], stack.grad.unbind(), active, strict=True):
+            for own, gradient, is_active in zip(slices, stack.grad.unbind(), active, strict=True):
                 own.grad = gradient if is_active else None  # Adam passes over what has none
-        optimiser = self.optimisers[part]
+        optimiser = self.optimisers[parts[0]]
         optimiser.step()
         optimiser.zero_grad()  # the slices' gradients would keep the stacks' from being freed
 
