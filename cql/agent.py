@@ -106,6 +106,21 @@ class Structure:
     log_std_max: float
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What the host decides of a step, one flag a run. All else happens on the device and is the same for equal plans.
+
+    Attributes:
+        active: takes the step.
+        clones: is in its first ``bc_steps``, so that its actor clones the data.
+        due: updates its target critics.
+    """
+
+    active: tuple[bool, ...]
+    clones: tuple[bool, ...]
+    due: tuple[bool, ...]
+
+
 class Agent:
     """Actors, twin critics, their targets, the coefficients and their optimisers, for R runs.
 
@@ -227,10 +242,7 @@ class Agent:
         return self._masks[key]
 
     def update(self, batch: Batch, noise: Noise, active: Sequence[bool] | None = None) -> Tensor:
-        """One training step of the active runs: critics, actor, temperature, multiplier, targets, in this order.
-
-        The others take part in the matrix products, so that the shapes and with them the rounding do not depend on who
-        is active, and keep their parameters, targets, optimiser states and step counts bit for bit.
+        """One training step of the active runs.
 
         Args:
             batch: one minibatch a run.
@@ -238,11 +250,48 @@ class Agent:
             active: whether a run takes this step, (R,); None is all of them.
 
         Returns:
+            :data:`METRICS` of this step, as :meth:`step` gives them.
+        """
+        plan = self.plan(active)
+        metrics = self.step(plan, batch, noise)
+        self.count(plan)
+        return metrics
+
+    def plan(self, active: Sequence[bool] | None = None) -> Plan:
+        """What the next step of the active runs is to do; None is all of them."""
+        active = (True,) * self.n_runs if active is None else tuple(active)
+        period, counts = self.structure.target_update_period, zip(active, self.n_steps_done, strict=True)
+        return Plan(
+            active=active,
+            clones=tuple(
+                is_active and done < bc_steps
+                for is_active, done, bc_steps in zip(active, self.n_steps_done, self._bc_steps, strict=True)
+            ),
+            due=tuple(is_active and (done + 1) % period == 0 for is_active, done in counts),
+        )
+
+    def count(self, plan: Plan) -> None:
+        """Note that a step was taken."""
+        self.n_steps_done = [done + active for done, active in zip(self.n_steps_done, plan.active, strict=True)]
+
+    def step(self, plan: Plan, batch: Batch, noise: Noise) -> Tensor:
+        """The device's part of a training step: critics, actor, temperature, multiplier, targets, in this order.
+
+        It decides nothing by a tensor's value and moves none to the host, so it can be captured as a CUDA graph.
+
+        The others take part in the matrix products, so that the shapes and with them the rounding do not depend on who
+        is active, and keep their parameters, targets, optimiser states and step counts bit for bit.
+
+        Args:
+            plan: of this step.
+            batch: one minibatch a run.
+            noise: of a sampler made by :meth:`sampler`.
+
+        Returns:
             :data:`METRICS` of this step, (len(METRICS), R), on the device and without gradient; those of runs that are
             not active mean nothing.
         """
-        shape, backup = self.structure, self.structure.backup
-        active = (True,) * self.n_runs if active is None else tuple(active)
+        shape, backup, active = self.structure, self.structure.backup, plan.active
         # With gradient: the first sample is that of the actor's loss, the others are those of the gap.
         policy = self._policy(batch.observations)
         own_actions, own_log_prob = losses.squashed_gaussian(*policy, torch.cat([noise.actor, noise.policy], 1))
@@ -276,7 +325,7 @@ class Agent:
 
         # B. Actor, against the critics just updated; their detached parameters take no gradient.
         actions, log_prob = own_actions[:, :1], own_log_prob[:, :1]
-        actor_loss = self._actor_loss(batch, policy, actions, log_prob, alpha_temp, active)
+        actor_loss = self._actor_loss(plan, batch, policy, actions, log_prob, alpha_temp)
 
         # C and D. The coefficients that are learned. None of the three losses has a gradient in another's parameters.
         loss = actor_loss
@@ -293,19 +342,14 @@ class Agent:
                 self._assign(log_alpha_cql, log_alpha_cql.clamp(max=math.log(losses.ALPHA_CQL_MAX)), active)
 
         # E. Targets.
-        self.n_steps_done = [done + is_active for done, is_active in zip(self.n_steps_done, active, strict=True)]
         with torch.no_grad():
-            due = tuple(
-                is_active and done % shape.target_update_period == 0
-                for is_active, done in zip(active, self.n_steps_done, strict=True)
-            )
-            if any(due):
+            if any(plan.due):
                 for name, tensor in self.critics.items():
                     rates = self._tau_target.view(-1, *[1] * (tensor.dim() - 1))
-                    if all(due):
+                    if all(plan.due):
                         self.targets[name].lerp_(tensor, rates)
                     else:
-                        self._assign(self.targets[name], self.targets[name].lerp(tensor, rates), due)
+                        self._assign(self.targets[name], self.targets[name].lerp(tensor, rates), plan.due)
             n = shape.num_sampled_actions
             mean_gap = gap.mean(1)
             reported = {
@@ -350,23 +394,22 @@ class Agent:
 
     def _actor_loss(
         self,
+        plan: Plan,
         batch: Batch,
         policy: tuple[Tensor, Tensor],
         actions: Tensor,
         log_prob: Tensor,
         alpha_temp: Tensor,
-        active: tuple[bool, ...],
     ) -> Tensor:
         """(R,): runs in their first ``bc_steps`` clone, the others listen to their critics.
 
         Of the two losses only those are computed that an active run needs.
         """
-        counts = zip(active, self.n_steps_done, self._bc_steps, strict=True)
-        clones = tuple(is_active and done < bc_steps for is_active, done, bc_steps in counts)
+        clones = plan.clones
         if any(clones):
             log_prob_data = losses.squashed_gaussian_log_prob(*policy, batch.actions)
             cloning_loss = losses.cloning_loss(log_prob, log_prob_data, alpha_temp)
-            if clones == active:
+            if clones == plan.active:
                 return cloning_loss
         frozen = {name: tensor.detach() for name, tensor in self.critics.items()}
         q = networks.critics(self.structure.mlp, frozen, batch.observations, actions)
@@ -382,13 +425,11 @@ class Agent:
             active: whether a run takes the step.
         """
         everything = self._parts()
-        stacks = [(stack, self._slices[part][name]) for part in parts for name, stack in everything[part].items()]
-        for stack, _ in stacks:
-            stack.grad = None
-        torch.autograd.backward(loss.sum())
-        for stack, slices in stacks:
-            assert stack.grad is not None  # every parameter of a part enters its loss
-            for own, gradient, is_active in zip(slices, stack.grad.unbind(), active, strict=True):
+        stacks = [stack for part in parts for stack in everything[part].values()]
+        slices = [own for part in parts for own in self._slices[part].values()]
+        for stack, own_slices, gradients in zip(stacks, slices, torch.autograd.grad(loss.sum(), stacks), strict=True):
+            stack.grad = gradients.contiguous()  # Adam's fused step takes the numbers as they lie in memory
+            for own, gradient, is_active in zip(own_slices, stack.grad.unbind(), active, strict=True):
                 own.grad = gradient if is_active else None  # Adam passes over what has none
         optimiser = self.optimisers[parts[0]]
         optimiser.step()
