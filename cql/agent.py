@@ -449,6 +449,12 @@ class Agent:
                     return f"{part}.{name}"
         return None
 
+    def tensors(self) -> list[Tensor]:
+        """All that a step changes on the device: parameters, targets, coefficients, the optimisers' moments."""
+        parameters = [tensor for part in self._parts().values() for tensor in part.values()]
+        optimisers = dict.fromkeys(self.optimisers.values())
+        return [*parameters, *(x for each in optimisers for state in each.state.values() for x in state.values())]
+
     def state(self, run: int) -> dict[str, Any]:
         """All that one run needs to go on: nested dictionaries of CPU tensors and plain values.
 

@@ -22,7 +22,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
@@ -526,6 +526,8 @@ class TrainConfig:
         n_kept_checkpoints: The newest that are kept, besides the best.
         resume: The folder of a run to go on with.
         n_threads: Torch's threads; null leaves the choice to torch.
+        cuda_graph: On a GPU, capture training steps as CUDA graphs: the same steps, sooner.
+        tf32: On a GPU, let matrix products round their factors to TF32's 10 bits: faster, and other numbers.
         sweep_name: The sweep's folder under `outputs/sweeps/`; the same name again takes the sweep up. Null names it by
             date and time.
         retry_failed: Also take up runs that failed, from their last checkpoint.
@@ -551,6 +553,8 @@ class TrainConfig:
     # With defaults, because the files of runs from before these keys lack them.
     sweep_name: str | None = None
     retry_failed: bool = False
+    cuda_graph: bool = True
+    tf32: bool = False
     algorithm: CqlConfig
     dataset: Dataset
     network: NetworkConfig
@@ -830,12 +834,17 @@ def _run_dir(*, _root_: DictConfig) -> str:
 
 SWEEP_FILE = "sweep.json"
 
-# Keys that do not make another run: where it is logged, how it is started, how many threads it takes.
-_OPERATIONAL = ("resume", "sweep_name", "retry_failed", "n_threads", "logger")
+# Keys that do not make another run: where it is logged, how it is started, by what means it is computed.
+_OPERATIONAL = ("resume", "sweep_name", "retry_failed", "n_threads", "cuda_graph", "logger")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """:func:`differing_keys` of two plain configs, without the keys that do not make another run."""
+    """:func:`differing_keys` of two plain configs, without the keys that do not make another run.
+
+    Keys that a file from before them lacks have their defaults.
+    """
+    with suppress(ConfigError):  # one of a version with other keys has them among its differences
+        old = to_dict(from_dict(old))
     return differing_keys(_identity(old), _identity(new))
 
 
@@ -1241,6 +1250,8 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
             f"env.reference.max_score={reference.max_score} must be greater than "
             f"env.reference.min_score={reference.min_score}; for no normalised score write env.reference=null"
         )
+    if config.tf32 and config.device is Device.cpu:
+        yield "tf32=true has no effect with device=cpu: write tf32=false, or device=cuda"
     if config.video.size % 2:
         yield f"video.size={config.video.size} must be even, as MP4 demands: take {config.video.size + 1}"
     if config.sweep_name is not None and config.sweep_name != _path_safe(config.sweep_name):

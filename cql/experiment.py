@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from cql import collect, config, data, lock, networks, points, report
 from cql.agent import Agent, Coefficients, Policy, Structure
+from cql.captured import CapturedStep
 from cql.checkpoint import CheckpointError, CheckpointFolder, load
 from cql.config import TrainConfig
 from cql.envs import EnvInfo, env_info, normalised_score
@@ -339,6 +340,10 @@ def train(
     if first.n_threads is not None:
         torch.set_num_threads(first.n_threads)
     device = choose_device(first.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if first.tf32 else "highest")
+    elif first.tf32:
+        log.warning("tf32=true has no effect on %s", device)
     # Before anything imports mujoco, which reads the choice of a backend only once.
     can_draw = first.video.enabled and choose_backend() is not None
     info = env_info(first.env.id)
@@ -376,10 +381,11 @@ def train(
         )
         stack.callback(evaluator.close)
         size, seconds = first.video.size, first.video.seconds
+        sampler, all_data = agent.sampler(seeds, first.batch_size), as_batch(transitions)
         trainer = Trainer(
             agent=agent,
-            sampler=agent.sampler(seeds, first.batch_size),
-            data=as_batch(transitions),
+            sampler=sampler,
+            data=all_data,
             normaliser=transitions.normaliser,
             evaluator=evaluator,
             recorder=Recorder(first.env.id, width=size, height=size, seconds=seconds) if can_draw else None,
@@ -394,6 +400,7 @@ def train(
             provenance={"versions": versions(), "data_fingerprint": transitions.fingerprint},
             progress=progress,
             label=label,
+            step=CapturedStep(agent, sampler, all_data) if first.cuda_graph and device.type == "cuda" else None,
         )
         trainer.load([checkpoint for _, _, checkpoint in begun])
         try:

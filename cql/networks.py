@@ -165,7 +165,11 @@ def _joined(outputs: list[Tensor]) -> Tensor:
 
 
 def _hidden_layer(rows: Tensor, transposed: Tensor, bias: Tensor) -> Tensor:
-    """A member's relu(rows @ transposed.T + bias): (rows, in) and contiguous (out, in), or the same with the axis G."""
+    """A member's relu(rows @ transposed.T + bias): (rows, in) and contiguous (out, in), or the same with the axis G.
+
+    oneDNN's relu makes zero of NaN. A parameter that is no longer a number is found by
+    :meth:`cql.agent.Agent.non_finite` at the end of the epoch, if not in the outputs before.
+    """
     if rows.dim() == 2:
         activated: Tensor = _fused_linear(rows, transposed, bias, "relu", [], "")
         return activated

@@ -183,6 +183,8 @@ class Trainer:
         provenance: versions and the data's fingerprint, for the checkpoints.
         progress: show a progress bar; None shows it on a terminal only.
         label: names the stack in the one line that is logged of it at the end of an epoch; empty logs no such line.
+        step: takes one training step of the active runs and gives its metrics, as :class:`cql.captured.CapturedStep`
+            does; None calls the agent's ``update`` with what the sampler draws.
     """
 
     agent: Agent
@@ -196,6 +198,7 @@ class Trainer:
     provenance: Mapping[str, Any]
     progress: bool | None = None
     label: str = ""
+    step: Callable[[tuple[bool, ...]], Tensor] | None = None
 
     def __post_init__(self) -> None:
         self._epoch = EpochMetrics(self.agent.n_runs, self.agent.device)
@@ -246,7 +249,7 @@ class Trainer:
                 active = self._standing_at(step - 1)
                 bar.update()
                 if any(active):  # where all that stood here have failed, the others stand further on
-                    values = self.agent.update(*self.sampler.draw(self.data, active), active)
+                    values = self._step(active)
                     self._epoch.add(step, values, active, self.agent.mask(active))
                     count += 1
                     if step % self.schedule.n_steps_per_epoch == 0 or step == last:
@@ -263,6 +266,11 @@ class Trainer:
             self._save()
             for index, run in self._alive():
                 self._end(index, run, "interrupted", exit_code=128 + signals.stop)
+
+    def _step(self, active: tuple[bool, ...]) -> Tensor:
+        if self.step is not None:
+            return self.step(active)
+        return self.agent.update(*self.sampler.draw(self.data, active), active)
 
     def abort(self, reason: str) -> None:
         """Mark every run that has not ended as failed: an error from outside the runs has ended training."""

@@ -25,7 +25,7 @@ LEVELS = {
         "points",
     },
     1: {"agent", "evaluation", "report", "sweeps"},
-    2: {"trainer", "collect"},
+    2: {"trainer", "captured", "collect"},
     3: {"experiment"},
 }
 LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}

@@ -283,7 +283,7 @@ def gap_inputs(seed, spread=2.0):
 
 
 def sampled_gradients(inputs, k, temperature, n_draws):
-    """Of the gap with respect to the values of all sampled actions, (n_draws, C, N, B): draws take the place of runs."""
+    """Of the gap with respect to the values of all sampled actions, (n_draws, C, N, B): draws take the runs' place."""
     q_sampled, q_data, log_proposal = (None if x is None else x.expand(n_draws, *x.shape[1:]).clone() for x in inputs)
     uniform = torch.rand(n_draws, C, k, B_FEW, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
     exact = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=temperature)
