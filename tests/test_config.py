@@ -275,6 +275,26 @@ def test_an_experiment_can_override_dataset_and_env(tmp_path):
         ("seed=null", ["seed=null: it must be an integer"]),
         ("n_steps=1e5", ["n_steps", "write n_steps=100000"]),
         ("algorithm.backup=sft", ["algorithm.backup=sft", "soft, hard, max; did you mean soft?"]),
+        # A gradient and the actions that it goes through.
+        (
+            "algorithm.penalty.num_gradient_actions=2",
+            ["num_gradient_actions=2 has no effect with algorithm.penalty.gradient=exact", "gradient=sampled"],
+        ),
+        ("algorithm.penalty.gradient=sampled", ["num_gradient_actions is missing", "num_gradient_actions=1"]),
+        (
+            "algorithm.penalty.gradient=sampled algorithm.penalty.num_gradient_actions=31",
+            ["num_gradient_actions=31 is more than the 30 actions", "lower it"],
+        ),
+        (
+            "algorithm/penalty=blueprint algorithm.penalty.gradient=sampled algorithm.penalty.num_gradient_actions=21",
+            ["more than the 20 actions", "num_sampled_actions=10 in each of 2 groups"],
+        ),
+        (
+            "algorithm.penalty.gradient=sampled algorithm.penalty.num_gradient_actions=0",
+            ["num_gradient_actions=0 is out of range: it must be at least 1"],
+        ),
+        ("algorithm.penalty.gradient=some", ["gradient=some: it must be one of exact, sampled"]),
+        ("device=cpu tf32=true", ["tf32=true has no effect with device=cpu"]),
         ("video.enabled=perhaps", ["video.enabled=perhaps: it must be true or false"]),
         ("logger.tags=a", ["logger.tags=a", "write logger.tags=[first,second]"]),
         # Missing values.
@@ -404,6 +424,8 @@ VARIED = [
         "algorithm/alpha_temp=fixed",
         "algorithm/penalty=blueprint",
         "algorithm.backup=max",
+        "algorithm.penalty.gradient=sampled",
+        "algorithm.penalty.num_gradient_actions=4",
     ],
     ["dataset=minari", "dataset.id=a/b-v0", "env=InvertedPendulum-v5", "logger=local", "dataset.n_episodes=3"],
     [
@@ -680,11 +702,12 @@ STACKABLE = [
     ["algorithm.bc_steps=5"], ["algorithm.critic_learning_rate=1e-4"], ["algorithm.actor_learning_rate=1e-5"],
     ["algorithm.alpha_cql.value=1"], ["algorithm.alpha_temp.initial_value=2"],
     ["algorithm.alpha_temp.target_entropy=-1"], ["algorithm.alpha_temp.temp_learning_rate=1e-4"], ["logger.group=x"],
-    ["logger=local"], ["sweep_name=x"], ["retry_failed=true"],
+    ["logger=local"], ["sweep_name=x"], ["retry_failed=true"], ["cuda_graph=false"],
 ]  # fmt: skip
 NOT_STACKABLE = [
     ["network.width=32"], ["batch_size=64"], ["n_steps=100000"], ["n_steps_per_epoch=100"], ["algorithm.backup=soft"],
     ["algorithm/alpha_cql=learned"], ["algorithm/alpha_temp=fixed"], ["algorithm/penalty=cql_rho"],
+    ["algorithm.penalty.gradient=sampled", "algorithm.penalty.num_gradient_actions=1"], ["device=cuda", "tf32=true"],
     ["algorithm.penalty.temperature=2"], ["algorithm.num_sampled_actions=4"], ["dataset=embedded_hopper_medium"],
     ["dataset.normalise_observations=true"], ["env.n_eval_episodes=3"], ["device=cpu"], ["n_threads=1"],
     ["algorithm.target_update_period=2"], ["n_epochs_per_eval=2"],
@@ -722,5 +745,10 @@ def test_a_sweeps_name_is_that_of_a_folder():
 
 def test_configs_from_before_a_key_with_a_default_are_read():
     plain = config.to_dict(load())
-    del plain["sweep_name"], plain["retry_failed"]
+    del plain["sweep_name"], plain["retry_failed"], plain["cuda_graph"], plain["tf32"]
+    del plain["algorithm"]["penalty"]["gradient"], plain["algorithm"]["penalty"]["num_gradient_actions"]
     assert config.from_dict(plain) == load()
+    # So a run from before them is the same run.
+    assert config.differences(plain, config.to_dict(load())) == []
+    assert config.differences(plain, config.to_dict(load("seed=1"))) == ["seed: 0 -> 1"]
+    assert config.differences({"seed": 0}, {"seed": 1, "n_steps": 2}) == ["seed: 0 -> 1", "n_steps: (absent) -> 2"]
