@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim import Adam, Optimizer
 
 from cql import losses, networks
+from cql.adam import Adam, Group
 from cql.networks import Mlp, Parameters
 from cql.sampling import INITIALISATION_STREAM, Batch, Noise, Sampler, generator
 
@@ -166,18 +166,15 @@ class Agent:
 
         Adam counts steps per tensor and has one learning rate per group of tensors, and both are a run's own.
         """
-        self.optimisers: dict[str, Optimizer] = {}
+        self.optimisers: dict[str, Adam] = {}
         self._slices: dict[str, dict[str, tuple[Tensor, ...]]] = {}
         for part, rates in self._learning_rates.items():
             slices = {name: tensor.detach().unbind() for name, tensor in self._parts()[part].items()}
             groups = [
-                {
-                    "params": [s[run] for s in slices.values() for run, own in enumerate(rates) if own == rate],
-                    "lr": rate,
-                }
+                Group([s[run] for s in slices.values() for run, own in enumerate(rates) if own == rate], rate)
                 for rate in dict.fromkeys(rates)
             ]
-            self._slices[part], self.optimisers[part] = slices, Adam(groups, fused=True)
+            self._slices[part], self.optimisers[part] = slices, Adam(groups)
 
     @property
     def n_runs(self) -> int:
