@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim import Adam, Optimizer
 
 from cql import losses, networks
+from cql.adam import Adam, Group
 from cql.networks import Mlp, Parameters
 from cql.sampling import INITIALISATION_STREAM, Batch, Noise, Sampler, generator
 
@@ -186,11 +186,9 @@ class Agent:
         Adam counts steps per tensor and has one learning rate per group of tensors, and both are a run's own. The actor
         and the learned coefficients, whose losses share no parameter, take their step in one.
         """
-        self.optimisers: dict[str, Optimizer] = {}
+        self.optimisers: dict[str, Adam] = {}
         self._slices: dict[str, dict[str, tuple[Tensor, ...]]] = {}
         others = tuple(part for part in self._learning_rates if part != "critics")
-        # Capturable: nothing of a step waits for the host, so that it can be part of a CUDA graph.
-        capturable = self.device.type == "cuda"
         for parts in (("critics",), others):
             by_rate: dict[float, list[Tensor]] = {}
             for part in parts:
@@ -198,8 +196,7 @@ class Agent:
                 self._slices[part] = slices
                 for run, rate in enumerate(self._learning_rates[part]):
                     by_rate.setdefault(rate, []).extend(own[run] for own in slices.values())
-            groups = [{"params": tensors, "lr": rate} for rate, tensors in by_rate.items()]
-            optimiser = Adam(groups, fused=True, capturable=capturable)
+            optimiser = Adam([Group(tensors, rate) for rate, tensors in by_rate.items()])
             self.optimisers |= dict.fromkeys(parts, optimiser)
 
     @property

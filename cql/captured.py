@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from cql.agent import Agent, Plan
-from cql.sampling import Batch, Sampler
+from cql.sampling import Batch, Pool, Sampler
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class CapturedStep:
             what the graph's replay fills.
     """
 
-    def __init__(self, agent: Agent, sampler: Sampler, data: Batch, capture: Capture | None = None) -> None:
+    def __init__(self, agent: Agent, sampler: Sampler, data: Pool | Batch, capture: Capture | None = None) -> None:
         self._agent, self._sampler, self._data = agent, sampler, data
         self._capture = capture_cuda if capture is None else capture
         self._replays: dict[Plan, Replay] = {}

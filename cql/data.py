@@ -3,7 +3,11 @@
 `load_minari` and `load_d4rl` read a file into `RawData`, in the environment's own units; `check` compares it with the
 environment it is to be used with; `prepare` turns it into `Transitions`, the tensors that training gathers from.
 
-Axes: M transitions, S state features, A action features.
+From the file to the tensors an observation stands in memory once: a transition has the number of its row, and its next
+observation is the row behind that. Where a file says otherwise (an end of an episode, a transition left out), the next
+observation has a row of its own, so that nothing is ever different from what two full arrays would hold.
+
+Axes: M transitions, N rows of observations, S state features, A action features.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import shutil
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +41,8 @@ ACTION_TOLERANCE = 1e-5
 STD_FLOOR = 1e-3
 # Seconds to wait for the dataset hub; its own client retries for over twenty before it gives up.
 HUB_TIMEOUT = 5.0
+# Transitions that are read, compared, checked or hashed at a time, so that what is made on the way stays small.
+CHUNK = 65536
 # Datasets in the making stand below this folder of Minari's own; Minari passes over names that begin with a dot.
 WORK_FOLDER = ".cql-collecting"
 
@@ -58,10 +64,10 @@ class RawData:
     flagged both ways counts as terminated.
 
     Attributes:
-        observations: (M, S) float32.
+        rows: (N, S) float32, the observations of all episodes, those that end them included.
+        row: (M,) int64, the row of a transition's observation; its next observation is the row behind.
         actions: (M, A) float32, within the environment's bounds.
         rewards: (M,) float32.
-        next_observations: (M, S) float32.
         terminated: (M,) bool, the episode ended in a terminal state: its return stops here.
         truncated: (M,) bool, the recording was cut here: the return would have gone on.
         episode: (M,) int64, 0 for the first episode, 1 for the second, and so on.
@@ -69,10 +75,10 @@ class RawData:
         env_id: the environment the dataset says it was recorded in, None where it does not say.
     """
 
-    observations: NDArray[np.float32]
+    rows: NDArray[np.float32]
+    row: NDArray[np.int64]
     actions: NDArray[np.float32]
     rewards: NDArray[np.float32]
-    next_observations: NDArray[np.float32]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     episode: NDArray[np.int64]
@@ -81,6 +87,16 @@ class RawData:
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @property
+    def observations(self) -> NDArray[np.float32]:
+        """(M, S) float32, gathered anew at each call."""
+        return self.rows[self.row]
+
+    @property
+    def next_observations(self) -> NDArray[np.float32]:
+        """(M, S) float32, gathered anew at each call."""
+        return self.rows[self.row + 1]
 
     @property
     def n_episodes(self) -> int:
@@ -120,25 +136,122 @@ class Transitions:
     """What training reads: contiguous float32 tensors on one device, gathered by index.
 
     Attributes:
-        observations: (M, S), normalised.
+        rows: (N, S), the observations, normalised.
+        row: (M,) int64, the row of a transition's observation; its next observation is the row behind.
         actions: (M, A), scaled to [-1, 1].
         rewards: (M,), scaled and shifted.
-        next_observations: (M, S), normalised.
         terminated: (M,), 1 where the return stops, else 0.
         normaliser: what was applied to the observations, for use on those of the environment.
         fingerprint: 16 hexadecimal digits that identify the raw data, whatever was made of them.
     """
 
-    observations: torch.Tensor
+    rows: torch.Tensor
+    row: torch.Tensor
     actions: torch.Tensor
     rewards: torch.Tensor
-    next_observations: torch.Tensor
     terminated: torch.Tensor
     normaliser: Normaliser
     fingerprint: str
 
     def __len__(self) -> int:
         return self.rewards.shape[0]
+
+    @property
+    def observations(self) -> torch.Tensor:
+        """(M, S), gathered anew at each call."""
+        return self.rows[self.row]
+
+    @property
+    def next_observations(self) -> torch.Tensor:
+        """(M, S), gathered anew at each call."""
+        return self.rows[self.row + 1]
+
+
+class _Column:
+    """An array that is filled from its beginning.
+
+    Args:
+        dtype: of the values, whatever comes in.
+        capacity: how many there will be, as far as is known. Memory that is never written is never taken, so that
+            guessing too high costs nothing; guessing too low costs a copy.
+    """
+
+    def __init__(self, dtype: type[np.generic], capacity: int) -> None:
+        self._dtype, self._capacity = dtype, capacity
+        self._values: NDArray[Any] | None = None
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, values: NDArray[Any]) -> None:
+        """Add values behind those there are; all of one shape but for the first axis."""
+        filled = self.make_room(len(values), values.shape[1:])
+        filled[...] = values
+
+    def make_room(self, length: int, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Make the column longer by so many values and return the part to fill."""
+        before, self._length = self._length, self._length + length
+        if self._values is None:
+            self._values = np.empty((max(self._capacity, self._length), *shape), self._dtype)
+        elif self._length > len(self._values):
+            larger = np.empty((2 * self._length, *shape), self._dtype)
+            larger[:before] = self._values[:before]
+            self._values = larger
+        return self._values[before : self._length]
+
+    def last(self) -> NDArray[Any]:
+        """The last value."""
+        assert self._values is not None
+        value: NDArray[Any] = self._values[self._length - 1]
+        return value
+
+    def array(self) -> NDArray[Any]:
+        """All values, in just the memory they need; the column is not to be used any more."""
+        assert self._values is not None
+        values, self._values = self._values, None
+        values.resize((self._length, *values.shape[1:]), refcheck=False)  # cuts the end off, without a copy
+        return values
+
+
+def _same_bits(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which vectors of two arrays (..., S) are the same bit for bit, (...)."""
+    return np.asarray((a.view(np.uint32) == b.view(np.uint32)).all(axis=-1))
+
+
+def each_once(
+    pairs: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]], capacity: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Store the observations of successive transitions once.
+
+    Where the next observation of a transition is bit for bit the observation of the following one, the two share a row.
+
+    Args:
+        pairs: observations and next observations in parts of any length, each (n, S) and in memory without gaps.
+        capacity: how many rows and how many transitions there will be, as far as is known.
+
+    Returns:
+        The rows (N, S), and the row of each transition's observation (M,); the row behind is its next observation.
+    """
+    rows, row = _Column(np.float32, capacity), _Column(np.int64, capacity)
+    for observations, next_observations in pairs:
+        if not len(observations):
+            continue
+        goes_on = np.empty(len(observations), bool)  # from the transition before
+        goes_on[0] = len(rows) > 0 and _same_bits(rows.last(), observations[0])
+        goes_on[1:] = _same_bits(next_observations[:-1], observations[1:])
+        begin = len(rows) - 1  # the row that the first one shares where it goes on
+        offsets = np.cumsum(np.where(goes_on, 1, 2)) - 1  # counted from `begin`
+        row.extend(begin + offsets)
+        # Those that go on overwrite their row with the same bits.
+        added = rows.make_room(int(offsets[-1]) + 1, observations.shape[1:])
+        if goes_on[0]:
+            added[offsets[1:] - 1] = observations[1:]
+        else:
+            added[offsets - 1] = observations
+        ends = np.append(~goes_on[1:], True)
+        added[offsets[ends]] = next_observations[ends]
+    return rows.array(), row.array()
 
 
 # ---------------------------------------------------------------------------------------------------------- Minari
@@ -203,16 +316,18 @@ def load_minari(dataset_id: str, *, download: bool = True) -> RawData:
     try:
         metadata = json.loads(folder.joinpath("data", "metadata.json").read_text(encoding="utf-8"))
         n_episodes = int(metadata["total_episodes"])
+        n_steps = max(0, int(metadata.get("total_steps", 0)))
         env_spec = metadata.get("env_spec")
         env_id = json.loads(env_spec)["id"] if env_spec else None
         if metadata.get("data_format", "hdf5") == "hdf5":
-            return _join(_hdf5_episodes(folder / "data" / "main_data.hdf5", n_episodes), dataset_id, env_id)
+            episodes = _hdf5_episodes(folder / "data" / "main_data.hdf5", n_episodes)
+            return _join(episodes, dataset_id, env_id, (n_steps, n_episodes))
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise DatasetError(
             f"Minari dataset '{dataset_id}' in {folder} is incomplete or damaged ({type(error).__name__}: {error}): "
             "remove that folder and make or download the dataset again"
         ) from error
-    return _join(_minari_episodes(dataset_id), dataset_id, env_id)
+    return _join(_minari_episodes(dataset_id), dataset_id, env_id, (n_steps, n_episodes))
 
 
 _Episode = tuple[Any, Any, Any, Any, Any]  # observations, actions, rewards, terminations, truncations
@@ -251,11 +366,23 @@ def _minari_episodes(dataset_id: str) -> Iterator[_Episode]:
         yield tuple(getattr(episode, key) for key in _EPISODE_KEYS)
 
 
-def _join(episodes: Iterable[_Episode], name: str, env_id: str | None) -> RawData:
-    """Put episodes of T + 1 observations and T steps end to end."""
-    columns: list[list[NDArray[Any]]] = [[], [], [], [], []]
+def _join(episodes: Iterable[_Episode], name: str, env_id: str | None, counts: tuple[int, int]) -> RawData:
+    """Put episodes of T + 1 observations and T steps end to end.
+
+    Args:
+        episodes: of the file.
+        name: of the dataset.
+        env_id: of its environment.
+        counts: how many steps and episodes there will be, as far as is known.
+    """
+    columns = [
+        _Column(np.float32, sum(counts)),  # each episode has one observation more
+        *(_Column(dtype, counts[0]) for dtype in (np.float32, np.float32, np.bool_, np.bool_)),
+    ]
+    lengths: list[int] = []
+    sizes: tuple[set[int], set[int]] = (set(), set())
     for index, episode in enumerate(episodes):
-        observations, actions, rewards, terminations, truncations = episode
+        observations, actions, rewards, _, _ = episode
         for key, value, n_axes in (("observations", observations, 2), ("actions", actions, 2), ("rewards", rewards, 1)):
             if not isinstance(value, np.ndarray) or value.ndim != n_axes or value.dtype.kind not in "fiub":
                 found = f"shape {value.shape}, {value.dtype}" if isinstance(value, np.ndarray) else "a composite space"
@@ -265,36 +392,39 @@ def _join(episodes: Iterable[_Episode], name: str, env_id: str | None) -> RawDat
                     "continuous control with flat observations and actions is supported"
                 )
         steps = len(rewards)
-        lengths = [len(value) for value in episode]
-        if lengths != [steps + 1, steps, steps, steps, steps]:
+        found_lengths = [len(value) for value in episode]
+        if found_lengths != [steps + 1, steps, steps, steps, steps]:
             raise DatasetError(
                 f"dataset '{name}', episode {index}: {steps} rewards go with {steps + 1} observations and {steps} "
-                f"actions, terminations and truncations; found lengths {dict(zip(_EPISODE_KEYS, lengths, strict=True))}"
+                "actions, terminations and truncations; found lengths "
+                f"{dict(zip(_EPISODE_KEYS, found_lengths, strict=True))}"
             )
         if steps == 0:
             continue
+        lengths.append(steps)
+        sizes[0].add(observations.shape[1])
+        sizes[1].add(actions.shape[1])
+        if len(sizes[0]) > 1 or len(sizes[1]) > 1:
+            continue  # the other episodes may have worse to tell
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and `check` names it
-            for column, value in zip(columns[:3], episode[:3], strict=True):
-                column.append(value.astype(np.float32, copy=False))
-        columns[3].append(np.asarray(terminations, dtype=bool))
-        columns[4].append(np.asarray(truncations, dtype=bool))
-    observations, actions, rewards, terminations, truncations = columns
-    if not rewards:
+            for column, value in zip(columns, episode, strict=True):
+                column.extend(value)
+    if not lengths:
         raise _empty(name)
-    for key, values in (("observations", observations), ("actions", actions)):
-        sizes = sorted({value.shape[1] for value in values})
-        if len(sizes) > 1:
-            raise DatasetError(f"dataset '{name}': {key} differ in size between episodes: {sizes}")
-    lengths = [len(values) for values in rewards]
+    for key, found_sizes in zip(("observations", "actions"), sizes, strict=True):
+        if len(found_sizes) > 1:
+            raise DatasetError(f"dataset '{name}': {key} differ in size between episodes: {sorted(found_sizes)}")
+    rows, actions, rewards, terminated, truncated = (column.array() for column in columns)
+    episode_of = np.repeat(np.arange(len(lengths)), lengths)
     return _mark_ends(
         RawData(
-            observations=np.concatenate([values[:-1] for values in observations]),
-            actions=np.concatenate(actions),
-            rewards=np.concatenate(rewards),
-            next_observations=np.concatenate([values[1:] for values in observations]),
-            terminated=np.concatenate(terminations),
-            truncated=np.concatenate(truncations),
-            episode=np.repeat(np.arange(len(lengths)), lengths),
+            rows=rows,
+            row=np.arange(len(rewards)) + episode_of,  # each episode before has one row more than steps
+            actions=actions,
+            rewards=rewards,
+            terminated=terminated,
+            truncated=truncated,
+            episode=episode_of,
             name=name,
             env_id=env_id,
         )
@@ -440,58 +570,104 @@ def load_d4rl(path: str | Path) -> RawData:
         )
     try:
         with h5py.File(path, "r") as file:
-            arrays = {key: _d4rl_array(file, key, path) for key in ("observations", "actions", "rewards", "terminals")}
+            keys = ["observations", "actions", "rewards", "terminals"]
+            members = {key: _d4rl_member(file, key, path) for key in keys}
             if "timeouts" not in file:
                 raise DatasetError(
                     f"D4RL file '{path}' has no 'timeouts': it is a -v0 file, which does not record where its episodes "
                     "were cut; use the -v2 file"
                 )
-            arrays["timeouts"] = _d4rl_array(file, "timeouts", path)
-            if "next_observations" in file:
-                arrays["next_observations"] = _d4rl_array(file, "next_observations", path)
+            for key in ("timeouts", "next_observations"):
+                if key in file:
+                    members[key] = _d4rl_member(file, key, path)
+            return _d4rl_data(members, path)
     except OSError as error:
         raise DatasetError(
             f"'{path}' ({path.stat().st_size} bytes) cannot be read as HDF5 ({error}): download it again, and look "
             "whether the server sent an error page instead"
         ) from error
-    lengths = {key: len(array) for key, array in arrays.items()}
+
+
+def _d4rl_data(members: Mapping[str, Any], path: Path) -> RawData:
+    lengths = {key: len(member) for key, member in members.items()}
     if len(set(lengths.values())) > 1:
         raise DatasetError(f"D4RL file '{path}': the arrays differ in length: {lengths}")
     if not lengths["rewards"]:
         raise _empty(str(path))
-
-    terminated = arrays["terminals"].astype(bool)
-    truncated = arrays["timeouts"].astype(bool) & ~terminated
-    ends = terminated | truncated
-    observations = arrays["observations"]
-    keep = np.ones_like(ends)
-    if "next_observations" in arrays:
-        next_observations = arrays["next_observations"]
-    else:
-        next_observations = np.concatenate([observations[1:], observations[-1:]])
-        next_observations[terminated] = observations[terminated]
+    observations, next_observations = members["observations"], members.get("next_observations")
+    if next_observations is not None and next_observations.shape != observations.shape:
+        raise DatasetError(
+            f"D4RL file '{path}': observations have {observations.shape[1]} features, but next_observations "
+            f"{next_observations.shape[1]}"
+        )
+    terminated = members["terminals"][()].astype(bool)
+    truncated = members["timeouts"][()].astype(bool) & ~terminated
+    keep = np.ones_like(terminated)
+    if next_observations is None:
         keep = ~truncated
         keep[-1] = terminated[-1]
+        if not keep.any():
+            raise _empty(str(path))
     # The row behind an end begins the next episode.
-    episode = np.concatenate([[0], np.cumsum(ends)[:-1]])
-    kept = episode[keep]
-    if not len(kept):
-        raise _empty(str(path))
+    ends = terminated | truncated
+    episode = _consecutive(np.cumsum(ends) - ends, keep)
+    actions, rewards = (_filled(members[key], keep) for key in ("actions", "rewards"))
+    rows, row = each_once(
+        _d4rl_pairs(observations, next_observations, terminated, keep), capacity=len(keep) + int(ends.sum()) + 1
+    )
     return _mark_ends(
         RawData(
-            observations=observations[keep],
-            actions=arrays["actions"][keep],
-            rewards=arrays["rewards"][keep],
-            next_observations=next_observations[keep],
+            rows=rows,
+            row=row,
+            actions=actions,
+            rewards=rewards,
             terminated=terminated[keep],
             truncated=truncated[keep],
-            episode=_consecutive(kept),
+            episode=episode,
             name=str(path),
         )
     )
 
 
-def _d4rl_array(file: Any, key: str, path: Path) -> NDArray[Any]:
+def _d4rl_pairs(
+    observations: Any, next_observations: Any | None, terminated: NDArray[np.bool_], keep: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Read observations and next observations part by part, of the transitions to be kept."""
+    for part in _parts(observations):
+        chosen = keep[part]
+        if next_observations is not None:
+            here, following = _float32(observations[part]), _float32(next_observations[part])
+        else:
+            # One more, for what follows the part's last; what follows the file's last is not kept, or its own.
+            beyond = _float32(observations[part.start : part.stop + 1])
+            here, following = beyond[: len(chosen)], np.concatenate([beyond[1:], beyond[-1:]])[: len(chosen)]
+            following[terminated[part]] = here[terminated[part]]
+        yield (here, following) if chosen.all() else (here[chosen], following[chosen])
+
+
+def _filled(member: Any, keep: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Read an array of numbers as float32, of the transitions to be kept."""
+    column = _Column(np.float32, int(keep.sum()))
+    for part in _parts(member):
+        values, chosen = _float32(member[part]), keep[part]
+        column.extend(values if chosen.all() else values[chosen])
+    return column.array()
+
+
+def _parts(member: Any) -> Iterator[slice]:
+    """Slices of some :data:`CHUNK` rows that together are an HDF5 dataset, none of whose blocks is unpacked twice."""
+    block = member.chunks[0] if member.chunks else 1
+    step = -(-CHUNK // block) * block
+    return (slice(start, start + step) for start in range(0, len(member), step))
+
+
+def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and `check` names it
+        return values.astype(np.float32, copy=False)
+
+
+def _d4rl_member(file: Any, key: str, path: Path) -> Any:
+    """An array of a file, not yet read."""
     import h5py
 
     if key not in file:
@@ -502,16 +678,15 @@ def _d4rl_array(file: Any, key: str, path: Path) -> NDArray[Any]:
         found = f"shape {member.shape}, {member.dtype}" if isinstance(member, h5py.Dataset) else "a group"
         shape = "(transitions, features)" if n_axes == 2 else "(transitions,)"
         raise DatasetError(f"D4RL file '{path}': '{key}' must be an array of numbers of shape {shape}, found {found}")
-    array: NDArray[Any] = member[()]
-    if key in {"terminals", "timeouts"}:
-        return array
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32, copy=False)
+    return member
 
 
-def _consecutive(episode: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Renumber ascending episode indices as 0, 1, 2, ..."""
-    return np.concatenate([[0], np.cumsum(np.diff(episode) != 0)]).astype(np.int64)
+def _consecutive(episode: NDArray[np.int64], keep: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Ascending episode indices of the transitions that are kept, renumbered as 0, 1, 2, ..."""
+    kept = episode if keep.all() else episode[keep]
+    new = np.empty(len(kept), bool)
+    new[0], new[1:] = False, kept[1:] != kept[:-1]
+    return np.cumsum(new, dtype=np.int64)
 
 
 # ------------------------------------------------------------------------------------------- choice, checks, tensors
@@ -546,15 +721,20 @@ def select_episodes(
         raise DatasetError(f"dataset.n_episodes={n_episodes}, but '{raw.name}' has episodes 1 to {raw.n_episodes}")
     chosen = np.zeros(raw.n_episodes, dtype=bool)
     chosen[np.random.Generator(np.random.PCG64(seed)).permutation(raw.n_episodes)[:n_episodes]] = True
+    if chosen.all():
+        return raw
     keep = chosen[raw.episode]
+    row = raw.row[keep]
+    used = np.zeros(len(raw.rows), dtype=bool)
+    used[row] = used[row + 1] = True
     return RawData(
-        observations=raw.observations[keep],
+        rows=raw.rows[used],
+        row=(np.cumsum(used) - 1)[row],
         actions=raw.actions[keep],
         rewards=raw.rewards[keep],
-        next_observations=raw.next_observations[keep],
         terminated=raw.terminated[keep],
         truncated=raw.truncated[keep],
-        episode=_consecutive(raw.episode[keep]),
+        episode=_consecutive(raw.episode, keep),
         name=raw.name,
         env_id=raw.env_id,
     )
@@ -591,8 +771,7 @@ def check(
             "or choose another dataset"
         )
     for key, array, wanted in (
-        ("observations", raw.observations, observation_size),
-        ("next_observations", raw.next_observations, observation_size),
+        ("observations", raw.rows, observation_size),
         ("actions", raw.actions, action_size),
     ):
         if array.ndim == 2 and array.shape[1] != wanted:
@@ -603,10 +782,10 @@ def check(
             )
     m = len(raw)
     for key, shape, dtype in (
-        ("observations", (m, observation_size), np.float32),
+        ("rows", (len(raw.rows), observation_size), np.float32),
+        ("row", (m,), np.int64),
         ("actions", (m, action_size), np.float32),
         ("rewards", (m,), np.float32),
-        ("next_observations", (m, observation_size), np.float32),
         ("terminated", (m,), np.bool_),
         ("truncated", (m,), np.bool_),
         ("episode", (m,), np.int64),
@@ -617,25 +796,50 @@ def check(
                 f"dataset '{raw.name}': {key} must be {np.dtype(dtype)} of shape {shape}, found {array.dtype} of shape "
                 f"{array.shape}"
             )
-    for key in ("observations", "actions", "rewards", "next_observations"):
-        array = getattr(raw, key).reshape(m, -1)
-        wrong = ~np.isfinite(array)
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0]
-            place = f", column {column}" if key != "rewards" else ""
-            raise DatasetError(
-                f"dataset '{raw.name}': {int(wrong.sum())} value(s) of {key} are NaN or infinite, the first is "
-                f"{array[row, column]} in {_place(raw, row)}{place}: leave out such episodes or repair the file"
-            )
-    excess = np.maximum(action_low - raw.actions, raw.actions - action_high)
-    beyond = excess > ACTION_TOLERANCE
-    if beyond.any():
+    first, last = int(raw.row.min()), int(raw.row.max())
+    if first < 0 or last > len(raw.rows) - 2:
+        raise DatasetError(
+            f"dataset '{raw.name}': row counts from {first} to {last}, but there are {len(raw.rows)} rows, and a next "
+            "observation behind each is needed"
+        )
+    for key, stored in (("observations", raw.rows), ("actions", raw.actions), ("rewards", raw.rewards)):
+        if all(np.isfinite(stored[part]).all() for part in _slices(len(stored))):
+            continue
+        # Rows are those of observations or of next observations, so here is what is wrong with one of them.
+        for named in (key,) if key != "observations" else ("observations", "next_observations"):
+            _refuse_non_finite(raw, named)
+    if any((_excess(raw.actions[part], action_low, action_high) > ACTION_TOLERANCE).any() for part in _slices(m)):
+        excess = _excess(raw.actions, action_low, action_high)
+        beyond = excess > ACTION_TOLERANCE
         row, column = np.unravel_index(np.argmax(excess), excess.shape)
         raise DatasetError(
             f"dataset '{raw.name}': {int(beyond.any(axis=1).sum())} of {m} actions lie outside the bounds of {env_id}, "
             f"the farthest with {raw.actions[row, column]:g} in column {column} ({_place(raw, row)}), where the bounds "
             f"are [{action_low[column]:g}, {action_high[column]:g}]: set env=... to the one it was recorded in"
         )
+
+
+def _slices(length: int) -> Iterator[slice]:
+    """Slices of :data:`CHUNK` that together are the whole."""
+    return (slice(start, start + CHUNK) for start in range(0, length, CHUNK))
+
+
+def _refuse_non_finite(raw: RawData, key: str) -> None:
+    array = getattr(raw, key).reshape(len(raw), -1)
+    wrong = ~np.isfinite(array)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        place = f", column {column}" if key != "rewards" else ""
+        raise DatasetError(
+            f"dataset '{raw.name}': {int(wrong.sum())} value(s) of {key} are NaN or infinite, the first is "
+            f"{array[row, column]} in {_place(raw, row)}{place}: leave out such episodes or repair the file"
+        )
+
+
+def _excess(actions: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[Any]:
+    """How far actions lie beyond their bounds, (..., A); negative within them."""
+    excess: NDArray[Any] = np.maximum(low - actions, actions - high)
+    return excess
 
 
 def _place(raw: RawData, row: Any) -> str:
@@ -650,12 +854,41 @@ def _empty(name: str) -> DatasetError:
 
 def fingerprint(raw: RawData) -> str:
     """Return 16 hexadecimal digits that identify the transitions: equal data have equal ones."""
+    m = len(raw)
     digest = hashlib.sha256()
     for field in ("observations", "actions", "rewards", "next_observations", "terminated", "truncated"):
-        array = np.ascontiguousarray(getattr(raw, field))
-        digest.update(f"{field} {array.dtype} {array.shape} ".encode())
-        digest.update(array.data)
+        if field.endswith("observations"):
+            # As if the array had been gathered whole: the fingerprints in checkpoints know nothing of rows.
+            shift, shape = int(field == "next_observations"), (m, *raw.rows.shape[1:])
+            parts = (raw.rows[raw.row[part] + shift] for part in _slices(m))
+            dtype = raw.rows.dtype
+        else:
+            array = np.ascontiguousarray(getattr(raw, field))
+            parts, shape, dtype = (array[part] for part in _slices(m)), array.shape, array.dtype
+        digest.update(f"{field} {dtype} {shape} ".encode())
+        for values in parts:
+            digest.update(values.data)
     return digest.hexdigest()[:16]
+
+
+def _moments(raw: RawData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of the observations, (S,) each, as NumPy's own but without arrays of their size.
+
+    Row is added to row in float64, as NumPy does it, so the sums are the same to the last bit.
+    """
+
+    def total(deviations_from: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        so_far = np.empty((0, raw.rows.shape[1]))
+        for part in _slices(len(raw)):
+            values = raw.rows[raw.row[part]].astype(np.float64)
+            if deviations_from is not None:
+                values -= deviations_from
+                values *= values
+            so_far = np.add.reduce(np.concatenate([so_far, values]), axis=0, keepdims=True)
+        return np.asarray(so_far[0])
+
+    mean = total(None) / len(raw)
+    return mean, np.sqrt(total(mean) / len(raw))
 
 
 def prepare(
@@ -668,11 +901,12 @@ def prepare(
     reward_bias: float = 0.0,
     timeouts_as_terminals: bool = False,
     device: str | torch.device = "cpu",
+    in_place: bool = False,
 ) -> Transitions:
     """Turn a checked dataset into the tensors training reads.
 
     Args:
-        raw: the dataset.
+        raw: the dataset. With `in_place` it is used up.
         action_low: (A,) lower bounds of the environment's actions, which become -1.
         action_high: (A,) upper bounds, which become 1.
         normalise_observations: subtract the mean and divide by the standard deviation + 1e-3, as CORL does; both are
@@ -682,25 +916,35 @@ def prepare(
         timeouts_as_terminals: let a truncated episode end the return too. This teaches the critic an end that is not
             there; it exists to compare with programs that do so.
         device: where the tensors are kept.
+        in_place: let the tensors take over the memory of `raw` and change it; without it they get their own.
     """
+    import torch
+
+    identity = fingerprint(raw)
     centre, half = (action_high + action_low) / 2, (action_high - action_low) / 2
     if normalise_observations:
-        mean = raw.observations.mean(axis=0, dtype=np.float64)
-        std = raw.observations.std(axis=0, dtype=np.float64) + STD_FLOOR
+        mean, std = _moments(raw)
+        std += STD_FLOOR
     else:
-        mean, std = np.zeros(raw.observations.shape[1]), np.ones(raw.observations.shape[1])
+        mean, std = np.zeros(raw.rows.shape[1]), np.ones(raw.rows.shape[1])
     normaliser = Normaliser(_tensor(mean, device), _tensor(std, device))
-    observations, next_observations = _tensor(raw.observations, device), _tensor(raw.next_observations, device)
+    rows, row, actions = raw.rows, raw.row, raw.actions
+    if not in_place:
+        rows, row, actions = rows.copy(), row.copy(), actions.copy()
+    for part in _slices(len(actions)):
+        actions[part] = ((actions[part] - centre) / half).clip(-1, 1)
+    observations = torch.from_numpy(rows).to(device)
     if normalise_observations:
-        observations, next_observations = normaliser.apply(observations), normaliser.apply(next_observations)
+        for part in _slices(len(rows)):
+            observations[part] = normaliser.apply(observations[part])
     return Transitions(
-        observations=observations,
-        actions=_tensor(((raw.actions - centre) / half).clip(-1, 1), device),
+        rows=observations,
+        row=torch.from_numpy(row).to(device),
+        actions=torch.from_numpy(actions).to(device),
         rewards=_tensor(raw.rewards * reward_scale + reward_bias, device),
-        next_observations=next_observations,
         terminated=_tensor(raw.terminated | raw.truncated if timeouts_as_terminals else raw.terminated, device),
         normaliser=normaliser,
-        fingerprint=fingerprint(raw),
+        fingerprint=identity,
     )
 
 

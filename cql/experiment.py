@@ -28,7 +28,7 @@ from cql.envs import EnvInfo, env_info, normalised_score
 from cql.evaluation import Evaluator, Recorder
 from cql.loggers import METRICS_FILE, SUMMARY_FILE, LocalLogger, WandbLogger, open_wandb
 from cql.rendering import choose_backend, write_gif, write_mp4
-from cql.sampling import Batch
+from cql.sampling import Pool
 from cql.trainer import Run, Schedule, Trainer
 
 CONFIG_FILE = Path(config.RUN_CONFIG_FILE)
@@ -336,7 +336,6 @@ def train(
         The runs, each with its status; for one that could not be begun, why.
     """
     first = configs[0]
-    keep_freed_memory()
     if first.n_threads is not None:
         torch.set_num_threads(first.n_threads)
     device = choose_device(first.device)
@@ -348,6 +347,7 @@ def train(
     can_draw = first.video.enabled and choose_backend() is not None
     info = env_info(first.env.id)
     transitions = load_data(first, info, device)
+    keep_freed_memory()  # from now on: what loading the data frees goes back
     log.info("%d transitions of %s on %s", len(transitions), first.env.id, device)
 
     results: dict[Path, Run | Exception] = {}
@@ -381,7 +381,7 @@ def train(
         )
         stack.callback(evaluator.close)
         size, seconds = first.video.size, first.video.seconds
-        sampler, all_data = agent.sampler(seeds, first.batch_size), as_batch(transitions)
+        sampler, all_data = agent.sampler(seeds, first.batch_size), as_pool(transitions)
         trainer = Trainer(
             agent=agent,
             sampler=sampler,
@@ -535,18 +535,13 @@ def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) ->
         reward_bias=chosen.reward_bias,
         timeouts_as_terminals=chosen.timeouts_as_terminals,
         device=device,
+        in_place=True,
     )
 
 
-def as_batch(transitions: data.Transitions) -> Batch:
+def as_pool(transitions: data.Transitions) -> Pool:
     """All transitions, in the form that the sampler gathers from."""
-    return Batch(
-        transitions.observations,
-        transitions.actions,
-        transitions.rewards,
-        transitions.next_observations,
-        transitions.terminated,
-    )
+    return Pool(transitions.rows, transitions.row, transitions.actions, transitions.rewards, transitions.terminated)
 
 
 def structure(train_config: TrainConfig, info: EnvInfo) -> Structure:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -59,15 +59,31 @@ class RenderingError(RuntimeError):
     """Nothing can be drawn, or a picture or video came out wrong. Training can go on without."""
 
 
+# The trial that `begin_to_choose` started, by its backend.
+_begun: dict[str, subprocess.Popen[bytes]] = {}
+
+
+def begin_to_choose() -> None:
+    """Start what :func:`choose_backend` would wait for, so that it goes on beside other work, such as importing torch.
+
+    Nothing of this process changes. Never raises: what goes wrong here, `choose_backend` will say.
+    """
+    wanted = _wanted()
+    if wanted not in _OFF and not _begun and importlib.util.find_spec("mujoco") is not None:
+        backend = wanted or _CANDIDATES[0]
+        with suppress(OSError):
+            _begun[backend] = _start_to_draw(backend)
+
+
 @functools.cache
 def choose_backend() -> str | None:
     """Find an OpenGL backend that really draws without a screen, and select it for this process.
 
     Call it before MuJoCo is imported. MUJOCO_GL is honoured when it is set; else EGL is tried, then OSMesa, each in a
-    child process that draws a picture (about a second in all). On success MUJOCO_GL and PYOPENGL_PLATFORM are set in
-    `os.environ`. Otherwise one warning says why and what to install, and MUJOCO_GL becomes "disable", because with a
-    backend that is misspelt or lacks its library MuJoCo cannot even be imported, and training needs no pictures. The
-    answer is kept: later calls cost nothing.
+    child process that draws a picture (about a second in all, less after :func:`begin_to_choose`). On success MUJOCO_GL
+    and PYOPENGL_PLATFORM are set in `os.environ`. Otherwise one warning says why and what to install, and MUJOCO_GL
+    becomes "disable", because with a backend that is misspelt or lacks its library MuJoCo cannot even be imported, and
+    training needs no pictures. The answer is kept: later calls cost nothing.
 
     A MuJoCo that is loaded already is no obstacle as such, because gymnasium loads the backend at the first picture;
     but a PyOpenGL that is loaded for another platform cannot be changed any more, and then the answer is None.
@@ -75,7 +91,7 @@ def choose_backend() -> str | None:
     Returns:
         "egl", "osmesa" or what MUJOCO_GL says; None where nothing can be drawn. Never raises.
     """
-    wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
+    wanted = _wanted()
     if wanted in _OFF:
         logger.warning("No videos: MUJOCO_GL=%s switches rendering off.", wanted)
         return None
@@ -171,6 +187,10 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
             raise RenderingError(f"{path}: ffmpeg cannot be started: {error}") from error
 
 
+def _wanted() -> str:
+    return os.environ.get("MUJOCO_GL", "").strip().lower()
+
+
 def _backend_variables(backend: str) -> dict[str, str]:
     variables = {"MUJOCO_GL": backend}
     if backend in _PYOPENGL_PLATFORMS:
@@ -191,25 +211,34 @@ def _try_to_draw(backend: str) -> str | None:
     if importlib.util.find_spec("mujoco") is None:
         return "mujoco is not installed"
     try:
-        child = subprocess.run(
-            [sys.executable, "-P", "-c", _PROBE.format(min_std=MIN_FRAME_STD)],
-            env={**os.environ, **_backend_variables(backend)},
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_PROBE_SECONDS,
-            check=False,
-        )
+        child = _begun.pop(backend, None) or _start_to_draw(backend)
+        with child:
+            try:
+                stdout, stderr = child.communicate(timeout=_PROBE_SECONDS)
+            except BaseException:
+                child.kill()
+                raise
     except subprocess.TimeoutExpired:
         return f"drawing took more than {_PROBE_SECONDS:.0f} s"
     except OSError as error:
         return f"no child process can be started to try it: {error}"
-    if child.returncode == 0 and child.stdout.strip().endswith(b"drawn"):
+    if child.returncode == 0 and stdout.strip().endswith(b"drawn"):
         return None
     # Errors from destructors may follow the traceback; its last line is the one that names an exception.
-    lines = [line for line in child.stderr.decode(errors="replace").splitlines() if line[:1].strip()]
+    lines = [line for line in stderr.decode(errors="replace").splitlines() if line[:1].strip()]
     causes = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception", "blank"))]
     reason = (causes or lines or ["no message"])[0]
     return reason if child.returncode > 0 else f"{reason} (ended by signal {-child.returncode})"
+
+
+def _start_to_draw(backend: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _PROBE.format(min_std=MIN_FRAME_STD)],
+        env={**os.environ, **_backend_variables(backend)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def _check_frames(frames: NDArray[np.uint8]) -> None:

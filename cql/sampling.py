@@ -5,6 +5,8 @@ first or last in a stack, and the states of the generators are all that a bit-ex
 Axes: R runs, N sampled actions, B batch, S state, A action.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,6 +33,44 @@ class Batch(NamedTuple):
     rewards: Tensor
     next_observations: Tensor
     terminated: Tensor
+
+    def take(self, index: Tensor) -> Batch:
+        """Gather transitions: fields without the axis R and with M transitions for B, by their numbers (R, B)."""
+        return Batch(*(_rows(field, index) for field in self))
+
+
+class Pool(NamedTuple):
+    """All transitions, to be drawn from, with each observation in memory once.
+
+    Attributes:
+        rows: observations, (N, S).
+        row: the row of a transition's observation, (M,) int64; its next observation is the row behind.
+        actions: (M, A) in [-1, 1].
+        rewards: (M,).
+        terminated: (M,), 1.0 where the episode truly ended.
+    """
+
+    rows: Tensor
+    row: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+
+    def take(self, index: Tensor) -> Batch:
+        """Gather the transitions with the numbers ``index``, (R, B)."""
+        row = _rows(self.row, index)
+        return Batch(
+            observations=_rows(self.rows, row),
+            actions=_rows(self.actions, index),
+            rewards=_rows(self.rewards, index),
+            next_observations=_rows(self.rows, row + 1),
+            terminated=_rows(self.terminated, index),
+        )
+
+
+def _rows(field: Tensor, index: Tensor) -> Tensor:
+    """``field[index]``, (R, B, ...), a few microseconds faster."""
+    return field.index_select(0, index.flatten()).view(*index.shape, *field.shape[1:])
 
 
 class Noise(NamedTuple):
@@ -91,11 +131,12 @@ class Sampler:
         self._choice = torch.zeros((n_runs, *n_choices, batch_size), device=device)
         self._normal = torch.zeros((n_runs, sum(self._sizes), batch_size, action_size), device=device)
 
-    def draw(self, data: Batch, active: Sequence[bool] | None = None) -> tuple[Batch, Noise]:
+    def draw(self, data: Pool | Batch, active: Sequence[bool] | None = None) -> tuple[Batch, Noise]:
         """One minibatch a run from the shared data, and the noise of one update.
 
         Args:
-            data: all transitions, the fields without the axis R and with M transitions for B.
+            data: all transitions. A :class:`Batch` of them, without the axis R and with M transitions for B, gives the
+                same minibatches from twice the memory for observations.
             active: whether a run is drawn for, (R,); None is all of them. The generators of the others do not advance,
                 and what is returned for them means nothing.
         """
@@ -107,11 +148,8 @@ class Sampler:
             self._normal[run].normal_(generator=own)
             self._uniform[run].uniform_(-1.0, 1.0, generator=own)
             self._choice[run].uniform_(generator=own)
-        flat = self._indices.flatten()
-        shape = self._indices.shape
-        batch = Batch(*(field.index_select(0, flat).view(*shape, *field.shape[1:]) for field in data))
         policy, next_policy, target, actor = torch.split(self._normal, self._sizes, dim=1)
-        return batch, Noise(self._uniform, policy, next_policy, target, actor, self._choice)
+        return data.take(self._indices), Noise(self._uniform, policy, next_policy, target, actor, self._choice)
 
     def state(self, run: int) -> Tensor:
         """The state of a run's generator, as bytes."""

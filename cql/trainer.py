@@ -33,7 +33,7 @@ from cql.envs import normalised_score
 from cql.evaluation import EpisodeResults, Evaluator, Recorder
 from cql.loggers import LocalLogger, WandbLogger
 from cql.rendering import RenderingError, write_gif, write_mp4
-from cql.sampling import Batch, Sampler
+from cql.sampling import Batch, Pool, Sampler
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 
@@ -189,7 +189,7 @@ class Trainer:
 
     agent: Agent
     sampler: Sampler
-    data: Batch
+    data: Pool | Batch
     normaliser: Normaliser
     evaluator: Evaluator
     recorder: Recorder | None

@@ -39,7 +39,7 @@ def main() -> None:
     contents = load(CheckpointFolder(options.run_dir / "checkpoints").find(options.checkpoint))
     train_config = from_dict(contents["config"])
     info, device, draws = env_info(train_config.env.id), torch.device("cpu"), options.draws
-    data = experiment.as_batch(experiment.load_data(train_config, info, device))
+    data = experiment.as_pool(experiment.load_data(train_config, info, device))
     still = {f"{name}_learning_rate": 0.0 for name in ("critic", "actor")} | {"tau_target": 0.0}
     numbers = replace(experiment.coefficients(train_config, info), **still)
     if numbers.temp_learning_rate is not None:

@@ -22,6 +22,10 @@ def train(cfg: DictConfig) -> float:
     directory = Path(HydraConfig.get().runtime.output_dir)
     if cfg.resume is None:
         train_config = config.checked(cfg)
+        if train_config.video.enabled:
+            from cql.rendering import begin_to_choose
+
+            begin_to_choose()
         from cql import experiment
     else:
         from cql import experiment

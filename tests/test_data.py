@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -17,18 +18,20 @@ import pytest
 import torch
 from minari.data_collector import EpisodeBuffer
 
-from cql import data
+from cql import data, experiment
 from cql.data import (
     DatasetError,
     DatasetNotFoundError,
     RawData,
     check,
+    each_once,
     fingerprint,
     load_d4rl,
     load_minari,
     prepare,
     select_episodes,
 )
+from cql.sampling import Batch, Sampler
 
 S, A = 3, 2
 LOW, HIGH = np.array([-1, -3], np.float32), np.array([1, 3], np.float32)
@@ -73,11 +76,15 @@ def make_raw(lengths=(3, 2, 4), seed=0):
     terminated = np.zeros(m, bool)
     terminated[np.cumsum(lengths)[0] - 1] = True
     last = np.append(np.diff(episode) != 0, True)
+    observations, actions = generator.standard_normal((m, S)), generator.uniform(LOW, HIGH, (m, A))
+    # No next observation is that of the following row.
+    next_observations = generator.standard_normal((m, S))
+    rows, row = each_once([(observations.astype(np.float32), next_observations.astype(np.float32))])
     return RawData(
-        observations=generator.standard_normal((m, S)).astype(np.float32),
-        actions=generator.uniform(LOW, HIGH, (m, A)).astype(np.float32),
+        rows=rows,
+        row=row,
+        actions=actions.astype(np.float32),
         rewards=np.arange(m, dtype=np.float32),
-        next_observations=generator.standard_normal((m, S)).astype(np.float32),
         terminated=terminated,
         truncated=last & ~terminated,
         episode=episode,
@@ -422,6 +429,11 @@ def test_impossible_choices_are_refused(choice, message):
 
 def spoil(key, index, value):
     raw = make_raw()
+    if key.endswith("observations"):
+        pair = {"observations": raw.observations, "next_observations": raw.next_observations}
+        pair[key][index] = value
+        rows, row = each_once([tuple(pair.values())])
+        return dataclasses.replace(raw, rows=rows, row=row)
     array = getattr(raw, key).copy()
     array[index] = value
     return dataclasses.replace(raw, **{key: array})
@@ -439,7 +451,7 @@ def spoil(key, index, value):
             r"2 of 9 actions lie outside .* -4 in column 1 \(episode 1, step 1\), where the bounds are \[-3, 3\]",
         ),
         (
-            dataclasses.replace(make_raw(), observations=np.zeros((9, 5), np.float32)),
+            dataclasses.replace(make_raw(), rows=np.zeros((18, 5), np.float32)),
             "observations have 5 features, but Made-v5 has 3",
         ),
         (
@@ -453,6 +465,14 @@ def spoil(key, index, value):
         (
             dataclasses.replace(make_raw(), terminated=np.zeros(8, bool)),
             r"terminated must be bool of shape \(9,\), found bool of shape \(8,\)",
+        ),
+        (
+            dataclasses.replace(make_raw(), rows=np.zeros((18, 3))),
+            r"rows must be float32 of shape \(18, 3\), found float64",
+        ),
+        (
+            dataclasses.replace(make_raw(), rows=make_raw().rows[:-1]),
+            "row counts from 0 to 16, but there are 17 rows, and a next observation behind each",
         ),
         (dataclasses.replace(make_raw(), env_id="Other-v5"), "recorded in Other-v5, .* set env=Other-v5"),
         (
@@ -485,8 +505,11 @@ def test_tensors_hold_scaled_actions_and_untouched_states():
         tensor = getattr(made, key)
         assert tensor.dtype == torch.float32
         assert tensor.is_contiguous()
-    raw.observations[:] = 0
-    assert made.observations.any()  # the tensors own their memory
+    before = raw.rows.copy(), raw.actions.copy()
+    made.rows.zero_()
+    made.actions.zero_()
+    np.testing.assert_array_equal(raw.rows, before[0])  # the tensors own their memory
+    np.testing.assert_array_equal(raw.actions, before[1])
 
 
 def test_actions_span_the_whole_range_where_bounds_are_not_symmetric():
@@ -505,7 +528,7 @@ def test_rewards_and_ends_follow_the_options():
 
 def test_normalisation_uses_the_statistics_of_the_observations():
     raw = make_raw()
-    raw.observations[:, 1] = 7  # constant: only the floor keeps its scale from zero
+    raw.rows[:, 1] = 7  # constant: only the floor keeps its scale from zero
     made = prepare(raw, action_low=LOW, action_high=HIGH, normalise_observations=True)
     mean = raw.observations.astype(float).mean(0)
     std = raw.observations.astype(float).std(0) + 1e-3
@@ -525,6 +548,225 @@ def test_the_fingerprint_sees_every_array(key):
     assert fingerprint(make_raw()) == fingerprint(make_raw())
     assert fingerprint(spoil(key, -1, 0.25)) != fingerprint(make_raw())
     assert fingerprint(dataclasses.replace(make_raw(), terminated=make_raw().truncated)) != fingerprint(make_raw())
+
+
+def test_the_fingerprint_of_a_file_stays_what_it_was(path):
+    # Checkpoints hold it: with another one, runs trained before could not go on.
+    n = len(TERMINALS)
+    changes = {
+        "observations": (np.arange(n * S).reshape(n, S) % 7 / 8).astype(np.float32),
+        "actions": (np.arange(n * A).reshape(n, A) % 5 / 4 - 0.5).astype(np.float32),
+        "next_observations": (np.arange(n * S).reshape(n, S) % 11 / 16).astype(np.float32),
+    }
+    write_d4rl(path, **changes)
+    assert fingerprint(load_d4rl(path)) == "625aa0a1b7e53b42"
+    write_d4rl(path, **changes, leave_out={"next_observations"})
+    assert fingerprint(load_d4rl(path)) == "b4949e5ac0c98ddf"
+
+
+# --------------------------------------------------------------------------------- each observation in memory once
+
+
+def d4rl_kinds():
+    """Arrays of D4RL files with what can go wrong between a next observation and the row that follows."""
+    generator = np.random.default_rng(1)
+    n = 60
+    terminals, timeouts = generator.random(n) < 0.1, generator.random(n) < 0.1
+    terminals[[7, 8]], timeouts[[20, 21, n - 1]] = True, True  # episodes of one step too, and one cut at the file's end
+    observations = generator.standard_normal((n, S)).astype(np.float32)
+    following = np.concatenate([observations[1:], observations[:1]])
+    own = np.where((terminals | timeouts)[:, None], np.float32(0.5) + observations, following)
+    flags = {"terminals": terminals, "timeouts": timeouts}
+    unlike = own.copy()
+    unlike[::3, 1] += 1  # within episodes
+    signed = observations.copy()
+    signed[10:20, 0] = 0.0
+    zeros = np.concatenate([signed[1:], signed[:1]])
+    zeros[12:15, 0] = -0.0  # the same numbers, and other bits
+    for name, arrays in {
+        "its own next observations at the ends": {"next_observations": own},
+        "the following row everywhere": {"next_observations": following},
+        "next observations of no row": {"next_observations": unlike},
+        "zeros of both signs": {"observations": signed, "next_observations": zeros},
+        "no next observations": {},
+        "no next observations, cut by the clock only": {"terminals": np.zeros(n, bool)},
+        "no next observations, unfinished": {"timeouts": np.append(timeouts[:-1], False)},
+        "float64": {"observations": observations.astype(float) + 1e-12, "next_observations": own.astype(float)},
+    }.items():
+        yield pytest.param({"observations": observations, **flags, **arrays}, id=name)
+
+
+def two_copies(arrays):
+    """Observations and next observations of the transitions that count, as two whole arrays."""
+    terminals, timeouts = arrays["terminals"], arrays["timeouts"] & ~arrays["terminals"]
+    observations = arrays["observations"].astype(np.float32)
+    if "next_observations" in arrays:
+        return observations, arrays["next_observations"].astype(np.float32)
+    following = np.concatenate([observations[1:], observations[-1:]])
+    following[terminals] = observations[terminals]
+    keep = ~timeouts
+    keep[-1] = terminals[-1]
+    return observations[keep], following[keep]
+
+
+def bits(array):
+    return np.ascontiguousarray(array).view(np.uint32).tolist()
+
+
+@pytest.mark.parametrize("chunk", [4, 7, 10_000])
+@pytest.mark.parametrize("arrays", list(d4rl_kinds()))
+def test_what_is_stored_once_are_the_bits_of_two_copies(arrays, chunk, path, monkeypatch):
+    monkeypatch.setattr(data, "CHUNK", chunk)
+    n = len(arrays["observations"])
+    write_d4rl(
+        path,
+        leave_out={"next_observations"} - set(arrays),
+        **{"actions": np.zeros((n, A), np.float32), "rewards": np.arange(n, dtype=np.float32), **arrays},
+    )
+    raw = load_d4rl(path)
+    observations, next_observations = two_copies(arrays)
+    assert bits(raw.observations) == bits(observations)
+    assert bits(raw.next_observations) == bits(next_observations)
+    # One row a transition, and one more where its next observation is not the following one.
+    follows = [bits(a) == bits(b) for a, b in zip(next_observations[:-1], observations[1:], strict=True)]
+    assert len(raw.rows) == len(raw) + 1 + follows.count(False)
+
+    transitions = prepare(raw, action_low=LOW, action_high=HIGH, normalise_observations=True)
+    plain = Batch(
+        transitions.normaliser.apply(torch.from_numpy(observations)),
+        transitions.actions,
+        transitions.rewards,
+        transitions.normaliser.apply(torch.from_numpy(next_observations)),
+        transitions.terminated,
+    )
+    counts = {"batch_size": 16, "action_size": A, "n_uniform": 2, "n_policy": 2, "n_next_policy": 2, "n_target": 1}
+    ours, theirs = (Sampler([0, 1], **counts, device=torch.device("cpu")) for _ in range(2))
+    for _ in range(5):
+        for a, b in zip(
+            (x for part in ours.draw(experiment.as_pool(transitions)) for x in part),
+            (x for part in theirs.draw(plain) for x in part),
+            strict=True,
+        ):
+            assert a.shape == b.shape
+            assert a.is_contiguous() == b.is_contiguous()
+            assert bits(a.numpy()) == bits(b.numpy())
+
+
+@pytest.mark.parametrize("options", [{}, {"chunks": (5, S)}, {"chunks": (60, S), "compression": "gzip"}])
+def test_the_blocks_of_a_file_change_nothing(options, path, monkeypatch):
+    monkeypatch.setattr(data, "CHUNK", 7)
+    generator = np.random.default_rng(0)
+    arrays = write_d4rl(
+        path, **{key: generator.standard_normal((9, S)) for key in ("observations", "next_observations")}
+    )
+    with h5py.File(path, "a") as file:
+        for key in ("observations", "next_observations"):
+            del file[key]
+            options = {**options, "chunks": (min(options["chunks"][0], 9), S)} if "chunks" in options else options
+            file.create_dataset(key, data=arrays[key], **options)
+    raw = load_d4rl(path)
+    np.testing.assert_array_equal(raw.observations, arrays["observations"].astype(np.float32))
+    np.testing.assert_array_equal(raw.next_observations, arrays["next_observations"].astype(np.float32))
+
+
+def test_next_observations_of_another_size_are_refused(path):
+    write_d4rl(path, next_observations=np.zeros((9, S + 1), np.float32))
+    with pytest.raises(DatasetError, match="observations have 3 features, but next_observations 4"):
+        load_d4rl(path)
+
+
+def test_chosen_episodes_keep_their_observations():
+    write_minari("tests/many-v0", [make_buffer(int(n), seed=int(n)) for n in (5, 2, 9, 14)])
+    raw = load_minari("tests/many-v0")
+    assert len(raw.rows) == len(raw) + 4
+    some = select_episodes(raw, n_episodes=2, seed=3)
+    kept = np.isin(raw.rewards, some.rewards)
+    assert 0 < kept.sum() < len(raw)
+    np.testing.assert_array_equal(some.observations, raw.observations[kept])
+    np.testing.assert_array_equal(some.next_observations, raw.next_observations[kept])
+    assert len(some.rows) == len(some) + 2
+
+
+def test_a_wrong_number_of_steps_in_the_metadata_does_no_harm(root):
+    write_minari("tests/count-v0", [make_buffer(5, seed=1), make_buffer(9, seed=2)])
+    metadata = root / "tests" / "count-v0" / "data" / "metadata.json"
+    known = json.loads(metadata.read_text())
+    assert known["total_steps"] == 14
+    expected = fingerprint(load_minari("tests/count-v0"))
+    for wrong in (0, 3, 1000):
+        metadata.write_text(json.dumps({**known, "total_steps": wrong}))
+        raw = load_minari("tests/count-v0")
+        assert fingerprint(raw) == expected
+        assert (raw.rows.nbytes, raw.rows.base) == (16 * S * 4, None)
+
+
+def test_the_tensors_hold_one_copy_and_take_over_the_memory_they_came_in():
+    write_minari("tests/memory-v0", [make_buffer(50, seed=seed) for seed in range(4)])
+    raw = load_minari("tests/memory-v0")
+    m, n = len(raw), len(raw) + 4
+    addresses = {key: getattr(raw, key).ctypes.data for key in ("rows", "row", "actions")}
+    copied = prepare(raw, action_low=LOW, action_high=HIGH, normalise_observations=True)
+    made = prepare(raw, action_low=LOW, action_high=HIGH, normalise_observations=True, in_place=True)
+    tensors = [getattr(made, key) for key in ("rows", "row", "actions", "rewards", "terminated")]
+    assert sum(tensor.untyped_storage().nbytes() for tensor in tensors) == n * S * 4 + m * (8 + A * 4 + 4 + 4)
+    for key, address in addresses.items():
+        assert getattr(made, key).data_ptr() == address
+        assert getattr(copied, key).data_ptr() != address
+    assert made.fingerprint == copied.fingerprint
+    for key in ("rows", "row", "actions", "rewards", "terminated"):
+        assert torch.equal(getattr(made, key), getattr(copied, key))
+
+
+@pytest.mark.parametrize("kind", ["minari", "d4rl", "d4rl without next observations"])
+def test_loading_never_holds_a_second_copy(kind, path, monkeypatch):
+    monkeypatch.setattr(data, "CHUNK", 500)
+    n, size = 20_000, 20
+    generator = np.random.default_rng(0)
+    if kind == "minari":
+        spaces = {"observation_space": gymnasium.spaces.Box(-np.inf, np.inf, (size,))}
+        observations = generator.standard_normal((101, size))  # in float64
+        write_minari("tests/peak-v0", [make_buffer(100, observations=observations)] * (n // 100), **spaces)
+    else:
+        observations = generator.standard_normal((n, size)).astype(np.float32)
+        ends = np.arange(n) % 100 == 99
+        write_d4rl(
+            path,
+            observations=observations,
+            next_observations=np.concatenate([observations[1:], observations[:1]]),
+            actions=np.zeros((n, A)),
+            rewards=np.zeros(n),
+            terminals=ends,
+            timeouts=np.zeros(n, bool),
+            leave_out={"next_observations"} if kind.endswith("without next observations") else (),
+        )
+    observation_bytes = n * size * 4
+    sizes = {"observation_size": size, "action_size": A, "action_low": LOW, "action_high": HIGH, "env_id": "any"}
+    tracemalloc.start()
+    try:
+        raw = load_minari("tests/peak-v0") if kind == "minari" else load_d4rl(path)
+        resting, _ = tracemalloc.get_traced_memory()
+        check(raw, **sizes)
+        prepare(raw, action_low=LOW, action_high=HIGH, normalise_observations=True, in_place=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert resting > observation_bytes  # NumPy's memory is seen
+    assert peak - resting < observation_bytes / 2
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (7, 1), (8193, 2), (70_000, 17), (3000, 376)])
+def test_mean_and_deviation_are_those_of_the_whole_array(shape):
+    generator = np.random.default_rng(0)
+    observations = (generator.standard_normal(shape) * generator.uniform(0.01, 100, shape[1]) + 3).astype(np.float32)
+    rows, row = each_once([(observations, observations + 1)])
+    m = len(observations)
+    flags, actions = np.zeros(m, bool), np.zeros((m, A), np.float32)
+    raw = RawData(rows, row, actions, np.zeros(m, np.float32), flags, flags, np.zeros(m, np.int64), "made")
+    normaliser = prepare(raw, action_low=LOW, action_high=HIGH, normalise_observations=True).normaliser
+    mean = observations.mean(axis=0, dtype=np.float64).astype(np.float32)
+    std = (observations.std(axis=0, dtype=np.float64) + data.STD_FLOOR).astype(np.float32)
+    assert bits(normaliser.mean.numpy()) == bits(mean)
+    assert bits(normaliser.std.numpy()) == bits(std)
 
 
 def test_importing_the_room_loads_no_reader():

@@ -12,6 +12,7 @@ import cql
 LEVELS = {
     0: {
         "config",
+        "adam",
         "losses",
         "networks",
         "sampling",

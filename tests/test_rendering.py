@@ -89,6 +89,46 @@ def test_a_probe_may_fail_in_any_way(probe, reason, monkeypatch, caplog):
     assert reason in warnings_of(caplog)[0]
 
 
+def test_what_began_early_is_not_done_twice(monkeypatch, caplog):
+    started = []
+    start = rendering._start_to_draw
+    monkeypatch.setattr(rendering, "_start_to_draw", lambda backend: started.append(backend) or start(backend))
+    monkeypatch.setattr(rendering, "_PROBE", "print('drawn')")
+    monkeypatch.setattr(rendering, "_CANDIDATES", ("egl", "osmesa"))
+    monkeypatch.setattr(rendering, "_conflict_with_loaded_modules", lambda _: None)
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "to be restored")
+    monkeypatch.setenv("MUJOCO_GL", "")
+    rendering.begin_to_choose()
+    rendering.begin_to_choose()
+    assert started == ["egl"]
+    assert os.environ["MUJOCO_GL"] == ""  # nothing is settled yet
+    assert choose_backend.__wrapped__() == "egl"
+    assert started == ["egl"]
+    assert choose_backend.__wrapped__() == "egl"  # and without, it starts its own
+    assert started == ["egl", "egl"]
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize(("variable", "backend"), [("off", None), ("osmesa", "osmesa")])
+def test_what_begins_early_is_what_was_asked_for(variable, backend, monkeypatch):
+    monkeypatch.setattr(rendering, "_PROBE", "print('drawn')")
+    monkeypatch.setenv("MUJOCO_GL", variable)
+    rendering.begin_to_choose()
+    begun = dict(rendering._begun)
+    assert list(begun) == ([] if backend is None else [backend])
+    for name in begun:
+        assert rendering._try_to_draw(name) is None
+
+
+def test_what_cannot_begin_is_told_later(monkeypatch, caplog):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    rendering.begin_to_choose()
+    assert not caplog.records
+    assert ask(monkeypatch, MUJOCO_GL="glfw") is None
+    assert "no child process can be started" in warnings_of(caplog)[0]
+
+
 def test_a_missing_interpreter_is_survived(monkeypatch, caplog):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert ask(monkeypatch, MUJOCO_GL="glfw") is None

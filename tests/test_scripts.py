@@ -131,6 +131,21 @@ def test_a_wrong_config_dies_by_name_before_torch_is_imported(
     assert [path.name for path in tmp_path.iterdir()] == ["torch.py"]
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_what_can_draw_is_found_out_while_torch_is_imported(enabled: bool, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(
+        "import sys\n"
+        "rendering = sys.modules.get('cql.rendering')\n"
+        "children = [] if rendering is None else list(rendering._begun.values())\n"
+        "for child in children: child.kill(); child.communicate()\n"
+        "raise SystemExit(f'{len(children)} begun')\n"
+    )
+    overrides = ["+experiment=smoke", f"video.enabled={str(enabled).lower()}"]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    result = call(str(ROOT / "scripts" / "train.py"), *overrides, cwd=tmp_path, PYTHONPATH=path, MUJOCO_GL="egl")
+    assert f"{int(enabled)} begun" in result.stderr
+
+
 def test_an_unusable_dataset_is_a_message(dataset: Path, tmp_path: Path) -> None:
     result = train(dataset, "env=Hopper-v5", "hydra.run.dir=run", cwd=tmp_path)
     assert result.returncode == 1

@@ -75,7 +75,7 @@ def stack(configs: Sequence[TrainConfig], place: Path, **options: Any) -> Traine
     trainer = Trainer(
         agent=agent,
         sampler=agent.sampler(seeds, first.batch_size),
-        data=experiment.as_batch(transitions),
+        data=experiment.as_pool(transitions),
         normaliser=transitions.normaliser,
         evaluator=Evaluator(first.env.id, [[1000, 1001]] * len(configs)),
         recorder=None,
