@@ -141,9 +141,8 @@ def test_what_can_draw_is_found_out_while_torch_is_imported(enabled: bool, tmp_p
         "raise SystemExit(f'{len(children)} begun')\n"
     )
     overrides = ["+experiment=smoke", f"video.enabled={str(enabled).lower()}"]
-    result = call(
-        str(ROOT / "scripts" / "train.py"), *overrides, cwd=tmp_path, PYTHONPATH=str(tmp_path), MUJOCO_GL="egl"
-    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    result = call(str(ROOT / "scripts" / "train.py"), *overrides, cwd=tmp_path, PYTHONPATH=path, MUJOCO_GL="egl")
     assert f"{int(enabled)} begun" in result.stderr
 
 
