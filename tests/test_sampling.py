@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from cql.sampling import INITIALISATION_STREAM, TRAINING_STREAM, Batch, Sampler, generator
+from cql.sampling import INITIALISATION_STREAM, TRAINING_STREAM, Batch, Pool, Sampler, generator
 
 S, A, B = 3, 2, 8
 
@@ -51,6 +51,18 @@ def test_the_fields_of_a_transition_stay_together():
     assert torch.equal(batch.actions, -index[..., None].expand(-1, -1, A))
     assert torch.equal(batch.next_observations, index[..., None].expand(-1, -1, S) + 1)
     assert torch.equal(batch.terminated, index % 2)
+
+
+def test_gathering_looks_at_no_value() -> None:
+    # Tensors without values: whatever would bring one to the host, or have a shape that depends on one, fails.
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    pool = Pool(empty(60, S), empty(50, dtype=torch.int64), empty(50, A), empty(50), empty(50))
+    batch = pool.take(empty(3, B, dtype=torch.int64))
+    assert [tuple(t.shape) for t in batch] == [(3, B, S), (3, B, A), (3, B), (3, B, S), (3, B)]
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        pool.rewards[pool.row > 0]
 
 
 def test_batches_are_uniform_with_replacement():
