@@ -324,6 +324,29 @@ def wait_for_quiet(seconds: float) -> None:
             return
 
 
+def undisturbed(task: Task, apart: Apart, wait: float) -> tuple[dict[str, Any], str]:
+    """One answer of a task, and what its process had to say if it failed.
+
+    Args:
+        task: what to measure.
+        apart: runs it.
+        wait: seconds to wait at most for other processes to rest. Within them a measurement that others disturbed is
+            thrown away and made again, whatever it said.
+    """
+    end = time.perf_counter() + wait
+    while True:
+        wait_for_quiet(end - time.perf_counter())
+        neighbours = Neighbours()
+        try:
+            answer = apart(task.what, task.impl, seconds=task.seconds, **(task.settings | task.given))
+        except MeasurementError as error:
+            last = (str(error).splitlines() or ["?"])[-1]
+            return {"absent": f"failed: {last}"}, str(error)
+        others = round(neighbours.cores(), 3)
+        if "absent" in answer or others <= QUIET or time.perf_counter() >= end:
+            return {**answer, "others": others}, ""
+
+
 def measure(
     tasks: Sequence[Task], rounds: int, apart: Apart, wait: float
 ) -> tuple[list[list[dict[str, Any]]], list[str]]:
@@ -333,7 +356,7 @@ def measure(
         tasks: of one group.
         rounds: how many times each is measured. One that is absent, or failed, is not tried again.
         apart: runs one.
-        wait: seconds to wait at most for other processes to rest, before each measurement.
+        wait: for each measurement, see :func:`undisturbed`.
 
     Returns:
         For each task its answers, one a round, with ``others``, the cores that other processes took; and what processes
@@ -347,15 +370,9 @@ def measure(
             task, own = tasks[index], answers[index]
             if own and "absent" in own[-1]:
                 continue
-            if wait:
-                wait_for_quiet(wait)
-            neighbours = Neighbours()
-            try:
-                answer = apart(task.what, task.impl, seconds=task.seconds, **(task.settings | task.given))
-            except MeasurementError as error:
-                failures.append(str(error))
-                answer = {"absent": f"failed: {(str(error).splitlines() or ['?'])[-1]}"}
-            own.append({**answer, "others": round(neighbours.cores(), 3)})
+            answer, failure = undisturbed(task, apart, wait)
+            own.append(answer)
+            failures += [failure] if failure else []
             shown = answer.get("absent") or f"{answer.get('rate', answer.get('value', 0.0)):.1f} {task.unit}"
             if "values" not in answer:
                 sys.stderr.write(f"{task.what}: {task.name}, round {turn + 1} of {rounds}: {shown}\n")
@@ -583,7 +600,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, the same for all")
     made.add_argument("--peers", default=sys.executable, help="the Python that has d3rlpy and TorchRL (default: this)")
-    made.add_argument("--wait", type=float, default=0.0, help="seconds to wait at most for other processes to rest")
+    made.add_argument(
+        "--wait", type=float, default=0.0, help="seconds for which each measurement may wait for a quiet machine"
+    )
     made.add_argument("--json", type=Path, help="write all measurements to this file")
     made.add_argument("--markdown", type=Path, help="write the tables to this file")
     return made

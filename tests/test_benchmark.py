@@ -177,6 +177,24 @@ def test_a_measurement_that_fails_is_not_tried_again_and_the_order_is_reversed(
     assert "update: last, round 2 of 2: 1.0 updates/s" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("wait", "tries"), [(0.0, 1), (100.0, 3)])
+def test_a_disturbed_measurement_is_made_again_while_there_is_time(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, wait: float, tries: int
+) -> None:
+    busy = iter([1.5, 0.7, 0.02])
+    monkeypatch.setattr(benchmark.Neighbours, "cores", lambda _: next(busy))
+    monkeypatch.setattr(benchmark, "wait_for_quiet", lambda _: None)
+    asked = []
+
+    def apart(what: str, impl: str, **given: object) -> dict[str, float]:
+        asked.append(impl)
+        return {"rate": float(len(asked))}
+
+    answer, failure = benchmark.undisturbed(benchmark.Task("update", "ours-exact", "updates/s"), apart, wait)
+    assert (len(asked), failure) == (tries, "")
+    assert answer == {"rate": float(tries), "others": 1.5 if tries == 1 else 0.02}
+
+
 # The whole ------------------------------------------------------------------------------------------------------------
 
 
