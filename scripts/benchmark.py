@@ -27,6 +27,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -254,7 +255,12 @@ class Apart:
         script = Path(__file__).resolve().with_name("benchmark_measure.py")
         with tempfile.TemporaryDirectory(dir=self.folder) as own:
             child = subprocess.run(
-                [interpreter, str(script), json.dumps(spec)], cwd=own, capture_output=True, text=True, check=False
+                [interpreter, str(script), json.dumps(spec)],
+                cwd=own,
+                env={**os.environ, "TMPDIR": own},  # where W&B leaves folders
+                capture_output=True,
+                text=True,
+                check=False,
             )
         lines = child.stdout.splitlines()
         if child.returncode or not lines:
@@ -611,6 +617,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure in turns, print each group's table when it is done, and write the files that were asked for."""
     options = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the child and removes the files too
     chosen = names_of(options.only, PLANS, "--only")
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.seconds = options.seconds or (0.2 if options.quick else 5.0)

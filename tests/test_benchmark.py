@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -236,3 +239,14 @@ def test_what_is_not_known_is_refused_with_the_names(arguments: tuple[str, ...],
     done = call(*arguments)
     assert done.returncode == 1
     assert said in done.stderr
+
+
+def test_ended_by_a_signal_it_removes_its_files(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "benchmark.py"), "--only", "load"]
+    running = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("*/*")) and running.poll() is None:  # the folder of its first process
+        time.sleep(0.01)
+    running.terminate()
+    running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
