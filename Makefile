@@ -78,8 +78,8 @@ $(PEERS)/.installed: pyproject.toml constraints.txt
 test-peers: $(PEERS)/.installed  ## compare with d3rlpy's own classes (makes .venv-peers)
 	$(PEERS)/bin/pytest -m 'peers' $(ARGS)
 
-benchmark: $(PEERS)/.installed  ## updates per second, beside d3rlpy (makes .venv-peers)
-	$(PEERS)/bin/python scripts/benchmark.py $(ARGS)
+benchmark: install $(PEERS)/.installed  ## speed and memory, beside d3rlpy and TorchRL (makes .venv-peers)
+	$(BIN)/python scripts/benchmark.py --peers $(PEERS)/bin/python $(ARGS)
 
 wheel: install  ## build the source archive and the wheel into dist/
 	$(BIN)/python -m build
