@@ -114,6 +114,17 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class EvalWorker(StrEnum):
+    """Whether a process of its own evaluates and films while training goes on; `auto` is where training is on CUDA.
+
+    The results are the same, bit for bit.
+    """
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class Backup(StrEnum):
     """The critics' target: with the entropy term, without it, or the largest over sampled next actions."""
 
@@ -510,6 +521,7 @@ class TrainConfig:
         n_kept_checkpoints: The newest that are kept, besides the best.
         resume: The folder of a run to go on with.
         n_threads: Torch's threads; null leaves the choice to torch.
+        eval_worker: Whether evaluations and films run in a process of their own, beside training.
         sweep_name: The sweep's folder under `outputs/sweeps/`; the same name again takes the sweep up. Null names it by
             date and time.
         retry_failed: Also take up runs that failed, from their last checkpoint.
@@ -533,6 +545,7 @@ class TrainConfig:
     resume: str | None
     n_threads: int | None = _number(_AT_LEAST_1)
     # With defaults, because the files of runs from before these keys lack them.
+    eval_worker: EvalWorker = EvalWorker.auto
     sweep_name: str | None = None
     retry_failed: bool = False
     algorithm: CqlConfig
@@ -814,8 +827,8 @@ def _run_dir(*, _root_: DictConfig) -> str:
 
 SWEEP_FILE = "sweep.json"
 
-# Keys that do not make another run: where it is logged, how it is started, how many threads it takes.
-_OPERATIONAL = ("resume", "sweep_name", "retry_failed", "n_threads", "logger")
+# Keys that do not make another run: where it is logged, how it is started, how many threads and processes it takes.
+_OPERATIONAL = ("resume", "sweep_name", "retry_failed", "n_threads", "eval_worker", "logger")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

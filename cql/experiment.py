@@ -4,6 +4,7 @@ import contextlib
 import copy
 import ctypes
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -24,11 +25,12 @@ from cql.agent import Agent, Coefficients, Policy, Structure
 from cql.checkpoint import CheckpointError, CheckpointFolder, load
 from cql.config import TrainConfig
 from cql.envs import EnvInfo, env_info, normalised_score
-from cql.evaluation import Evaluator, Recorder
+from cql.evaluation import Evaluator, Recorder, rolling_out
 from cql.loggers import METRICS_FILE, SUMMARY_FILE, LocalLogger, WandbLogger, open_wandb
 from cql.rendering import choose_backend, write_gif, write_mp4
 from cql.sampling import Batch
 from cql.trainer import Run, Schedule, Trainer
+from cql.worker import Worker
 
 CONFIG_FILE = Path(config.RUN_CONFIG_FILE)
 LOG_FILE = "train.log"
@@ -371,11 +373,15 @@ def train(
             )
             log.info("seed %d: %s", each.seed, shown, extra={"run_dir": one.directory})
         agent = Agent(structure(first, info), numbers, seeds, device)
-        evaluator = Evaluator(
-            first.env.id, [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each, _, _ in begun]
-        )
+        eval_seeds = [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each, _, _ in begun]
+        evaluator = Evaluator(first.env.id, eval_seeds)
         stack.callback(evaluator.close)
         size, seconds = first.video.size, first.video.seconds
+        worker = None
+        if has_eval_worker(first, device):
+            build = functools.partial(rolling_out, first.env.id, eval_seeds, size=size, seconds=seconds)
+            worker = Worker(build, name="evaluation worker")
+            stack.callback(worker.close)
         trainer = Trainer(
             agent=agent,
             sampler=agent.sampler(seeds, first.batch_size),
@@ -394,6 +400,7 @@ def train(
             provenance={"versions": versions(), "data_fingerprint": transitions.fingerprint},
             progress=progress,
             label=label,
+            worker=worker,
         )
         trainer.load([checkpoint for _, _, checkpoint in begun])
         try:
@@ -434,6 +441,15 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise config.ConfigError("device=cuda: torch sees no CUDA device here; use device=cpu or device=auto")
     return torch.device(name)
+
+
+def has_eval_worker(train_config: TrainConfig, device: torch.device) -> bool:
+    """Whether evaluation and films are a worker's."""
+    match train_config.eval_worker:
+        case config.EvalWorker.auto:
+            return device.type == "cuda"
+        case chosen:
+            return chosen is config.EvalWorker.on
 
 
 def n_devices(train_config: TrainConfig) -> int:

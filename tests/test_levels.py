@@ -23,6 +23,7 @@ LEVELS = {
         "statistics",
         "lock",
         "points",
+        "worker",
     },
     1: {"agent", "evaluation", "report", "sweeps"},
     2: {"trainer", "collect"},
