@@ -849,7 +849,8 @@ def stack_key(config: TrainConfig) -> str:
     """What runs must share to be trained as one stack; equal for those that may be.
 
     It is the config without what a stack keeps one value a run of: the seed, the numbers that enter the losses, the
-    learning rates, and the keys that do not make another run but `n_threads`, which a process has one of.
+    learning rates, and the keys that do not make another run but `n_threads`, which a process has one of. (So it has of
+    `eval_worker`; that of a stack's first run is taken, since it changes no number.)
     """
     plain = {**_identity(to_dict(config)), "n_threads": config.n_threads}
     del plain["seed"]

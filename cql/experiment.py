@@ -338,8 +338,9 @@ def train(
     """
     first = configs[0]
     keep_freed_memory()
-    if first.n_threads is not None:
-        torch.set_num_threads(first.n_threads)
+    # Also where the choice is torch's own: an evaluation takes one thread and sets this again, and setting it, to
+    # whatever number, takes from MKL the choice to use fewer. A run has to begin as it goes on.
+    torch.set_num_threads(torch.get_num_threads() if first.n_threads is None else first.n_threads)
     device = choose_device(first.device)
     # Before anything imports mujoco, which reads the choice of a backend only once.
     can_draw = first.video.enabled and choose_backend() is not None
@@ -447,6 +448,7 @@ def has_eval_worker(train_config: TrainConfig, device: torch.device) -> bool:
     """Whether evaluation and films are a worker's."""
     match train_config.eval_worker:
         case config.EvalWorker.auto:
+            # A processor has to do the worker's sums as well, and by default training leaves none of its cores idle.
             return device.type == "cuda"
         case chosen:
             return chosen is config.EvalWorker.on

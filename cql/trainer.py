@@ -179,7 +179,7 @@ class _Epoch:
         ended: the runs whose epoch it was.
         stood: the step at which each run of the stack stood.
         metrics: of each of its runs that had not failed.
-        states: of the same runs, where a checkpoint or a best one may be written; else empty.
+        states: of the same runs, where they take further steps before checkpoints can be written; else empty.
         rollouts: what is to be evaluated and filmed, if anything.
         saved: whether it ends with a checkpoint.
         seconds: how long its updates took.
@@ -382,12 +382,13 @@ class Trainer:
         metrics = {index: self._epoch.means(index) for index, _ in self._alive(ended)}
         for index in metrics:
             self._epoch.reset(index)
+        beside = evaluated and self.worker is not None
         self._pending = _Epoch(
             step=step,
             ended=ended,
             stood=list(self.agent.n_steps_done),
             metrics=metrics,
-            states={index: self._state(index) for index in metrics} if evaluated or saved else {},
+            states={index: self._state(index) for index in metrics} if beside else {},
             rollouts=self._rollouts(due, filmed) if evaluated else None,
             saved=saved,
             seconds=seconds,
@@ -447,7 +448,7 @@ class Trainer:
                     self._keep_film(epoch.step, index, run, rolled)
         for index, run in self._alive(best):
             with self._own_failure(index):
-                run.checkpoints.write_best(self._contents(run, epoch.states[index]))
+                run.checkpoints.write_best(self._contents(run, epoch.states.get(index) or self._state(index)))
         if epoch.saved:
             self._checkpoint(epoch.ended, epoch.states)
         self._completing = None
@@ -504,7 +505,7 @@ class Trainer:
         """Write checkpoints of runs: of states that were taken before, or as they stand."""
         for index, run in self._alive(among):
             with self._own_failure(index):
-                state = states[index] if index in states else self._state(index)
+                state = states.get(index) or self._state(index)
                 run.checkpoints.write(state["step"], self._contents(run, state))
                 self._write_summary(index, run)
 
