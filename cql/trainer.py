@@ -383,7 +383,7 @@ class Trainer:
         for index in metrics:
             self._epoch.reset(index)
         beside = evaluated and self.worker is not None
-        self._pending = _Epoch(
+        pending = _Epoch(
             step=step,
             ended=ended,
             stood=list(self.agent.n_steps_done),
@@ -394,9 +394,10 @@ class Trainer:
             seconds=seconds,
             rate=rate,
         )
-        if evaluated and self.worker is not None:
-            self.worker.submit(self._pending.rollouts)
-        else:
+        if beside and self.worker is not None:
+            self.worker.submit(pending.rollouts)
+        self._pending = pending
+        if not beside:
             self._complete()
 
     def _is_film_due(self, epoch: int) -> bool:

@@ -158,6 +158,7 @@ class _Child:
         self._jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._reply: tuple[str, Any] | None = None
         self._why = ""
+        self._is_over = False
         self._thread = threading.Thread(target=self._talk, args=(setup,), name="cql.worker", daemon=True)
         try:
             self._thread.start()
@@ -169,11 +170,14 @@ class _Child:
 
     @property
     def has_ended(self) -> bool:
-        return self.process.poll() is not None
+        """Whether it takes no more jobs."""
+        return self._is_over or self.process.poll() is not None
 
     def submit(self, job: bytes) -> None:
         self.answered.clear()
         self._jobs.put(job)
+        if self._is_over:  # the thread may have ended before this job came
+            self.answered.set()
 
     def take(self) -> tuple[str, Any] | None:
         """The reply to the last job, None where there will be none."""
@@ -184,18 +188,24 @@ class _Child:
         """Wait for the end that is near, and say how it was."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_SECONDS_TO_END)
-        code = self.kill()
+        code = self._reap()
+        self._read_reply()  # its last words, where they came when nobody listened
+        self._close()
         names = {int(each): each.name for each in signal.Signals}
         how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"ended with exit status {code}"
         return f"(process {self.process.pid}) {how}" + (f" ({self._why})" if self._why else "")
 
-    def kill(self) -> int:
-        """End it now, and return its exit status, negative for a signal."""
+    def kill(self) -> None:
+        """End it now."""
+        self._reap()
+        self._close()
+
+    def _reap(self) -> int:
+        """Make sure that process and thread have ended; the exit status, negative for a signal."""
         self.process.kill()
         code = self.process.wait()
         self._jobs.put(None)
         self._thread.join()
-        self._close()
         return code
 
     def _close(self) -> None:
@@ -217,6 +227,7 @@ class _Child:
         except Exception as error:  # noqa: BLE001  a reply that cannot be read, whatever the reason
             self._why = f"its reply cannot be read: {type(error).__name__}: {error}"
             self.process.kill()
+        self._is_over = True
         self.answered.set()
 
     def _read_reply(self) -> tuple[str, Any] | None:

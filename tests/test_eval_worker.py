@@ -443,6 +443,14 @@ def test_a_whole_run_may_have_one_and_be_taken_up_without(dataset: Path, tmp_pat
     assert_same_run_but_its_config(tmp_path / "on", tmp_path / "off")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_a_run_on_the_gpu_is_evaluated_on_the_processor_either_way(dataset: Path, tmp_path: Path) -> None:
+    for choice in ("off", "on", "auto"):
+        experiment.run(tiny_config(dataset, "device=cuda", f"eval_worker={choice}"), tmp_path / choice)
+        assert_same_run_but_its_config(tmp_path / choice, tmp_path / "off")
+
+
 def assert_same_run_but_its_config(folder: Path, other: Path) -> None:
     for name in ("metrics.jsonl", "episodes.csv", "summary.json"):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name

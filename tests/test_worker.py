@@ -210,6 +210,20 @@ def test_one_that_cannot_begin_says_why(caplog: pytest.LogCaptureFixture) -> Non
     worker.close()
 
 
+def test_one_that_has_ended_before_its_first_job(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker(jobs.failing, name="worker")
+    worker.start()
+    process = worker.process_id
+    assert process is not None
+    wait_until(lambda: not is_running(process))
+    worker.submit(1)
+    assert worker.result(here) == ("here", 1)
+    worker.close()
+    before, meanwhile = said(caplog)
+    assert f"(process {process}) ended with exit status 1 (OSError: no such library) before its next job" in before
+    assert "in the middle of its work" in meanwhile
+
+
 def test_signals_to_all_processes_of_a_job_do_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     worker = Worker(jobs.slow_doubling, name="worker")
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
