@@ -114,6 +114,17 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class EvalWorker(StrEnum):
+    """Whether a process of its own evaluates and films while training goes on; `auto` is where training is on CUDA.
+
+    The results are the same, bit for bit.
+    """
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class Backup(StrEnum):
     """The critics' target: with the entropy term, without it, or the largest over sampled next actions."""
 
@@ -528,6 +539,7 @@ class TrainConfig:
         n_threads: Torch's threads; null leaves the choice to torch.
         cuda_graph: On a GPU, capture training steps as CUDA graphs: the same steps, sooner.
         tf32: On a GPU, let matrix products round their factors to TF32's 10 bits: faster, and other numbers.
+        eval_worker: Whether evaluations and films run in a process of their own, beside training.
         sweep_name: The sweep's folder under `outputs/sweeps/`; the same name again takes the sweep up. Null names it by
             date and time.
         retry_failed: Also take up runs that failed, from their last checkpoint.
@@ -551,6 +563,7 @@ class TrainConfig:
     resume: str | None
     n_threads: int | None = _number(_AT_LEAST_1)
     # With defaults, because the files of runs from before these keys lack them.
+    eval_worker: EvalWorker = EvalWorker.auto
     sweep_name: str | None = None
     retry_failed: bool = False
     cuda_graph: bool = True
@@ -835,7 +848,7 @@ def _run_dir(*, _root_: DictConfig) -> str:
 SWEEP_FILE = "sweep.json"
 
 # Keys that do not make another run: where it is logged, how it is started, by what means it is computed.
-_OPERATIONAL = ("resume", "sweep_name", "retry_failed", "n_threads", "cuda_graph", "logger")
+_OPERATIONAL = ("resume", "sweep_name", "retry_failed", "n_threads", "cuda_graph", "eval_worker", "logger")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -861,7 +874,8 @@ def stack_key(config: TrainConfig) -> str:
     """What runs must share to be trained as one stack; equal for those that may be.
 
     It is the config without what a stack keeps one value a run of: the seed, the numbers that enter the losses, the
-    learning rates, and the keys that do not make another run but `n_threads`, which a process has one of.
+    learning rates, and the keys that do not make another run but `n_threads`, which a process has one of. (So it has of
+    `eval_worker`; that of a stack's first run is taken, since it changes no number.)
     """
     plain = {**_identity(to_dict(config)), "n_threads": config.n_threads}
     del plain["seed"]

@@ -8,8 +8,9 @@ environment's bounds is done here.
 from __future__ import annotations
 
 import atexit
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.envs import EnvInfo, env_info, make_env, to_env_actions
-from cql.rendering import MIN_FRAME_STD, RenderingError, choose_backend
+from cql.rendering import MIN_FRAME_STD, RenderingError, choose_backend, encode_gif
 
 if TYPE_CHECKING:
     import gymnasium
@@ -51,6 +52,7 @@ class Evaluator:
     soon gives another episode, because physics with contacts is chaotic.)
 
     The same seeds give the same episodes at every evaluation, so that two evaluations differ by the policy only.
+    The environments are made when they are first needed.
 
     Args:
         env_id: Gymnasium's id.
@@ -67,7 +69,10 @@ class Evaluator:
             raise ValueError(f"seeds must be R rows of E seeds each, with R and E at least 1; got {list(seeds)}")
         self.info: EnvInfo = env_info(env_id)
         self.seeds: NDArray[np.int64] = np.array(seeds, dtype=np.int64)
-        self._envs: list[gymnasium.Env[Any, Any]] = [make_env(env_id) for _ in range(self.seeds.size)]
+
+    @functools.cached_property
+    def _envs(self) -> list[gymnasium.Env[Any, Any]]:
+        return [make_env(self.info.env_id) for _ in range(self.seeds.size)]
 
     def evaluate(self, policy: Policy, due: Sequence[bool] | None = None) -> EpisodeResults:
         """Run every episode of the runs that are due to its end.
@@ -119,7 +124,7 @@ class Evaluator:
 
     def close(self) -> None:
         """Close the environments; a second call does nothing."""
-        for env in self._envs:
+        for env in self.__dict__.get("_envs", ()):
             env.close()
         self._envs = []
 
@@ -196,6 +201,83 @@ class Recorder:
                     break
             frames.append(camera.shoot())
         return Recording(np.stack(frames), self.seconds_per_frame, return_, length)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """What is to be rolled out at one moment of training.
+
+    Attributes:
+        policy: Of all R runs.
+        due: Which of them to evaluate.
+        films: Which of these to film, each with its own policy, of R = 1.
+    """
+
+    policy: Policy
+    due: Sequence[bool]
+    films: Mapping[int, Policy]
+
+
+@dataclass(frozen=True, eq=False)
+class RolledOut:
+    """What came of :class:`Rollouts`.
+
+    Attributes:
+        results: Of the episodes.
+        films: The GIF file of each run that was to be filmed, or why there is none. Runs whose policy's actions became
+            non-finite in their episodes are left out, and so is what came after `undrawable`.
+        undrawable: Why no more pictures can be drawn.
+    """
+
+    results: EpisodeResults
+    films: Mapping[int, bytes | Exception]
+    undrawable: RenderingError | None = None
+
+
+def roll_out(evaluator: Evaluator, recorder: Recorder | None, rollouts: Rollouts) -> RolledOut:
+    """Evaluate and film.
+
+    Args:
+        evaluator: Of all R runs.
+        recorder: Needed where there is something to film; a film begins with the seed of its run's first episode.
+        rollouts: What is to be done.
+
+    Returns:
+        The episodes' results and the films, which are written nowhere.
+    """
+    results = evaluator.evaluate(rollouts.policy, rollouts.due)
+    films: dict[int, bytes | Exception] = {}
+    for run, policy in rollouts.films.items():
+        if not np.isfinite(results.returns[run]).all():
+            continue
+        assert recorder is not None
+        try:
+            recording = recorder.record(policy, int(evaluator.seeds[run, 0]))
+        except RenderingError as error:
+            return RolledOut(results, films, error)
+        except (OSError, ValueError) as error:
+            films[run] = error
+            continue
+        try:
+            films[run] = encode_gif(recording.frames, recording.seconds_per_frame)
+        except RenderingError as error:
+            films[run] = error
+    return RolledOut(results, films)
+
+
+def rolling_out(
+    env_id: str, seeds: Sequence[Sequence[int]], *, size: int, seconds: float
+) -> Callable[[Rollouts], RolledOut]:
+    """:func:`roll_out` with an evaluator and a recorder of its own, for another process.
+
+    Args:
+        env_id: Gymnasium's id.
+        seeds: One seed per episode, E in each of R rows.
+        size: Width and height of the films.
+        seconds: Their length.
+    """
+    evaluator, recorder = Evaluator(env_id, seeds), Recorder(env_id, width=size, height=size, seconds=seconds)
+    return functools.partial(roll_out, evaluator, recorder)
 
 
 def steps_per_frame(step_seconds: float, frames_per_second: float) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import ctypes
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -25,11 +26,12 @@ from cql.captured import CapturedStep
 from cql.checkpoint import CheckpointError, CheckpointFolder, load
 from cql.config import TrainConfig
 from cql.envs import EnvInfo, env_info, normalised_score
-from cql.evaluation import Evaluator, Recorder
+from cql.evaluation import Evaluator, Recorder, rolling_out
 from cql.loggers import METRICS_FILE, SUMMARY_FILE, LocalLogger, WandbLogger, open_wandb
 from cql.rendering import choose_backend, write_gif, write_mp4
 from cql.sampling import Pool
 from cql.trainer import Run, Schedule, Trainer
+from cql.worker import Worker
 
 CONFIG_FILE = Path(config.RUN_CONFIG_FILE)
 LOG_FILE = "train.log"
@@ -336,8 +338,9 @@ def train(
         The runs, each with its status; for one that could not be begun, why.
     """
     first = configs[0]
-    if first.n_threads is not None:
-        torch.set_num_threads(first.n_threads)
+    # Also where the choice is torch's own: an evaluation takes one thread and sets this again, and setting it, to
+    # whatever number, takes from MKL the choice to use fewer. A run has to begin as it goes on.
+    torch.set_num_threads(torch.get_num_threads() if first.n_threads is None else first.n_threads)
     device = choose_device(first.device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if first.tf32 else "highest")
@@ -376,12 +379,16 @@ def train(
             )
             log.info("seed %d: %s", each.seed, shown, extra={"run_dir": one.directory})
         agent = Agent(structure(first, info), numbers, seeds, device)
-        evaluator = Evaluator(
-            first.env.id, [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each, _, _ in begun]
-        )
+        eval_seeds = [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each, _, _ in begun]
+        evaluator = Evaluator(first.env.id, eval_seeds)
         stack.callback(evaluator.close)
         size, seconds = first.video.size, first.video.seconds
         sampler, all_data = agent.sampler(seeds, first.batch_size), as_pool(transitions)
+        worker = None
+        if has_eval_worker(first, device):
+            build = functools.partial(rolling_out, first.env.id, eval_seeds, size=size, seconds=seconds)
+            worker = Worker(build, name="evaluation worker")
+            stack.callback(worker.close)
         trainer = Trainer(
             agent=agent,
             sampler=sampler,
@@ -401,6 +408,7 @@ def train(
             progress=progress,
             label=label,
             step=CapturedStep(agent, sampler, all_data) if first.cuda_graph and device.type == "cuda" else None,
+            worker=worker,
         )
         trainer.load([checkpoint for _, _, checkpoint in begun])
         try:
@@ -441,6 +449,16 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise config.ConfigError("device=cuda: torch sees no CUDA device here; use device=cpu or device=auto")
     return torch.device(name)
+
+
+def has_eval_worker(train_config: TrainConfig, device: torch.device) -> bool:
+    """Whether evaluation and films are a worker's."""
+    match train_config.eval_worker:
+        case config.EvalWorker.auto:
+            # A processor has to do the worker's sums as well, and by default training leaves none of its cores idle.
+            return device.type == "cuda"
+        case chosen:
+            return chosen is config.EvalWorker.on
 
 
 def n_devices(train_config: TrainConfig) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import io
 import logging
 import os
 import subprocess
@@ -113,19 +114,21 @@ def choose_backend() -> str | None:
     return None
 
 
-def write_gif(path: Path, frames: NDArray[np.uint8], seconds_per_frame: float) -> None:
-    """Write an animated GIF that repeats for ever.
+def encode_gif(frames: NDArray[np.uint8], seconds_per_frame: float) -> bytes:
+    """Make an animated GIF that repeats for ever.
 
     One palette of 64 colours for all frames and no dithering, because only then do unchanged regions compress away:
     half the size of a palette per frame.
 
     Args:
-        path: The file; it appears whole or not at all.
         frames: uint8 (T, height, width, 3).
         seconds_per_frame: Playing time of each frame, rounded to hundredths of a second as the format demands.
 
+    Returns:
+        The contents of the file.
+
     Raises:
-        RenderingError: The frames are not such an array, or the file cannot be written.
+        RenderingError: The frames are not such an array.
     """
     from PIL import Image
 
@@ -137,17 +140,46 @@ def write_gif(path: Path, frames: NDArray[np.uint8], seconds_per_frame: float) -
     # Median cut, Pillow's default, spends the colours on floor and sky: a cheetah's pink shins turn orange.
     palette = Image.fromarray(sample).quantize(_GIF_COLOURS, method=Image.Quantize.FASTOCTREE, dither=dither)
     first, *others = (Image.fromarray(frame).quantize(palette=palette, dither=dither) for frame in frames)
+    buffer = io.BytesIO()
+    first.save(
+        buffer,
+        format="GIF",
+        save_all=True,
+        append_images=others,
+        duration=milliseconds,
+        loop=0,
+        optimize=True,
+        disposal=1,
+    )
+    return buffer.getvalue()
+
+
+def write_film(path: Path, contents: bytes) -> None:
+    """Write what :func:`encode_gif` made.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        contents: Its bytes.
+
+    Raises:
+        RenderingError: The file cannot be written.
+    """
     with _whole_or_not_at_all(path) as partial:
-        first.save(
-            partial,
-            format="GIF",
-            save_all=True,
-            append_images=others,
-            duration=milliseconds,
-            loop=0,
-            optimize=True,
-            disposal=1,
-        )
+        partial.write_bytes(contents)
+
+
+def write_gif(path: Path, frames: NDArray[np.uint8], seconds_per_frame: float) -> None:
+    """Write an animated GIF that repeats for ever; see :func:`encode_gif`.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        frames: uint8 (T, height, width, 3).
+        seconds_per_frame: Playing time of each frame.
+
+    Raises:
+        RenderingError: The frames are not such an array, or the file cannot be written.
+    """
+    write_film(path, encode_gif(frames, seconds_per_frame))
 
 
 def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:

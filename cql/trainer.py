@@ -6,6 +6,9 @@ it was stopped and resumed.
 
 Runs of a stack may begin at different steps, as a kill in the middle of their checkpoints leaves them. Those that are
 behind catch up first, while the others stand still; from then on all go together.
+
+Evaluation and films may be left to a worker, while training goes on. What an epoch leaves is then written when the
+worker's answer is there, from what its end looked like: the same bytes in the same order. Only one epoch is pending.
 """
 
 import contextlib
@@ -30,10 +33,11 @@ from cql.agent import METRICS, Agent, Policy
 from cql.checkpoint import CheckpointError, CheckpointFolder
 from cql.data import Normaliser
 from cql.envs import normalised_score
-from cql.evaluation import EpisodeResults, Evaluator, Recorder
+from cql.evaluation import EpisodeResults, Evaluator, Recorder, RolledOut, Rollouts, roll_out
 from cql.loggers import LocalLogger, WandbLogger
-from cql.rendering import RenderingError, write_gif, write_mp4
+from cql.rendering import RenderingError, write_film, write_gif, write_mp4
 from cql.sampling import Batch, Pool, Sampler
+from cql.worker import Worker
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 
@@ -166,6 +170,33 @@ class EpochMetrics:
         self._counts[run] = int(state["count"])
 
 
+@dataclass(frozen=True)
+class _Epoch:
+    """The end of an epoch, as it looked when its last step had been taken.
+
+    Attributes:
+        step: at which it ended.
+        ended: the runs whose epoch it was.
+        stood: the step at which each run of the stack stood.
+        metrics: of each of its runs that had not failed.
+        states: of the same runs, where they take further steps before checkpoints can be written; else empty.
+        rollouts: what is to be evaluated and filmed, if anything.
+        saved: whether it ends with a checkpoint.
+        seconds: how long its updates took.
+        rate: of them, in steps per second.
+    """
+
+    step: int
+    ended: list[int]
+    stood: list[int]
+    metrics: dict[int, dict[str, float]]
+    states: dict[int, dict[str, Any]]
+    rollouts: Rollouts | None
+    saved: bool
+    seconds: float
+    rate: float
+
+
 @dataclass
 class Trainer:
     """A stack of runs with all that trains it.
@@ -185,6 +216,8 @@ class Trainer:
         label: names the stack in the one line that is logged of it at the end of an epoch; empty logs no such line.
         step: takes one training step of the active runs and gives its metrics, as :class:`cql.captured.CapturedStep`
             does; None calls the agent's ``update`` with what the sampler draws.
+        worker: does evaluations and films beside training, like ``evaluator`` and ``recorder`` to the last bit; None
+            does them in between. It is the caller's to close.
     """
 
     agent: Agent
@@ -199,10 +232,14 @@ class Trainer:
     progress: bool | None = None
     label: str = ""
     step: Callable[[tuple[bool, ...]], Tensor] | None = None
+    worker: Worker | None = None
 
     def __post_init__(self) -> None:
         self._epoch = EpochMetrics(self.agent.n_runs, self.agent.device)
         self._first, self._began = 1, time.perf_counter()
+        self._pending: _Epoch | None = None
+        self._completing: _Epoch | None = None
+        self._bar: Any = None
 
     def load(self, checkpoints: Sequence[dict[str, Any] | None]) -> None:
         """Go on from one checkpoint a run, in the order of the stack; None leaves a run at its beginning."""
@@ -232,6 +269,8 @@ class Trainer:
         self._checkpoint([index for index, _ in self._alive() if done[index] == 0])
         self._finish_those_at_the_end()
         self._first = first = 1 + min((done[index] for index, _ in self._alive()), default=last)
+        if self.worker is not None and first <= last:
+            self.worker.start()
         self._began = time.perf_counter()
         with (
             _noted_signals() as signals,
@@ -244,8 +283,11 @@ class Trainer:
                 disable=None if self.progress is None else not self.progress,
             ) as bar,
         ):
+            self._bar = bar
             began, count = time.perf_counter(), 0
             for step in range(first, last + 1):
+                if self._pending is not None and self._is_answered:
+                    began += self._complete_between_steps()
                 active = self._standing_at(step - 1)
                 bar.update()
                 if any(active):  # where all that stood here have failed, the others stand further on
@@ -255,12 +297,14 @@ class Trainer:
                     if step % self.schedule.n_steps_per_epoch == 0 or step == last:
                         self._synchronise()
                         seconds = time.perf_counter() - began
-                        self._end_epoch(step, active, seconds, count / seconds, bar)
+                        self._end_epoch(step, active, seconds, count / seconds)
                         began, count = time.perf_counter(), 0
                 while signals.of_others:
                     self._hand_on(*signals.of_others.pop(0))
                 if signals.stop is not None or not self._alive():
                     break
+            self._complete()
+        self._bar = None
         self._finish_those_at_the_end()
         if signals.stop is not None:
             self._save()
@@ -274,6 +318,11 @@ class Trainer:
 
     def abort(self, reason: str) -> None:
         """Mark every run that has not ended as failed: an error from outside the runs has ended training."""
+        self._bar = None
+        try:
+            self._complete()
+        except Exception as error:  # noqa: BLE001  without a worker it would have come first
+            reason = f"{type(error).__name__}: {error}"
         for index, run in self._alive():
             self._fail(index, run, reason)
 
@@ -296,6 +345,7 @@ class Trainer:
 
     def _save(self) -> None:
         """A checkpoint of every run at the step where it stands, which may be in the middle of an epoch."""
+        self._complete()
         self._stop_failures(range(len(self.runs)))
         self._checkpoint(range(len(self.runs)))
 
@@ -327,38 +377,90 @@ class Trainer:
 
     # The cadences -----------------------------------------------------------------------------------------------------
 
-    def _end_epoch(self, step: int, active: Sequence[bool], seconds: float, rate: float, bar: Any) -> None:
+    def _end_epoch(self, step: int, active: Sequence[bool], seconds: float, rate: float) -> None:
+        """Note how the epoch ended, and order its rollouts; write what it leaves, now or when they are there."""
+        self._complete()
         schedule, ended = self.schedule, [index for index, is_active in enumerate(active) if is_active]
         epoch, is_last = math.ceil(step / schedule.n_steps_per_epoch), step == schedule.n_steps
-        evaluate = is_last or epoch % schedule.n_epochs_per_eval == 0
         self._stop_failures(ended)
         due = [is_active and run.status == "running" for is_active, run in zip(active, self.runs, strict=True)]
-        results = self.evaluator.evaluate(self._policy(), due) if evaluate and any(due) else None
+        evaluated = any(due) and (is_last or epoch % schedule.n_epochs_per_eval == 0)
+        filmed = not is_last and self.recorder is not None and self._is_film_due(epoch)
+        saved = is_last or epoch % schedule.n_epochs_per_checkpoint == 0
+        metrics = {index: self._epoch.means(index) for index, _ in self._alive(ended)}
+        for index in metrics:
+            self._epoch.reset(index)
+        beside = evaluated and self.worker is not None
+        pending = _Epoch(
+            step=step,
+            ended=ended,
+            stood=list(self.agent.n_steps_done),
+            metrics=metrics,
+            states={index: self._state(index) for index in metrics} if beside else {},
+            rollouts=self._rollouts(due, filmed) if evaluated else None,
+            saved=saved,
+            seconds=seconds,
+            rate=rate,
+        )
+        if beside and self.worker is not None:
+            self.worker.submit(pending.rollouts)
+        self._pending = pending
+        if not beside:
+            self._complete()
+
+    def _is_film_due(self, epoch: int) -> bool:
+        every = self.schedule.n_evals_per_video
+        return every > 0 and epoch // self.schedule.n_epochs_per_eval % every == 0
+
+    @property
+    def _is_answered(self) -> bool:
+        """Whether the pending epoch can be completed without waiting. Asked at every step: it has to cost nothing."""
+        return self.worker is None or self.worker.done
+
+    def _complete_between_steps(self) -> float:
+        """Complete the pending epoch; the seconds for which the updates waited."""
+        self._synchronise()
+        began = time.perf_counter()
+        self._complete()
+        return time.perf_counter() - began
+
+    def _complete(self) -> None:
+        """Write what the pending epoch leaves, where there is one, when its rollouts have been done.
+
+        Runs that took further steps meanwhile are written as they stood. Where this raises, they count as standing
+        there for good, so that :meth:`abort` says of them what it would say without a worker.
+        """
+        if self._pending is None:
+            return
+        epoch, self._pending = self._pending, None
+        self._completing, rolled = epoch, None
+        if epoch.rollouts is not None:
+            worker, here = self.worker, self._roll_out
+            rolled = here(epoch.rollouts) if worker is None else worker.result(here)
         best = []
-        for index, run in self._alive(ended):
-            metrics = self._epoch.means(index)
-            if results is not None and not np.isfinite(results.returns[index]).all():
-                self._fail(index, run, f"the policy's actions were not finite in the evaluation at step {step}")
+        for index, run in self._alive(epoch.ended):
+            metrics = epoch.metrics[index]
+            if rolled is not None and not np.isfinite(rolled.results.returns[index]).all():
+                self._fail(index, run, f"the policy's actions were not finite in the evaluation at step {epoch.step}")
                 continue
             with self._own_failure(index):
-                if results is not None and self._note_evaluation(step, index, run, results, metrics):
+                if rolled is not None and self._note_evaluation(epoch.step, index, run, rolled.results, metrics):
                     best.append(index)
-                self._log(step, run, metrics, seconds, rate)
-                bar.set_postfix_str("" if run.scores.last_return is None else f"return {run.scores.last_return:.0f}")
-            self._epoch.reset(index)
+                self._log(epoch.step, run, metrics, epoch.seconds, epoch.rate)
+                if self._bar is not None and run.scores.last_return is not None:
+                    self._bar.set_postfix_str(f"return {run.scores.last_return:.0f}")
         if self.label:
-            self._log_stack(step, len(self._alive(ended)), rate)
-        if results is not None and not is_last and schedule.n_evals_per_video:
-            n_evals = epoch // schedule.n_epochs_per_eval
-            if n_evals % schedule.n_evals_per_video == 0:
-                for index, run in self._alive(ended):
-                    with self._own_failure(index):
-                        self._film(step, index, run)
+            self._log_stack(epoch.step, len(self._alive(epoch.ended)), epoch.rate)
+        if rolled is not None and epoch.rollouts is not None and epoch.rollouts.films:
+            for index, run in self._alive(epoch.ended):
+                with self._own_failure(index):
+                    self._keep_film(epoch.step, index, run, rolled)
         for index, run in self._alive(best):
             with self._own_failure(index):
-                run.checkpoints.write_best(self._contents(index, run))
-        if is_last or epoch % schedule.n_epochs_per_checkpoint == 0:
-            self._checkpoint(ended)
+                run.checkpoints.write_best(self._contents(run, epoch.states.get(index) or self._state(index)))
+        if epoch.saved:
+            self._checkpoint(epoch.ended, epoch.states)
+        self._completing = None
 
     def _note_evaluation(
         self, step: int, index: int, run: Run, results: EpisodeResults, metrics: dict[str, float]
@@ -408,19 +510,30 @@ class Trainer:
         shown += f"  about {_duration(n_left * pace)} left" if n_left and alive else ""
         log.info("%s", shown, extra={"stack": True})
 
-    def _checkpoint(self, among: Sequence[int]) -> None:
+    def _checkpoint(self, among: Sequence[int], states: Mapping[int, dict[str, Any]] = {}) -> None:
+        """Write checkpoints of runs: of states that were taken before, or as they stand."""
         for index, run in self._alive(among):
             with self._own_failure(index):
-                run.checkpoints.write(self.agent.n_steps_done[index], self._contents(index, run))
+                state = states.get(index) or self._state(index)
+                run.checkpoints.write(state["step"], self._contents(run, state))
                 self._write_summary(index, run)
 
-    def _contents(self, index: int, run: Run) -> dict[str, Any]:
+    def _state(self, index: int) -> dict[str, Any]:
+        """What a checkpoint holds of how a run stands now, on the CPU and apart from what goes on."""
         return {
             "step": self.agent.n_steps_done[index],
-            "config": dict(run.config),
             "agent": self.agent.state(index),
             "sampler": self.sampler.state(index).cpu(),
             "epoch": self._epoch.state(index),
+        }
+
+    def _contents(self, run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "step": state["step"],
+            "config": dict(run.config),
+            "agent": state["agent"],
+            "sampler": state["sampler"],
+            "epoch": state["epoch"],
             "normaliser": {"mean": self.normaliser.mean.cpu(), "std": self.normaliser.std.cpu()},
             "scores": asdict(run.scores),
             "last_metrics": dict(run.last_metrics),
@@ -430,29 +543,59 @@ class Trainer:
     # Rollouts ---------------------------------------------------------------------------------------------------------
 
     def _policy(self, run: int | None = None) -> Policy:
+        """The policies of all runs, or of one, as they are now: copies on the CPU, whatever the device."""
         chosen = slice(None) if run is None else slice(run, run + 1)
-        parameters = {name: tensor.detach()[chosen] for name, tensor in self.agent.actor.items()}
-        return Policy(self.agent.structure.mlp, parameters, self.normaliser.mean, self.normaliser.std)
+        parameters = {name: tensor.detach()[chosen].to("cpu", copy=True) for name, tensor in self.agent.actor.items()}
+        return Policy(self.agent.structure.mlp, parameters, self.normaliser.mean.cpu(), self.normaliser.std.cpu())
 
-    def _film(self, step: int, index: int, run: Run, *, mp4: bool = False) -> None:
+    def _rollouts(self, due: Sequence[bool], filmed: bool) -> Rollouts:
+        films = {index: self._policy(index) for index, is_due in enumerate(due) if is_due} if filmed else {}
+        return Rollouts(self._policy(), due, films)
+
+    def _roll_out(self, rollouts: Rollouts) -> RolledOut:
+        """Do in this process, and with its arithmetic, what a worker does."""
+        with _one_thread():
+            return roll_out(self.evaluator, self.recorder, rollouts)
+
+    def _keep_film(self, step: int, index: int, run: Run, rolled: RolledOut) -> None:
+        """Write a run's film among the rollouts to its folder."""
         if self.recorder is None:
             return
-        path = run.directory / "videos" / f"step_{step:07d}.gif"
-        path.parent.mkdir(exist_ok=True)
-        try:
-            recording = self.recorder.record(self._policy(index), int(self.evaluator.seeds[index, 0]))
-        except RenderingError as error:
-            log.warning("no more videos: %s", error)
-            self.recorder = None
+        path, film = _film_path(run, step), rolled.films.get(index)
+        if film is None:
+            self._stop_filming(rolled.undrawable)
             return
         try:
-            write_gif(path, recording.frames, recording.seconds_per_frame)
-            if mp4:
-                write_mp4(path.with_suffix(".mp4"), recording.frames, 1.0 / recording.seconds_per_frame)
+            if isinstance(film, Exception):
+                raise film
+            write_film(path, film)
         except RenderingError as error:
             log.warning("no video: %s", error, extra={"run_dir": run.directory})
             return
         run.wandb.log_video(step, path)
+
+    def _film_last(self, step: int, index: int, run: Run) -> None:
+        """Film the policy of a run's last step, as GIF and MP4."""
+        if self.recorder is None:
+            return
+        path = _film_path(run, step)
+        try:
+            with _one_thread():
+                recording = self.recorder.record(self._policy(index), int(self.evaluator.seeds[index, 0]))
+        except RenderingError as error:
+            self._stop_filming(error)
+            return
+        try:
+            write_gif(path, recording.frames, recording.seconds_per_frame)
+            write_mp4(path.with_suffix(".mp4"), recording.frames, 1.0 / recording.seconds_per_frame)
+        except RenderingError as error:
+            log.warning("no video: %s", error, extra={"run_dir": run.directory})
+            return
+        run.wandb.log_video(step, path)
+
+    def _stop_filming(self, reason: RenderingError | None) -> None:
+        log.warning("no more videos: %s", reason)
+        self.recorder = None
 
     # The ends of a run ------------------------------------------------------------------------------------------------
 
@@ -463,7 +606,7 @@ class Trainer:
                     self._finish(index, run)
 
     def _finish(self, index: int, run: Run) -> None:
-        self._film(self.agent.n_steps_done[index], index, run, mp4=True)
+        self._film_last(self.agent.n_steps_done[index], index, run)
         title = f"{run.config['env']['id']}, seed {run.config['seed']}"
         run.wandb.log_figure(report.key_curves(run.directory, title=title))
         if run.log_checkpoints:
@@ -480,6 +623,10 @@ class Trainer:
                 self._fail(index, run, f"{', '.join(bad)} not finite from step {step} on")
             elif parameter is not None:
                 self._fail(index, run, f"parameter {parameter} not finite at step {self.agent.n_steps_done[index]}")
+
+    def _stands_at(self, index: int) -> int:
+        """The step of which a run's folder tells: of the epoch that is being completed, if one is."""
+        return self.agent.n_steps_done[index] if self._completing is None else self._completing.stood[index]
 
     def _fail(self, index: int, run: Run, reason: str) -> None:
         steps = []
@@ -518,7 +665,7 @@ class Trainer:
     def _write_summary(self, index: int, run: Run) -> None:
         summary: dict[str, Any] = {
             "status": run.status,
-            "step": self.agent.n_steps_done[index],
+            "step": self._stands_at(index),
             "n_steps": self.schedule.n_steps,
             **self._summary_scores(run),
             "wandb_id": run.wandb.run_id,
@@ -526,6 +673,23 @@ class Trainer:
         if run.failure is not None:
             summary["failure"] = run.failure
         run.local.write_summary(summary)
+
+
+def _film_path(run: Run, step: int) -> Path:
+    path = run.directory / "videos" / f"step_{step:07d}.gif"
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread, as a worker does: products of a few rows are slower in two, and may round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _duration(seconds: float) -> str:

@@ -507,6 +507,7 @@ D4RL = ["dataset=d4rl", "dataset.path=a.hdf5"]
         ([], "seed", True, "seed=True: it must be an integer"),
         ([], "n_steps", 0.5, "n_steps=0.5: it must be an integer"),
         ([], "n_threads", "two", "n_threads=two: it must be an integer, or null"),
+        ([], "eval_worker", True, "eval_worker=True: it must be one of auto, on, off"),
         ([], "device", "gpu", "device=gpu: it must be one of auto, cpu, cuda"),
         ([], "env.id", None, "env.id=null: it must be a text"),
         ([], "env.reference", "D4RL", "env.reference=D4RL: it must be a set of keys, or null"),
@@ -703,6 +704,7 @@ STACKABLE = [
     ["algorithm.alpha_cql.value=1"], ["algorithm.alpha_temp.initial_value=2"],
     ["algorithm.alpha_temp.target_entropy=-1"], ["algorithm.alpha_temp.temp_learning_rate=1e-4"], ["logger.group=x"],
     ["logger=local"], ["sweep_name=x"], ["retry_failed=true"], ["cuda_graph=false"],
+    ["eval_worker=on"],
 ]  # fmt: skip
 NOT_STACKABLE = [
     ["network.width=32"], ["batch_size=64"], ["n_steps=100000"], ["n_steps_per_epoch=100"], ["algorithm.backup=soft"],
@@ -732,7 +734,10 @@ def test_a_learned_multiplier_may_differ_in_its_start_its_threshold_and_its_rate
 
 
 def test_what_does_not_make_another_run_is_no_difference():
-    one, other = config.to_dict(load()), config.to_dict(load("logger=local", "n_threads=2", "retry_failed=true"))
+    one, other = (
+        config.to_dict(load()),
+        config.to_dict(load("logger=local", "n_threads=2", "retry_failed=true", "eval_worker=on")),
+    )
     assert config.differing_keys(one, other)
     assert config.differences(one, other) == []
     assert config.differences(one, config.to_dict(load("seed=1"))) == ["seed: 0 -> 1"]
@@ -745,7 +750,7 @@ def test_a_sweeps_name_is_that_of_a_folder():
 
 def test_configs_from_before_a_key_with_a_default_are_read():
     plain = config.to_dict(load())
-    del plain["sweep_name"], plain["retry_failed"], plain["cuda_graph"], plain["tf32"]
+    del plain["sweep_name"], plain["retry_failed"], plain["cuda_graph"], plain["tf32"], plain["eval_worker"]
     del plain["algorithm"]["penalty"]["gradient"], plain["algorithm"]["penalty"]["num_gradient_actions"]
     assert config.from_dict(plain) == load()
     # So a run from before them is the same run.

@@ -24,6 +24,7 @@ LEVELS = {
         "statistics",
         "lock",
         "points",
+        "worker",
     },
     1: {"agent", "evaluation", "report", "sweeps"},
     2: {"trainer", "captured", "collect"},

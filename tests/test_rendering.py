@@ -299,13 +299,15 @@ def test_a_folder_that_is_not_there_is_named(write, tmp_path):
 
 
 def test_an_interrupted_gif_leaves_the_old_file(tmp_path, monkeypatch):
-    def fail(self, file, **options):
-        Path(file).write_bytes(b"half")
+    write_bytes = Path.write_bytes
+
+    def fail(self, data):
+        write_bytes(self, data[:100])
         raise OSError("disk full")
 
     path = tmp_path / "video.gif"
     path.write_bytes(b"old")
-    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(RenderingError, match=r"video\.gif.*disk full"):
         write_gif(path, moving_square(), 0.05)
     assert path.read_bytes() == b"old"

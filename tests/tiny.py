@@ -24,6 +24,7 @@ OVERRIDES = (
     "logger=local",
     "device=cpu",
     "n_threads=1",
+    "eval_worker=off",
 )
 
 
