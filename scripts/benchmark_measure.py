@@ -158,15 +158,6 @@ def structure(spec: Spec, samples: int | None) -> Any:
     from cql.agent import Structure
     from cql.networks import Mlp
 
-    # What older versions of the program do not have.
-    gradient: dict[str, Any] = {
-        "gradient": "exact" if samples is None else "sampled",
-        "num_gradient_actions": samples,
-    }
-    if not gradient.keys() <= {field.name for field in dataclasses.fields(Structure)}:
-        if samples is not None:
-            raise Absent("not in this version")
-        gradient = {}
     return Structure(
         mlp=Mlp(width=spec.width, depth=spec.depth),
         observation_size=spec.observation_size,
@@ -176,10 +167,11 @@ def structure(spec: Spec, samples: int | None) -> Any:
         importance_weighted=True,
         next_actions=True,
         temperature=1.0,
+        gradient="exact" if samples is None else "sampled",
+        num_gradient_actions=samples,
         target_update_period=1,
         log_std_min=-20.0,
         log_std_max=2.0,
-        **gradient,
     )
 
 
@@ -222,8 +214,6 @@ def parts(spec: Spec, samples: int | None) -> tuple[Any, Any, Any]:
 def ours(spec: Spec, *, samples: int | None, captured: bool) -> Call:
     """One update of a stack with all that belongs to it: minibatch, noise, step.
 
-    Every row of ours is built here, and here a captured step goes.
-
     Args:
         spec: sizes and device.
         samples: k of the sampled gradient, None for the exact one.
@@ -231,7 +221,10 @@ def ours(spec: Spec, *, samples: int | None, captured: bool) -> Call:
     """
     agent, sampler, data = parts(spec, samples)
     if captured:
-        raise Absent("not in this version")
+        from cql.captured import CapturedStep
+
+        step, everyone = CapturedStep(agent, sampler, data), (True,) * spec.runs
+        return lambda: step(everyone)
     return lambda: agent.update(*sampler.draw(data))
 
 
