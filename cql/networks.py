@@ -141,6 +141,7 @@ def _layer_by_layer(mlp: Mlp, parameters: Parameters, hidden: Tensor) -> Tensor:
 _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 _fused_linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _HAS_ONEDNN else None
 
+_FUSED_ROWS = 512  # below, the BLAS is as fast
 _CACHED_ROWS = 1024  # of 256 numbers are a megabyte: a layer's output is still in a core's cache when the next reads it
 
 
@@ -165,20 +166,23 @@ def _joined(outputs: list[Tensor]) -> Tensor:
 
 
 def _hidden_layer(rows: Tensor, transposed: Tensor, bias: Tensor) -> Tensor:
-    """A member's relu(rows @ transposed.T + bias): (rows, in) and contiguous (out, in), or the same with the axis G.
+    """A member's relu(rows @ transposed.T + bias): (rows, in) and (out, in), or the same with the axis G.
 
-    oneDNN's relu makes zero of NaN. A parameter that is no longer a number is found by
-    :meth:`cql.agent.Agent.non_finite` at the end of the epoch, if not in the outputs before.
+    oneDNN's relu makes zero of NaN, where torch's keeps it. The passes with few rows, which are the policy's, its
+    evaluation's, the target's and that of the actor's loss, are torch's, so a parameter that is no longer a number
+    shows in the metrics of its step.
     """
-    if rows.dim() == 2:
+    if rows.dim() == 2 and len(rows) >= _FUSED_ROWS:
         activated: Tensor = _fused_linear(rows, transposed, bias, "relu", [], "")
         return activated
+    if rows.dim() == 2:
+        return torch.addmm(bias, rows, transposed.mT).relu_()
     return torch.baddbmm(bias.unsqueeze(1), rows, transposed.mT).relu_()
 
 
-def _transposed(weight: Tensor) -> Tensor:
-    """As :func:`_hidden_layer` wants it; a view where that is a batched product."""
-    return weight.mT.contiguous() if weight.dim() == 2 else weight.mT
+def _transposed(weight: Tensor, rows: Tensor) -> Tensor:
+    """As :func:`_hidden_layer` wants it for these rows: in memory so for oneDNN, a view elsewhere."""
+    return weight.mT.contiguous() if weight.dim() == 2 and len(rows) >= _FUSED_ROWS else weight.mT
 
 
 def _last(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -188,7 +192,7 @@ def _last(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _outputs_alone(rows: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """A member's outputs, with nothing kept for a gradient."""
-    outputs, transposed = [], [_transposed(weight) for weight in weights[:-1]]
+    outputs, transposed = [], [_transposed(weight, rows) for weight in weights[:-1]]
     for hidden in torch.split(rows, _CACHED_ROWS) if rows.dim() == 2 else (rows,):
         for weight, bias in zip(transposed, biases[:-1], strict=True):
             hidden = _hidden_layer(hidden, weight, bias)
@@ -210,7 +214,7 @@ class _ReluMlp(torch.autograd.Function):
         for rows, *own in _members(inputs, *parameters):
             hidden = [rows]
             for weight, bias in zip(own[:-2:2], own[1:-2:2], strict=True):
-                hidden.append(_hidden_layer(hidden[-1], _transposed(weight), bias))
+                hidden.append(_hidden_layer(hidden[-1], _transposed(weight, rows), bias))
             outputs.append(_last(hidden[-1], *own[-2:]))
             kept += hidden[1:]
         ctx.save_for_backward(inputs, *parameters, *kept)

@@ -190,3 +190,39 @@ def test_the_written_out_gradient_is_that_of_the_general_path(depth: int) -> Non
     frozen = {name: tensor.detach() for name, tensor in parameters.items()}
     (of_actions,) = torch.autograd.grad((networks.critics(mlp, frozen, observations, actions) * weights).sum(), actions)
     torch.testing.assert_close(of_actions, expected[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("own_actions", [False, True])
+@pytest.mark.parametrize("n_actions", [1, 9])
+def test_many_rows_in_float32_are_those_of_the_general_path(n_actions: int, own_actions: bool) -> None:
+    """Many rows go through a fused product, in parts where no gradient is kept; few do not. 9 x 300 is many."""
+    mlp, batch = networks.Mlp(width=32, depth=2), 300
+    random = torch.Generator().manual_seed(0)
+    parameters = {
+        name: tensor.requires_grad_() for name, tensor in networks.critic_parameters(mlp, 5, 3, 2, [random] * 3).items()
+    }
+    observations = torch.randn(3, batch, 5, generator=random)
+    shape = (3, 2, n_actions, batch, 3) if own_actions else (3, n_actions, batch, 3)
+    actions = torch.rand(shape, generator=random).requires_grad_()
+    by_critic = actions if own_actions else actions.unsqueeze(1).expand(-1, 2, -1, -1, -1)
+    rows = torch.cat([observations[:, None, None].expand(*by_critic.shape[:-1], -1), by_critic], -1).flatten(2, 3)
+    flat = {name: tensor.flatten(0, 1) for name, tensor in parameters.items()}
+    general = networks._layer_by_layer(mlp, flat, rows.flatten(0, 1)).view(3, 2, n_actions, batch)
+    fast = networks.critics(mlp, parameters, observations, actions)
+    with torch.no_grad():
+        alone = networks.critics(mlp, parameters, observations, actions)
+    torch.testing.assert_close(fast, general, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(alone, general, rtol=1e-5, atol=1e-6)
+    weights = torch.randn(fast.shape, generator=random)
+    inputs = [actions, *parameters.values()]
+    expected = torch.autograd.grad((general * weights).sum(), inputs)
+    for got, wanted in zip(torch.autograd.grad((fast * weights).sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_parameter_that_is_no_number_shows_in_the_outputs_of_few_rows() -> None:
+    mlp = networks.Mlp(width=8, depth=2)
+    for name in ("0.weight", "1.bias", "2.bias"):
+        parameters = networks.actor_parameters(mlp, S, A, generators())
+        parameters[name].fill_(math.nan)
+        assert networks.actor(mlp, parameters, random(R, B, S).float(), -20.0, 2.0)[0].isnan().all()

@@ -354,7 +354,7 @@ def test_a_stack_whose_runs_have_all_failed_ends_early(
 
     def poison() -> None:
         with torch.no_grad():
-            trainer.agent.critics["2.bias"].fill_(float("nan"))
+            trainer.agent.critics["0.weight"].fill_(float("nan"))
 
     seen = at_update(monkeypatch, 15, poison)
     assert train(trainer) == ["failed"] * 3
