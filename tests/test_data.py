@@ -639,7 +639,15 @@ def test_what_is_stored_once_are_the_bits_of_two_copies(arrays, chunk, path, mon
         transitions.normaliser.apply(torch.from_numpy(next_observations)),
         transitions.terminated,
     )
-    counts = {"batch_size": 16, "action_size": A, "n_uniform": 2, "n_policy": 2, "n_next_policy": 2, "n_target": 1}
+    counts = {
+        "batch_size": 16,
+        "action_size": A,
+        "n_uniform": 2,
+        "n_policy": 2,
+        "n_next_policy": 2,
+        "n_target": 1,
+        "n_choices": (2, 1),
+    }
     ours, theirs = (Sampler([0, 1], **counts, device=torch.device("cpu")) for _ in range(2))
     for _ in range(5):
         for a, b in zip(
