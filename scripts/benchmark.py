@@ -605,7 +605,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--stacks", type=lambda text: [int(n) for n in text.split(",")], help="sizes, e.g. 1,2,4,64,128")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, the same for all")
-    made.add_argument("--peers", default=sys.executable, help="the Python that has d3rlpy and TorchRL (default: this)")
+    made.add_argument(
+        "--peers",
+        type=os.path.abspath,
+        default=sys.executable,
+        help="the Python that has d3rlpy and TorchRL (default: this)",
+    )
     made.add_argument(
         "--wait", type=float, default=0.0, help="seconds for which each measurement may wait for a quiet machine"
     )
