@@ -257,14 +257,14 @@ class Agent:
     def plan(self, active: Sequence[bool] | None = None) -> Plan:
         """What the next step of the active runs is to do; None is all of them."""
         active = (True,) * self.n_runs if active is None else tuple(active)
-        period, counts = self.structure.target_update_period, zip(active, self.n_steps_done, strict=True)
+        period, own = (
+            self.structure.target_update_period,
+            list(zip(active, self.n_steps_done, self._bc_steps, strict=True)),
+        )
         return Plan(
             active=active,
-            clones=tuple(
-                is_active and done < bc_steps
-                for is_active, done, bc_steps in zip(active, self.n_steps_done, self._bc_steps, strict=True)
-            ),
-            due=tuple(is_active and (done + 1) % period == 0 for is_active, done in counts),
+            clones=tuple(is_active and done < bc_steps for is_active, done, bc_steps in own),
+            due=tuple(is_active and (done + 1) % period == 0 for is_active, done, _ in own),
         )
 
     def count(self, plan: Plan) -> None:
@@ -276,8 +276,8 @@ class Agent:
 
         It decides nothing by a tensor's value and moves none to the host, so it can be captured as a CUDA graph.
 
-        The others take part in the matrix products, so that the shapes and with them the rounding do not depend on who
-        is active, and keep their parameters, targets, optimiser states and step counts bit for bit.
+        Runs that are not active take part in the matrix products, so that the shapes and with them the rounding do not
+        depend on who is active, and keep their parameters, targets, optimiser states and step counts bit for bit.
 
         Args:
             plan: of this step.

@@ -172,22 +172,25 @@ def _hidden_layer(rows: Tensor, transposed: Tensor, bias: Tensor) -> Tensor:
     evaluation's, the target's and that of the actor's loss, are torch's, so a parameter that is no longer a number
     shows in the metrics of its step.
     """
-    if rows.dim() == 2 and len(rows) >= _FUSED_ROWS:
+    if _is_fused(rows):
         activated: Tensor = _fused_linear(rows, transposed, bias, "relu", [], "")
         return activated
-    if rows.dim() == 2:
-        return torch.addmm(bias, rows, transposed.mT).relu_()
-    return torch.baddbmm(bias.unsqueeze(1), rows, transposed.mT).relu_()
+    return _affine(rows, transposed.mT, bias).relu_()
 
 
 def _transposed(weight: Tensor, rows: Tensor) -> Tensor:
     """As :func:`_hidden_layer` wants it for these rows: in memory so for oneDNN, a view elsewhere."""
-    return weight.mT.contiguous() if weight.dim() == 2 and len(rows) >= _FUSED_ROWS else weight.mT
+    return weight.mT.contiguous() if _is_fused(rows) else weight.mT
 
 
-def _last(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The last layer, whose few columns oneDNN handles poorly."""
-    return torch.addmm(bias, hidden, weight) if hidden.dim() == 2 else torch.baddbmm(bias.unsqueeze(1), hidden, weight)
+def _is_fused(rows: Tensor) -> bool:
+    """Whether a hidden layer of these rows goes through oneDNN."""
+    return rows.dim() == 2 and len(rows) >= _FUSED_ROWS
+
+
+def _affine(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A member's rows @ weight + bias by the BLAS; also the last layer, whose few columns oneDNN handles poorly."""
+    return torch.addmm(bias, rows, weight) if rows.dim() == 2 else torch.baddbmm(bias.unsqueeze(1), rows, weight)
 
 
 def _outputs_alone(rows: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -196,7 +199,7 @@ def _outputs_alone(rows: Tensor, weights: Sequence[Tensor], biases: Sequence[Ten
     for hidden in torch.split(rows, _CACHED_ROWS) if rows.dim() == 2 else (rows,):
         for weight, bias in zip(transposed, biases[:-1], strict=True):
             hidden = _hidden_layer(hidden, weight, bias)
-        outputs.append(_last(hidden, weights[-1], biases[-1]))
+        outputs.append(_affine(hidden, weights[-1], biases[-1]))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
@@ -215,7 +218,7 @@ class _ReluMlp(torch.autograd.Function):
             hidden = [rows]
             for weight, bias in zip(own[:-2:2], own[1:-2:2], strict=True):
                 hidden.append(_hidden_layer(hidden[-1], _transposed(weight, rows), bias))
-            outputs.append(_last(hidden[-1], *own[-2:]))
+            outputs.append(_affine(hidden[-1], *own[-2:]))
             kept += hidden[1:]
         ctx.save_for_backward(inputs, *parameters, *kept)
         ctx.n_parameters = len(parameters)
@@ -228,7 +231,7 @@ class _ReluMlp(torch.autograd.Function):
         of_inputs, of_parameters = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         n_hidden = len(parameters) // 2 - 1
         members = _members(inputs, *parameters)
-        grads = grad.unbind() if len(members) == len(grad) and members[0][0].dim() == 2 else [grad]
+        grads = grad.unbind() if members[0][0].dim() == 2 else [grad]
         found: list[list[Tensor]] = []
         for position, ((rows, *own), of_outputs) in enumerate(zip(members, grads, strict=True)):
             hidden = [rows, *kept[position * n_hidden : (position + 1) * n_hidden]]

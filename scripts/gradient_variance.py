@@ -6,14 +6,14 @@ stands the noise that is there anyway, the variance of the exact gradient from m
 """
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cql import experiment
-from cql.agent import Agent
+from cql.agent import N_CRITICS, Agent
 from cql.checkpoint import CheckpointFolder, load
 from cql.config import from_dict
 from cql.envs import env_info
@@ -40,12 +40,9 @@ def main() -> None:
     train_config = from_dict(contents["config"])
     info, device, draws = env_info(train_config.env.id), torch.device("cpu"), options.draws
     data = experiment.as_pool(experiment.load_data(train_config, info, device))
-    still = {f"{name}_learning_rate": 0.0 for name in ("critic", "actor")} | {"tau_target": 0.0}
-    numbers = replace(experiment.coefficients(train_config, info), **still)
-    if numbers.temp_learning_rate is not None:
-        numbers = replace(numbers, temp_learning_rate=0.0)
-    if numbers.alpha_learning_rate is not None:
-        numbers = replace(numbers, alpha_learning_rate=0.0)
+    numbers = experiment.coefficients(train_config, info)
+    rates = [name for name, value in asdict(numbers).items() if name.endswith("_learning_rate") and value is not None]
+    numbers = replace(numbers, **dict.fromkeys([*rates, "tau_target"], 0.0))
 
     def agent(k: int | None, n_runs: int) -> Agent:
         shape = replace(
@@ -66,7 +63,7 @@ def main() -> None:
         stacked_batch = Batch(*(field.expand(draws, *field.shape[1:]) for field in batch))
         stacked_noise = Noise(*(field.expand(draws, *field.shape[1:]) for field in noise))
         for k, own in sampled_agents.items():
-            choice = torch.rand(draws, 2, k, train_config.batch_size, generator=random)
+            choice = torch.rand(draws, N_CRITICS, k, train_config.batch_size, generator=random)
             found = gradients(own, stacked_batch, stacked_noise._replace(choice=choice)).double()
             of_sampling[k].append(float((found - exact[-1]).square().sum(1).mean()))
     all_exact = torch.stack(exact)

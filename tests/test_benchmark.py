@@ -73,6 +73,7 @@ def test_the_work_at_the_sizes_of_halfcheetah(measuring: ModuleType) -> None:
     ("operator", "part"),
     [
         ("aten::bmm", "matrix products"),
+        ("mkldnn::_linear_pointwise", "matrix products"),
         ("aten::baddbmm", "matrix products"),
         ("aten::threshold_backward", "activations' gradient"),
         ("aten::threshold", "other"),
