@@ -84,7 +84,7 @@ class Structure:
         importance_weighted: subtract log mu_j in the gap, as CQL(H) does.
         next_actions: the gap has a third group, drawn from pi(.|s').
         temperature: T of the gap's log-sum-exp.
-        gradient: of the gap: ``exact``, or ``sampled`` as in :func:`cql.losses.sampled_gap`.
+        gradient: of the gap: ``exact``, or ``sampled`` as in :func:`cql.losses.critic_gradient`.
         num_gradient_actions: k of a sampled gradient, None where it is exact.
         target_update_period: steps between two updates of the target critics.
         log_std_min: the policy's log standard deviation is clamped to at least this
@@ -314,23 +314,25 @@ class Agent:
                 log_proposal = torch.cat([log_uniform, own_log_prob[:, 1:], next_log_prob[:, n_target:]], 1)
 
         # A. Critics.
-        q_data, q_sampled, gap = self._values_and_gap(batch, noise, sampled_actions, log_proposal)
-        td = losses.temporal_difference(q_data, target)
-        alpha_cql = self.alpha_cql
-        critic_loss = losses.critic_loss(td, gap, alpha_cql=alpha_cql, w_cql=self._w_cql, tau_cql=self._tau_cql)
-        self._descend(["critics"], critic_loss, active)
+        with torch.no_grad():
+            q_data, q_sampled, gradients = self._critic_gradients(batch, noise, target, sampled_actions, log_proposal)
+            self._take_step(["critics"], gradients, active)
+            td = losses.temporal_difference(q_data, target)
+            gap = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=shape.temperature)
 
         # B. Actor, against the critics just updated; their detached parameters take no gradient.
         actions, log_prob = own_actions[:, :1], own_log_prob[:, :1]
         actor_loss = self._actor_loss(plan, batch, policy, actions, log_prob, alpha_temp)
 
         # C and D. The coefficients that are learned. None of the three losses has a gradient in another's parameters.
-        loss = actor_loss
+        loss, alpha_cql = actor_loss, self.alpha_cql
         if "alpha_temp" in self.log_coefficients:
             loss = loss + losses.temperature_loss(self.alpha_temp, log_prob, self._target_entropy)
         if "alpha_cql" in self.log_coefficients:
             loss = loss + losses.multiplier_loss(alpha_cql, gap, self._tau_cql)
-        self._descend(["actor", *self.log_coefficients], loss, active)
+        parts = ["actor", *self.log_coefficients]
+        learned = [tensor for part in parts for tensor in self._parts()[part].values()]
+        self._take_step(parts, torch.autograd.grad(loss.sum(), learned), active)
         if "alpha_cql" in self.log_coefficients:
             with torch.no_grad():
                 # Clamped after the step, not in the loss: a clamp in the loss has no gradient beyond its bound, so
@@ -363,27 +365,46 @@ class Agent:
             }
             return torch.stack([reported[name] for name in METRICS])
 
-    def _values_and_gap(
-        self, batch: Batch, noise: Noise, sampled_actions: Tensor, log_proposal: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Values of the data's actions (R, C, B) and of the sampled ones (R, C, N, B), and the gap (R, C)."""
-        shape, data_actions = self.structure, batch.actions.unsqueeze(1)
-        if shape.gradient == "exact":  # all in one pass
-            all_actions = torch.cat([data_actions, sampled_actions], 1)
-            q = networks.critics(shape.mlp, self.critics, batch.observations, all_actions)
-            q_data, q_sampled = q[:, :, 0], q[:, :, 1:]
-            gap = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=shape.temperature)
-            return q_data, q_sampled, gap
-        with torch.no_grad():
-            q_sampled = networks.critics(shape.mlp, self.critics, batch.observations, sampled_actions)
-            chosen = losses.softmax_choices(q_sampled, log_proposal, noise.choice, temperature=shape.temperature)
-            by_critic = sampled_actions.unsqueeze(1).expand(-1, N_CRITICS, -1, -1, -1)
-            own = by_critic.gather(2, chosen.unsqueeze(-1).expand(-1, -1, -1, -1, shape.action_size))  # (R, C, k, B, A)
-            own = torch.cat([data_actions.unsqueeze(1).expand(-1, N_CRITICS, -1, -1, -1), own], 2)
-        q = networks.critics(shape.mlp, self.critics, batch.observations, own)
-        q_data, q_chosen = q[:, :, 0], q[:, :, 1:]
-        exact = losses.conservative_gap(q_sampled, q_data.detach(), log_proposal, temperature=shape.temperature)
-        return q_data, q_sampled, losses.sampled_gap(exact, q_chosen, q_data)
+    def _critic_gradients(
+        self, batch: Batch, noise: Noise, target: Tensor, sampled_actions: Tensor, log_proposal: Tensor | None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """What the critics' step needs, and what is reported of it.
+
+        Args:
+            batch: one minibatch a run.
+            noise: of this step.
+            target: (R, B).
+            sampled_actions: of all groups, (R, N, B, A).
+            log_proposal: their log-densities, (R, N, B), or None.
+
+        Returns:
+            Values of the data's actions (R, C, B) and of the sampled ones (R, C, N, B), and the gradients.
+        """
+        shape, n_states = self.structure, target.shape[1]
+        weight = self._w_cql * self.alpha_cql
+
+        def of_values(q: Tensor, part: networks.Part) -> Tensor:
+            """Gradient in the values of the data's action and of those behind it, (r, c, 1 + N, b)."""
+            q_data, q_behind = q[:, :, 0], q[:, :, 1:]
+            if shape.gradient == "exact":
+                own_proposal = None if log_proposal is None else log_proposal[part.runs, :, part.states]
+                shares = losses.softmax_shares(q_behind, own_proposal, temperature=shape.temperature)
+            else:
+                shares = torch.full_like(q_behind, 1.0 / q_behind.shape[2])
+            return losses.critic_gradient(q_data, target[part.runs, part.states], shares, weight[part.runs], n_states)
+
+        data_actions = batch.actions.unsqueeze(1)
+        if shape.gradient == "exact":
+            actions = torch.cat([data_actions, sampled_actions], 1)
+            q, gradients = networks.critic_gradients(shape.mlp, self.critics, batch.observations, actions, of_values)
+            return q[:, :, 0], q[:, :, 1:], gradients
+        q_sampled = networks.critics(shape.mlp, self.critics, batch.observations, sampled_actions)
+        chosen = losses.softmax_choices(q_sampled, log_proposal, noise.choice, temperature=shape.temperature)
+        by_critic = sampled_actions.unsqueeze(1).expand(-1, N_CRITICS, -1, -1, -1)
+        drawn = by_critic.gather(2, chosen.unsqueeze(-1).expand(-1, -1, -1, -1, shape.action_size))  # (R, C, k, B, A)
+        actions = torch.cat([data_actions.unsqueeze(1).expand(-1, N_CRITICS, -1, -1, -1), drawn], 2)
+        q, gradients = networks.critic_gradients(shape.mlp, self.critics, batch.observations, actions, of_values)
+        return q[:, :, 0], q_sampled, gradients
 
     def _policy(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         shape = self.structure
@@ -413,21 +434,21 @@ class Agent:
         actor_loss = losses.actor_loss(log_prob, q, alpha_temp)
         return torch.where(self.mask(clones), cloning_loss, actor_loss) if any(clones) else actor_loss
 
-    def _descend(self, parts: Sequence[str], loss: Tensor, active: tuple[bool, ...]) -> None:
-        """One step of the active runs' slices on the sum over runs, whose gradients do not mix.
+    def _take_step(self, parts: Sequence[str], gradients: Sequence[Tensor], active: tuple[bool, ...]) -> None:
+        """One step of the active runs' slices.
 
         Args:
-            parts: those of one optimiser, all of which the loss has gradients in.
-            loss: (R,).
+            parts: those of one optimiser.
+            gradients: of their parameters, in their order; those of the runs do not mix.
             active: whether a run takes the step.
         """
         everything = self._parts()
         stacks = [stack for part in parts for stack in everything[part].values()]
         slices = [own for part in parts for own in self._slices[part].values()]
-        for stack, own_slices, gradients in zip(stacks, slices, torch.autograd.grad(loss.sum(), stacks), strict=True):
-            stack.grad = gradients.contiguous()  # Adam's fused step takes the numbers as they lie in memory
-            for own, gradient, is_active in zip(own_slices, stack.grad.unbind(), active, strict=True):
-                own.grad = gradient if is_active else None  # Adam passes over what has none
+        for stack, own_slices, gradient in zip(stacks, slices, gradients, strict=True):
+            stack.grad = gradient.contiguous()  # Adam's fused step takes the numbers as they lie in memory
+            for own, own_gradient, is_active in zip(own_slices, stack.grad.unbind(), active, strict=True):
+                own.grad = own_gradient if is_active else None  # Adam passes over what has none
         optimiser = self.optimisers[parts[0]]
         optimiser.step()
         optimiser.zero_grad()  # the slices' gradients would keep the stacks' from being freed

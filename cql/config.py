@@ -260,7 +260,7 @@ class Penalty:
     Attributes:
         kind: The estimator's name.
         temperature: T of T logsumexp(q / T).
-        gradient: `exact`, or `sampled`: unbiased, and about twice as fast (see `cql.losses.sampled_gap`).
+        gradient: `exact`, or `sampled`: unbiased, and about twice as fast (see `cql.losses.critic_gradient`).
         num_gradient_actions: Actions per state and critic that a sampled gradient goes through; null where exact.
     """
 

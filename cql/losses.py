@@ -144,6 +144,20 @@ def conservative_gap(
     return (soft_maximum - q_data).mean(-1)
 
 
+def softmax_shares(q_sampled: Tensor, log_proposal: Tensor | None, *, temperature: float = 1.0) -> Tensor:
+    """The weights that sampled actions have in the gradient of the gap: softmax_j( (Q_i(s, a_j) - log mu_j) / T ).
+
+    Args:
+        q_sampled: (R, C, N, B).
+        log_proposal: as in :func:`conservative_gap`.
+        temperature: T.
+
+    Returns:
+        (R, C, N, B).
+    """
+    return _scores(q_sampled, log_proposal, temperature).softmax(2)
+
+
 def _scores(q_sampled: Tensor, log_proposal: Tensor | None, temperature: float) -> Tensor:
     """(Q_i(s, a_j) - log mu_j) / T, (R, C, N, B)."""
     scores = q_sampled if log_proposal is None else q_sampled - log_proposal.unsqueeze(1)
@@ -155,7 +169,7 @@ def softmax_choices(
 ) -> Tensor:
     """Draw k of each state's N sampled actions, for each critic by the weight that they have in its gap's gradient.
 
-    The weights are softmax_j( (Q_i(s, a_j) - log mu_j) / T ). The k draws come one from each k-th part of the cumulated
+    The weights are those of :func:`softmax_shares`. The k draws come one from each k-th part of the cumulated
     weights (stratified sampling): each action is drawn as often as its weight says, on average, and with less variance
     than independent draws have.
 
@@ -169,46 +183,37 @@ def softmax_choices(
         Indices below N, (R, C, k, B).
     """
     n, k = q_sampled.shape[2], uniform.shape[2]
-    cumulated = _scores(q_sampled, log_proposal, temperature).softmax(2).cumsum(2)
+    cumulated = softmax_shares(q_sampled, log_proposal, temperature=temperature).cumsum(2)
     parts = torch.arange(k, device=uniform.device).view(-1, 1)
     thresholds = (parts + uniform) / k * cumulated[:, :, -1:]  # their sum is 1 but for rounding
     return (cumulated.unsqueeze(3) <= thresholds.unsqueeze(2)).sum(2).clamp(max=n - 1)
 
 
-def sampled_gap(exact_gap: Tensor, q_chosen: Tensor, q_data: Tensor) -> Tensor:
-    """The exact conservative gap, with a gradient that goes through few actions.
+def critic_gradient(q_data: Tensor, target: Tensor, shares: Tensor, weight: Tensor, n_states: int) -> Tensor:
+    r"""Gradient of the critics' loss in their values.
 
-    The gradient of T logsumexp_j( (Q_i(s, a_j) - log mu_j) / T ) is sum_j w_j grad Q_i(s, a_j) with the softmax's
-    weights w_j: the expectation of grad Q_i(s, a_J) over an action J drawn by them. So the mean over k such actions,
-    which :func:`softmax_choices` draws, has that gradient as its own on average, whatever k is.
+    The loss is L = sum_i [ L_TD,i + w_cql alpha_cql (g_i - tau_cql) ]  [CQL, eq. 4; with tau_cql, appendix F], with
+    :func:`temporal_difference` and :func:`conservative_gap` of critic i. Its derivatives, with B states, are
 
-    Args:
-        exact_gap: of all sampled actions, (R, C); needs no gradient, and is the value of the result.
-        q_chosen: of the drawn actions, (R, C, k, B).
-        q_data: (R, C, B).
+        dL / dQ_i(s, a)   = ( 2 (Q_i(s, a) - y) - w_cql alpha_cql ) / B  at the data's action,
+        dL / dQ_i(s, a_j) = w_cql alpha_cql softmax_j( (Q_i(s, a_j) - log mu_j) / T ) / B  at the sampled ones.
 
-    Returns:
-        (R, C).
-    """
-    estimate = (q_chosen.mean(2) - q_data).mean(-1)
-    return exact_gap.detach() + (estimate - estimate.detach())
-
-
-def critic_loss(td: Tensor, gap: Tensor, *, alpha_cql: Tensor, w_cql: Tensor, tau_cql: Tensor) -> Tensor:
-    """L = sum_i [ L_TD,i + w_cql alpha_cql (g_i - tau_cql) ]  [CQL, eq. 4; with tau_cql, appendix F].
+    A sampled gradient has 1/k in place of the softmax, at k actions that :func:`softmax_choices` drew by it: then the
+    mean over the draws is the gradient above, since that is an expectation over actions drawn so.
 
     Args:
-        td: (R, C).
-        gap: (R, C).
-        alpha_cql: (R,), a constant here: the gradient of the multiplier has a loss of its own.
-        w_cql: (R,).
-        tau_cql: (R,); zero where ``alpha_cql`` is fixed.
+        q_data: (R, C, B), or of a part of the states.
+        target: y, (R, B).
+        shares: the softmax, (R, C, N, B), or what stands in its place.
+        weight: w_cql alpha_cql, (R,); a constant here: the multiplier has a loss of its own.
+        n_states: B of the whole minibatch.
 
     Returns:
-        (R,).
+        (R, C, 1 + N, B): the data's action first.
     """
-    weight = (w_cql * alpha_cql).detach()
-    return (td + weight[:, None] * (gap - tau_cql[:, None])).sum(1)
+    half = 0.5 * weight.view(-1, 1, 1)
+    of_data = (q_data - target.unsqueeze(1)).sub_(half)  # half of it, as of all the others
+    return torch.cat([of_data.unsqueeze(2), shares * half.unsqueeze(3)], 2).mul_(2.0 / n_states)
 
 
 def actor_loss(log_prob: Tensor, q: Tensor, alpha_temp: Tensor) -> Tensor:
@@ -256,8 +261,9 @@ def temperature_loss(alpha_temp: Tensor, log_prob: Tensor, target_entropy: Tenso
 def multiplier_loss(alpha_cql: Tensor, gap: Tensor, tau_cql: Tensor) -> Tensor:
     """-alpha_cql mean_i( g_i - tau_cql ), with the gap a constant: dual ascent on the constraint g <= tau_cql.
 
-    [CQL, appendix F]. The gap is detached here and the multiplier in :func:`critic_loss`, so neither loss reaches
-    into the other: without that, the conservative gradient changes its size and even its sign with ``alpha_cql``.
+    [CQL, appendix F]. The gap is detached here and the multiplier is a constant in :func:`critic_gradient`, so neither
+    reaches into the other: without that, the conservative gradient changes its size and even its sign with
+    ``alpha_cql``.
 
     Args:
         alpha_cql: (R,), with a gradient.

@@ -5,15 +5,18 @@ run's network is a slice, and a network without gradient is the same function on
 Axes: R runs, C critics, N sampled actions, B batch, S state, A action, H hidden.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
+
+from cql.threads import each_alone
 
 Parameters = dict[str, Tensor]
 Activation = Literal["relu", "tanh", "elu", "silu", "gelu"]
@@ -82,7 +85,7 @@ def actor(
     Returns:
         mean (R, B, A) and log_std (R, B, A).
     """
-    mean, log_std = _forward(mlp, parameters, observations).chunk(2, dim=-1)
+    mean, log_std = _forward(mlp, parameters, _rows(mlp, observations)).chunk(2, dim=-1)
     return mean, log_std.clamp(log_std_min, log_std_max)
 
 
@@ -101,22 +104,137 @@ def critics(mlp: Mlp, parameters: Parameters, observations: Tensor, actions: Ten
     n_runs, n_critics = parameters["0.weight"].shape[:2]
     if actions.dim() == 4:
         actions = actions.unsqueeze(1)
-    states = observations[:, None, None].expand(*actions.shape[:-1], -1)
     # A view where the critics share their actions: the C copies of an input are one piece of memory.
-    rows = torch.cat([states, actions], -1).flatten(2, 3).expand(-1, n_critics, -1, -1)
+    rows = _rows(mlp, _beside(observations, actions), actions).flatten(2, 3).expand(-1, n_critics, -1, -1)
     flat = {name: tensor.flatten(0, 1) for name, tensor in parameters.items()}  # (G, ...) with G = R C
     return _forward(mlp, flat, rows).view(n_runs, n_critics, *actions.shape[2:4])
 
 
+class Part(NamedTuple):
+    """Some of the values (R, C, N, B), by slices of three of their axes."""
+
+    runs: slice
+    critics: slice
+    states: slice
+
+
+def critic_gradients(
+    mlp: Mlp,
+    parameters: Parameters,
+    observations: Tensor,
+    actions: Tensor,
+    of_values: Callable[[Tensor, Part], Tensor],
+) -> tuple[Tensor, list[Tensor]]:
+    """Values of N actions in each state, and the gradient of a loss of them in the critics' parameters.
+
+    On a processor, plain layers take a few states at a time, one critic after the other, forward and back: the hidden
+    layers are still in the cache on the way back, and a stack needs no more memory for them than a single run.
+
+    Args:
+        mlp: the shape that the parameters were made with.
+        parameters: of R x C critics.
+        observations: (R, B, S).
+        actions: as for :func:`critics`.
+        of_values: the loss's gradient in a part of the values, (r, c, N, b), which it gets with their place: for one
+            state and one critic it must not depend on other states or critics.
+
+    Returns:
+        Values (R, C, N, B), and a gradient for each of the parameters, in their order; all without a graph.
+    """
+    n_runs, n_critics = parameters["0.weight"].shape[:2]
+    n_actions, n_states = actions.shape[-3:-1]
+    if not (_is_plain(mlp) and _is_alone(observations)):
+        whole = Part(slice(0, n_runs), slice(0, n_critics), slice(0, n_states))
+        with torch.enable_grad():
+            values = critics(mlp, parameters, observations, actions)
+        grad = of_values(values.detach(), whole)
+        return values.detach(), list(torch.autograd.grad(values, list(parameters.values()), grad))
+    if actions.dim() == 4:
+        actions = actions.unsqueeze(1).expand(-1, n_critics, -1, -1, -1)
+    flat = [tensor.detach().flatten(0, 1) for tensor in parameters.values()]  # (G, ...) with G = R C
+    layers = _layers(flat)
+    members = _members(layers)
+    parts = [
+        Part(slice(run, run + 1), slice(critic, critic + 1), states)
+        for states in _cached_states(n_states, n_actions, mlp.width)
+        for run in range(n_runs)
+        for critic in range(n_critics)
+    ]
+    sums = _zeros(layers, len(parts) // len(members))
+    values = observations.new_empty(n_runs, n_critics, n_actions, n_states)
+
+    @torch.no_grad()
+    def piece(part: Part, own_layers: Layers, own_sums: Layers) -> None:
+        own_actions = actions[part.runs, part.critics, :, part.states]
+        rows = _rows(mlp, _beside(observations[part.runs, part.states], own_actions), own_actions)
+        hidden, outputs = _pass(rows.flatten(0, -2), own_layers)
+        own_values = outputs.view(1, 1, n_actions, -1)
+        values[part.runs, part.critics, :, part.states] = own_values
+        _add_gradients(own_sums, hidden, own_layers, of_values(own_values, part).view(-1, 1))
+
+    each_alone(
+        [
+            functools.partial(piece, part, own_layers, own_sums)
+            for part, own_layers, own_sums in zip(parts, itertools.cycle(members), _members(sums), strict=False)
+        ],
+        observations.device,
+    )
+    with torch.no_grad():
+        gradients = _unfolded(_summed(sums, len(members)), layers, flat)
+    return values, [each.view(tensor.shape) for each, tensor in zip(gradients, parameters.values(), strict=True)]
+
+
+def _cached_states(n_states: int, n_actions: int, width: int) -> list[slice]:
+    """Cut a minibatch into even parts, with as many states each as stay in the cache; equal for all runs of a stack."""
+    n_parts = min(n_states, max(1, round(n_states * n_actions / _cached_rows(width))))
+    bounds = [part * n_states // n_parts for part in range(n_parts + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
+
+
+def _beside(observations: Tensor, actions: Tensor) -> Tensor:
+    """Observations (R, B, S), repeated (a view) for actions (R, C, N, B, A)."""
+    return observations[:, None, None].expand(*actions.shape[:-1], -1)
+
+
+def _is_plain(mlp: Mlp) -> bool:
+    """Whether the layers are those of the fast form."""
+    return mlp.activation == "relu" and not mlp.layer_norm
+
+
+def _rows(mlp: Mlp, *columns: Tensor) -> Tensor:
+    """Inputs joined along the last axis; for plain layers with what :func:`_layers` expects of them at the end."""
+    if not _is_plain(mlp):
+        return torch.cat(columns, -1)
+    n_inputs = sum(each.shape[-1] for each in columns)
+    padding = columns[0].new_zeros(_padded(n_inputs) - n_inputs)
+    padding[:1].fill_(1.0)
+    return torch.cat([*columns, padding.expand(*columns[0].shape[:-1], -1)], -1)
+
+
 def _forward(mlp: Mlp, parameters: Parameters, inputs: Tensor) -> Tensor:
     """(..., rows, in) to (G, rows, out), with parameters (G, ...); the leading axes of the inputs multiply to G."""
-    if mlp.activation != "relu" or mlp.layer_norm:
+    if not _is_plain(mlp):
         return _layer_by_layer(mlp, parameters, inputs.flatten(0, -3))
     if torch.is_grad_enabled():
         outputs: Tensor = _ReluMlp.apply(inputs, *parameters.values())  # type: ignore[no-untyped-call]
         return outputs
-    members = _members(inputs, *parameters.values())
-    return _joined([_outputs_alone(rows, own[::2], own[1::2]) for rows, *own in members])
+    members = _one_by_one(inputs, _layers(list(parameters.values())))
+    n_rows = _cached_rows(mlp.width)
+    if members[0][0].dim() == 3 or inputs.shape[-2] < 2 * _FUSED_ROWS:
+        return _joined([_pass(rows, layers)[1] for rows, layers in members])
+    outputs = inputs.new_empty(len(members), inputs.shape[-2], members[0][1][-1][0].shape[-1])
+
+    @torch.no_grad()
+    def piece(into: Tensor, rows: Tensor, layers: Layers) -> None:
+        into.copy_(_pass(rows, layers)[1])
+
+    pieces = [
+        functools.partial(piece, *cut, layers)
+        for into, (rows, layers) in zip(outputs, members, strict=True)
+        for cut in zip(torch.split(into, n_rows), torch.split(rows, n_rows), strict=True)
+    ]
+    each_alone(pieces, inputs.device)
+    return outputs
 
 
 def _layer_by_layer(mlp: Mlp, parameters: Parameters, hidden: Tensor) -> Tensor:
@@ -142,143 +260,180 @@ _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-unty
 _fused_linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _HAS_ONEDNN else None
 
 _FUSED_ROWS = 512  # below, the BLAS is as fast
-_CACHED_ROWS = 1024  # of 256 numbers are a megabyte: a layer's output is still in a core's cache when the next reads it
+_CACHED_NUMBERS = 2**19  # of a layer's outputs: two megabytes, which the next layer finds in the cache
+
+Layers = list[tuple[Tensor, Tensor | None]]
+"""Weight (in, out) and bias (out) of each layer of a network, or both with the axis G in front; see :func:`_layers`."""
 
 
-def _members(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Cut tensors (..., rows, in) and (G, ...) into what one product takes at a time.
+def _is_alone(inputs: Tensor) -> bool:
+    """Whether each network takes its products by itself.
 
-    On a processor that is each network by itself, without the axis G: its layers stay in the cache, and its rounding
-    does not depend on who else is in the stack. Elsewhere it is all of them in one batched product.
+    On a processor its layers then stay in the cache, and its rounding does not depend on who else is in the stack.
+    Elsewhere all of them are one batched product.
     """
-    first, *others = tensors
-    alone = _fused_linear is not None and first.device.type == "cpu" and first.dtype == torch.float32
-    if not alone:
-        return [(first.flatten(0, -3), *others)]
-    leading = first.shape[:-2]
-    inputs = [first[index] for index in itertools.product(*map(range, leading))]
-    return list(zip(inputs, *(tensor.unbind() for tensor in others), strict=True))
+    return _fused_linear is not None and inputs.device.type == "cpu" and inputs.dtype == torch.float32
 
 
-def _joined(outputs: list[Tensor]) -> Tensor:
-    """What the members gave, as one tensor with the axis G."""
-    return outputs[0] if outputs[0].dim() == 3 else torch.stack(outputs)
+def _cached_rows(width: int) -> int:
+    """How many rows of a layer's outputs stay in the cache."""
+    return max(_FUSED_ROWS, _CACHED_NUMBERS // width)
 
 
-def _hidden_layer(rows: Tensor, transposed: Tensor, bias: Tensor) -> Tensor:
-    """A member's relu(rows @ transposed.T + bias): (rows, in) and (out, in), or the same with the axis G.
+def _padded(n_inputs: int) -> int:
+    """Columns of the inputs with a one behind them, and then zeros up to a multiple of eight."""
+    return (n_inputs + 8) // 8 * 8
+
+
+def _layers(parameters: Sequence[Tensor]) -> Layers:
+    """Weight (G, in, out) and bias (G, out) of each layer, where the first bias is a row of the first weight.
+
+    So the inputs end with a one, and then with zeros up to a multiple of eight columns: with 24 the first layer's
+    products were measured nearly twice as fast as with 23, and the bias's gradient comes with the weight's.
+    """
+    weight, bias, *others = parameters
+    n_inputs = weight.shape[-2]
+    first = weight.new_zeros(len(weight), _padded(n_inputs), weight.shape[-1])
+    first[:, :n_inputs], first[:, n_inputs] = weight, bias
+    return [(first, None), *zip(others[::2], others[1::2], strict=True)]
+
+
+def _zeros(layers: Layers, n_parts: int = 1) -> Layers:
+    """What :func:`_add_gradients` adds to, with (n_parts G) for the axis G."""
+
+    def of(tensor: Tensor) -> Tensor:
+        return tensor.new_zeros(n_parts * len(tensor), *tensor.shape[1:])
+
+    return [(of(weight), None if bias is None else of(bias)) for weight, bias in layers]
+
+
+def _summed(sums: Layers, n_members: int) -> Layers:
+    """The sums of all parts, in their order."""
+
+    def of(tensor: Tensor) -> Tensor:
+        return tensor.view(-1, n_members, *tensor.shape[1:]).sum(0)
+
+    return [(of(weight), None if bias is None else of(bias)) for weight, bias in sums]
+
+
+def _unfolded(sums: Layers, layers: Layers, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of the parameters from the sums of :func:`_add_gradients`."""
+    n_inputs = parameters[0].shape[-2]
+    last = layers[-1][0]
+    if last.shape[-1] == 1:
+        weight, bias = sums[-2]
+        weight *= last.mT
+        if bias is not None:
+            bias *= last.squeeze(-1)
+    (first, _), *others = sums
+    return [
+        first[:, :n_inputs],
+        first[:, n_inputs],
+        *(tensor for layer in others for tensor in layer if tensor is not None),
+    ]
+
+
+def _members(layers: Layers) -> list[Layers]:
+    """The layers of each network by itself: views without the axis G."""
+    return [
+        [(weight[g], None if bias is None else bias[g]) for weight, bias in layers] for g in range(len(layers[0][0]))
+    ]
+
+
+def _one_by_one(inputs: Tensor, layers: Layers) -> list[tuple[Tensor, Layers]]:
+    """Inputs (..., rows, in) and layers (G, ...), cut into what one product takes at a time; see :func:`_is_alone`."""
+    if not _is_alone(inputs):
+        return [(inputs.flatten(0, -3), layers)]
+    rows = [inputs[index] for index in itertools.product(*map(range, inputs.shape[:-2]))]
+    return list(zip(rows, _members(layers), strict=True))
+
+
+def _joined(outputs: Sequence[Tensor]) -> Tensor:
+    """What the products gave, as one tensor with the axis G."""
+    return outputs[0] if outputs[0].dim() == 3 else torch.stack(list(outputs))
+
+
+def _hidden_layer(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``relu(rows @ weight + bias)``.
 
     oneDNN's relu makes zero of NaN, where torch's keeps it. The passes with few rows, which are the policy's, its
     evaluation's, the target's and that of the actor's loss, are torch's, so a parameter that is no longer a number
     shows in the metrics of its step.
     """
-    if _is_fused(rows):
-        activated: Tensor = _fused_linear(rows, transposed, bias, "relu", [], "")
+    if rows.dim() == 2 and len(rows) >= _FUSED_ROWS:
+        activated: Tensor = _fused_linear(rows, weight.mT, bias, "relu", [], "")
         return activated
-    return _affine(rows, transposed.mT, bias).relu_()
+    return _affine(rows, weight, bias).relu_()
 
 
-def _transposed(weight: Tensor, rows: Tensor) -> Tensor:
-    """As :func:`_hidden_layer` wants it for these rows: in memory so for oneDNN, a view elsewhere."""
-    return weight.mT.contiguous() if _is_fused(rows) else weight.mT
+def _affine(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``rows @ weight + bias`` by the BLAS; also the last layer, whose few columns oneDNN handles poorly."""
+    if bias is None:
+        return rows @ weight
+    if rows.dim() == 3:
+        return torch.baddbmm(bias.unsqueeze(1), rows, weight)
+    if weight.shape[1] == 1:
+        return torch.addmv(bias, rows, weight.squeeze(1)).unsqueeze(1)  # where addmm was measured three times as slow
+    return torch.addmm(bias, rows, weight)
 
 
-def _is_fused(rows: Tensor) -> bool:
-    """Whether a hidden layer of these rows goes through oneDNN."""
-    return rows.dim() == 2 and len(rows) >= _FUSED_ROWS
+def _pass(rows: Tensor, layers: Layers) -> tuple[list[Tensor], Tensor]:
+    """The inputs and what each relu gave, for the way back; and the outputs."""
+    hidden = [rows]
+    for weight, bias in layers[:-1]:
+        hidden.append(_hidden_layer(hidden[-1], weight, bias))
+    return hidden, _affine(hidden[-1], *layers[-1])
 
 
-def _affine(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A member's rows @ weight + bias by the BLAS; also the last layer, whose few columns oneDNN handles poorly."""
-    return torch.addmm(bias, rows, weight) if rows.dim() == 2 else torch.baddbmm(bias.unsqueeze(1), rows, weight)
-
-
-def _outputs_alone(rows: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """A member's outputs, with nothing kept for a gradient."""
-    outputs, transposed = [], [_transposed(weight, rows) for weight in weights[:-1]]
-    for hidden in torch.split(rows, _CACHED_ROWS) if rows.dim() == 2 else (rows,):
-        for weight, bias in zip(transposed, biases[:-1], strict=True):
-            hidden = _hidden_layer(hidden, weight, bias)
-        outputs.append(_affine(hidden, weights[-1], biases[-1]))
-    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-
-
-class _ReluMlp(torch.autograd.Function):
-    """Plain relu layers with the gradient written out, for speed.
-
-    Inputs (..., rows, in), then weight (G, in, out) and bias (G, out) of each layer; the result is (G, rows, out). It
-    is compared with :func:`_layer_by_layer` by a test. It keeps the hidden layers and nothing else, and the gradient
-    overwrites them, so it can be asked for once only.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, *parameters: Tensor) -> Tensor:
-        outputs, kept = [], []
-        for rows, *own in _members(inputs, *parameters):
-            hidden = [rows]
-            for weight, bias in zip(own[:-2:2], own[1:-2:2], strict=True):
-                hidden.append(_hidden_layer(hidden[-1], _transposed(weight, rows), bias))
-            outputs.append(_affine(hidden[-1], *own[-2:]))
-            kept += hidden[1:]
-        ctx.save_for_backward(inputs, *parameters, *kept)
-        ctx.n_parameters = len(parameters)
-        return _joined(outputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, *saved = ctx.saved_tensors
-        parameters, kept = saved[: ctx.n_parameters], saved[ctx.n_parameters :]
-        of_inputs, of_parameters = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        n_hidden = len(parameters) // 2 - 1
-        members = _members(inputs, *parameters)
-        grads = grad.unbind() if members[0][0].dim() == 2 else [grad]
-        found: list[list[Tensor]] = []
-        for position, ((rows, *own), of_outputs) in enumerate(zip(members, grads, strict=True)):
-            hidden = [rows, *kept[position * n_hidden : (position + 1) * n_hidden]]
-            found.append(_member_gradients(hidden, own[::2], of_outputs, of_inputs, of_parameters))
-        joined = [_joined(list(each)) for each in zip(*found, strict=True)]
-        of_rows = joined.pop().view(inputs.shape) if of_inputs else None
-        return of_rows, *(joined if of_parameters else [None] * len(parameters))
-
-
-def _member_gradients(
-    hidden: list[Tensor], weights: Sequence[Tensor], grad: Tensor, of_inputs: bool, of_parameters: bool
-) -> list[Tensor]:
-    """Gradients of one member: of weight and bias of each layer, then of its inputs, as far as they are asked for.
+def _add_gradients(
+    sums: Layers | None, hidden: list[Tensor], layers: Layers, grad: Tensor, of_inputs: bool = False
+) -> Tensor | None:
+    """The way back through plain layers.
 
     Args:
-        hidden: the inputs and what the relus gave, (rows, width) each; the last is overwritten.
-        weights: of each layer.
-        grad: of the outputs, (rows, out).
-        of_inputs: whether the gradient of the inputs is needed.
-        of_parameters: whether those of the parameters are.
+        sums: the parameters' gradients are added to these, but those of the last hidden layer, where there is a single
+            output, without the factor that :func:`_unfolded` gives them. None where they are not needed.
+        hidden: from :func:`_pass`; the last is overwritten.
+        layers: that the pass was made with.
+        grad: of the outputs, (rows, out), or with the axis G.
+        of_inputs: whether the inputs' gradient is needed.
+
+    Returns:
+        The gradient of the inputs, (rows, in), or None.
     """
-    found: list[Tensor] = []
-    if of_parameters:
-        found = [(grad.mT @ hidden[-1]).mT, grad.sum(-2)]
-    scale = None
+    if sums is not None:
+        _add_layer(sums[-1], hidden[-1], grad)
+    weights = [weight for weight, _ in layers]
     if grad.shape[-1] == 1:
         # The gradient of the layer below is the outer product of this column with the last weights. Only its column
         # passes through the relu here; the weights, one factor a column, wait for the smaller tensors further down.
-        below, scale = grad.expand_as(hidden[-1]), weights[-1].mT
-        target = hidden[-1]
+        below = _through_relu(grad.expand_as(hidden[-1]), hidden[-1], into=hidden[-1])
+        weights[-2] = weights[-2] * weights[-1].mT
     else:
-        below = target = grad @ weights[-1].mT
-    below = _through_relu(below, hidden[-1], into=target)
+        below = grad @ weights[-1].mT
+        below = _through_relu(below, hidden[-1], into=below)
     for layer in range(len(weights) - 2, -1, -1):
-        if of_parameters:
-            of_weight, of_bias = hidden[layer].mT @ below, below.sum(-2)
-            if scale is not None:
-                of_weight, of_bias = of_weight * scale, of_bias * scale.squeeze(-2)
-            found[:0] = of_weight, of_bias
+        if sums is not None:
+            _add_layer(sums[layer], hidden[layer], below)
         if layer == 0 and not of_inputs:
-            break
-        weight = weights[layer] if scale is None else weights[layer] * scale
-        below = _times_transposed(below, weight)
-        scale = None
+            return None
+        below = _times_transposed(below, weights[layer])
         if layer:
             below = _through_relu(below, hidden[layer], into=below)
-    return [*found, below] if of_inputs else found
+    return below
+
+
+def _add_layer(sums: tuple[Tensor, Tensor | None], rows: Tensor, grad: Tensor) -> None:
+    """Add a layer's gradients, from its inputs (rows, in) and the gradient before its activation (rows, out)."""
+    weight, bias = sums
+    if rows.dim() == 3:
+        weight.baddbmm_(rows.mT, grad)
+    elif grad.shape[1] == 1:
+        weight.squeeze(1).addmv_(rows.mT, grad.squeeze(1))
+    else:
+        weight.addmm_(rows.mT, grad)
+    if bias is not None:
+        bias.add_(grad.sum(-2))
 
 
 def _times_transposed(rows: Tensor, weight: Tensor) -> Tensor:
@@ -293,6 +448,42 @@ def _through_relu(grad: Tensor, activated: Tensor, into: Tensor) -> Tensor:
     """The gradient, zero where a relu gave zero, written into a tensor that may be one of the two."""
     passed: Tensor = torch.ops.aten.threshold_backward.grad_input(grad, activated, 0.0, grad_input=into)
     return passed
+
+
+class _ReluMlp(torch.autograd.Function):
+    """Plain relu layers with the gradient written out, for speed.
+
+    Inputs (..., rows, in) as :func:`_rows` makes them, then weight (G, in, out) and bias (G, out) of each layer; the
+    result is (G, rows, out). It is compared with :func:`_layer_by_layer` by a test. It keeps the hidden layers and
+    nothing else, and the gradient overwrites them, so it can be asked for once only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, *parameters: Tensor) -> Tensor:
+        passes = [_pass(rows, own) for rows, own in _one_by_one(inputs, _layers(parameters))]
+        ctx.save_for_backward(inputs, *parameters, *(each for hidden, _ in passes for each in hidden[1:]))
+        ctx.n_parameters = len(parameters)
+        return _joined([outputs for _, outputs in passes])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, *saved = ctx.saved_tensors
+        parameters, kept = saved[: ctx.n_parameters], iter(saved[ctx.n_parameters :])
+        layers = _layers(parameters)
+        members = _one_by_one(inputs, layers)
+        alone = members[0][0].dim() == 2
+        grads = grad.unbind() if alone else (grad,)
+        sums = _zeros(layers) if ctx.needs_input_grad[1] else None
+        own_sums = [None] * len(members) if sums is None else _members(sums) if alone else [sums]
+        of_rows = [
+            _add_gradients(
+                own, [rows, *itertools.islice(kept, len(layers) - 1)], each, of_outputs, ctx.needs_input_grad[0]
+            )
+            for (rows, each), own, of_outputs in zip(members, own_sums, grads, strict=True)
+        ]
+        found = [each for each in of_rows if each is not None]
+        of_inputs = _joined(found).view(inputs.shape) if found else None
+        return of_inputs, *([None] * len(parameters) if sums is None else _unfolded(sums, layers, parameters))
 
 
 def _initial(mlp: Mlp, inputs: int, outputs: int, generator: Generator) -> Parameters:

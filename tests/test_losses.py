@@ -208,14 +208,31 @@ def test_importance_weights_estimate_the_integral_over_actions():
     assert float(gap) - math.log(n) == pytest.approx(2 * math.log(2 * math.sinh(1)), abs=0.01)
 
 
-@pytest.mark.parametrize("tau", [0.0, 5.0])
-def test_critic_loss(draw, tau):
-    td, gap, alpha_cql = draw(R, C), draw(R, C), draw(R)
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("importance_weighted", [True, False])
+def test_critic_gradient_is_that_of_the_loss(draw, importance_weighted, temperature):
+    q_sampled, q_data, target, alpha_cql = draw(R, C, N, B), draw(R, C, B), draw(R, B), draw(R)
+    log_proposal = draw(R, N, B) if importance_weighted else None
     w_cql = torch.tensor([1.0, 0.0, 2.5], dtype=torch.float64)
-    tau_cql = tau * torch.arange(1.0, R + 1, dtype=torch.float64)
-    theirs = [reference.critic_loss(list(td[r]), list(gap[r]), alpha_cql[r], w_cql[r], tau_cql[r]) for r in range(R)]
-    ours = losses.critic_loss(td, gap, alpha_cql=alpha_cql, w_cql=w_cql, tau_cql=tau_cql)
-    assert_same(ours, stack(theirs), td, gap, alpha_cql)  # of alpha_cql: none, in both
+    tau_cql = torch.tensor([5.0, 0.0, -1.0], dtype=torch.float64)
+    td = losses.temporal_difference(q_data, target)
+    gap = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=temperature)
+    loss = sum(reference.critic_loss(list(td[r]), list(gap[r]), alpha_cql[r], w_cql[r], tau_cql[r]) for r in range(R))
+    of_data, of_sampled = torch.autograd.grad(loss, [q_data, q_sampled])
+    expected = torch.cat([of_data.unsqueeze(2), of_sampled], 2)
+
+    with torch.no_grad():
+
+        def of_part(runs, critics, states):
+            own_proposal = None if log_proposal is None else log_proposal[runs, :, states]
+            shares = losses.softmax_shares(q_sampled[runs, critics, :, states], own_proposal, temperature=temperature)
+            weight = (w_cql * alpha_cql)[runs]
+            return losses.critic_gradient(q_data[runs, critics, states], target[runs, states], shares, weight, B)
+
+        whole = slice(None)
+        torch.testing.assert_close(of_part(whole, whole, whole), expected, rtol=1e-12, atol=1e-14)
+        part = slice(1, 3), slice(1, 2), slice(2, None)  # it is each state's own, with the whole minibatch's mean
+        torch.testing.assert_close(of_part(*part), expected[part[0], part[1], :, part[2]], rtol=1e-12, atol=1e-14)
 
 
 # Actor and coefficients -----------------------------------------------------------------------------------------------
@@ -286,12 +303,10 @@ def sampled_gradients(inputs, k, temperature, n_draws):
     """Of the gap with respect to the values of all sampled actions, (n_draws, C, N, B): draws take the runs' place."""
     q_sampled, q_data, log_proposal = (None if x is None else x.expand(n_draws, *x.shape[1:]).clone() for x in inputs)
     uniform = torch.rand(n_draws, C, k, B_FEW, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
-    exact = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=temperature)
     chosen = losses.softmax_choices(q_sampled, log_proposal, uniform, temperature=temperature)
-    q_sampled.requires_grad_()
-    gap = losses.sampled_gap(exact, q_sampled.take_along_dim(chosen, 2), q_data)
-    torch.testing.assert_close(gap, exact, rtol=1e-12, atol=1e-12)  # what is reported stays exact
-    return torch.autograd.grad(gap.sum(), q_sampled)[0]
+    times = torch.zeros_like(q_sampled).scatter_add_(2, chosen, torch.ones_like(uniform))
+    # An action has a share of 1/k as often as it was chosen; the first of the gradients is that of the data's action.
+    return losses.critic_gradient(q_data, q_data[:, 0], times / k, torch.ones(n_draws), B_FEW)[:, :, 1:]
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -335,15 +350,3 @@ def test_choices_follow_the_thresholds():
     many = torch.randn(1, 1, 1000, 50, generator=torch.Generator().manual_seed(0))
     last = losses.softmax_choices(many, None, torch.full((1, 1, 1, 50), 1 - 2**-24))
     assert last.max() <= 999
-
-
-def test_the_sampled_gap_passes_its_gradient_to_the_chosen_and_the_data_alone():
-    exact = torch.tensor([[3.0, -1.0]], dtype=torch.float64, requires_grad=True)
-    q_chosen = torch.zeros(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
-    q_data = torch.zeros(1, 2, 5, dtype=torch.float64, requires_grad=True)
-    gap = losses.sampled_gap(exact, q_chosen, q_data)
-    assert torch.equal(gap, exact)
-    of_exact, of_chosen, of_data = torch.autograd.grad(gap.sum(), [exact, q_chosen, q_data], allow_unused=True)
-    assert of_exact is None
-    torch.testing.assert_close(of_chosen, torch.full_like(q_chosen, 1 / 20))
-    torch.testing.assert_close(of_data, torch.full_like(q_data, -1 / 5))

@@ -194,9 +194,10 @@ def test_the_written_out_gradient_is_that_of_the_general_path(depth: int) -> Non
 
 @pytest.mark.parametrize("own_actions", [False, True])
 @pytest.mark.parametrize("n_actions", [1, 9])
-def test_many_rows_in_float32_are_those_of_the_general_path(n_actions: int, own_actions: bool) -> None:
+def test_many_rows_in_float32_are_those_of_the_general_path(n_actions: int, own_actions: bool, monkeypatch) -> None:
     """Many rows go through a fused product, in parts where no gradient is kept; few do not. 9 x 300 is many."""
     mlp, batch = networks.Mlp(width=32, depth=2), 300
+    cached(monkeypatch, 600, mlp.width)
     random = torch.Generator().manual_seed(0)
     parameters = {
         name: tensor.requires_grad_() for name, tensor in networks.critic_parameters(mlp, 5, 3, 2, [random] * 3).items()
@@ -218,6 +219,82 @@ def test_many_rows_in_float32_are_those_of_the_general_path(n_actions: int, own_
     expected = torch.autograd.grad((general * weights).sum(), inputs)
     for got, wanted in zip(torch.autograd.grad((fast * weights).sum(), inputs), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def loss_of_values(weights, n_states):
+    """A loss that is no sum over a state's values, as a log-sum-exp is none; and its gradient in a part of them."""
+
+    def loss(values):
+        return (weights * values.logsumexp(2, keepdim=True) * values).sum() / n_states
+
+    def of_values(values, part):
+        leaf, own_weights = values.detach().requires_grad_(), weights[part.runs, part.critics, :, part.states]
+        with torch.enable_grad():
+            own = (own_weights * leaf.logsumexp(2, keepdim=True) * leaf).sum() / n_states
+        return torch.autograd.grad(own, leaf)[0]
+
+    return loss, of_values
+
+
+def cached(monkeypatch, n_rows, width):
+    """Cut minibatches into parts of so many rows."""
+    monkeypatch.setattr(networks, "_CACHED_NUMBERS", n_rows * width)
+
+
+@pytest.mark.parametrize("own_actions", [False, True])
+@pytest.mark.parametrize(
+    "mlp",
+    [*(Mlp(width=32, depth=depth) for depth in (1, 2, 3)), Mlp(width=32, activation="tanh"), Mlp(layer_norm=True)],
+    ids=str,
+)
+@pytest.mark.parametrize(("n_actions", "batch"), [(9, 300), (2, 5)])
+def test_critic_gradients_are_those_of_autograd(mlp, n_actions, batch, own_actions, monkeypatch) -> None:
+    cached(monkeypatch, 600, mlp.width)  # 2,700 rows are five parts
+    own = torch.Generator().manual_seed(mlp.depth)
+    parameters = {
+        name: tensor.requires_grad_() for name, tensor in networks.critic_parameters(mlp, 5, 3, 2, [own] * 3).items()
+    }
+    observations = torch.randn(3, batch, 5, generator=own)
+    shape = (3, 2, n_actions, batch, 3) if own_actions else (3, n_actions, batch, 3)
+    actions = torch.rand(shape, generator=own)
+    loss, of_values = loss_of_values(torch.randn(3, 2, n_actions, batch, generator=own), batch)
+    in_float64 = {name: tensor.detach().double().requires_grad_() for name, tensor in parameters.items()}
+    wanted = networks.critics(mlp, in_float64, observations.double(), actions.double())
+    expected = torch.autograd.grad(loss(wanted), list(in_float64.values()))
+    values, gradients = networks.critic_gradients(mlp, parameters, observations, actions, of_values)
+    assert not any(tensor.requires_grad for tensor in (values, *gradients))
+    torch.testing.assert_close(values.double(), wanted, rtol=1e-4, atol=1e-5)
+    for got, exact, parameter in zip(gradients, expected, parameters.values(), strict=True):
+        assert got.shape == parameter.shape
+        torch.testing.assert_close(got.double(), exact, rtol=1e-3, atol=1e-5)
+
+
+def test_critic_gradients_do_not_depend_on_threads_or_on_who_else_is_there(monkeypatch) -> None:
+    mlp = Mlp(width=32)
+    cached(monkeypatch, 600, mlp.width)
+    own = torch.Generator().manual_seed(0)
+    parameters = networks.critic_parameters(mlp, 5, 3, 2, [own] * 3)
+    observations, actions = torch.randn(3, 300, 5, generator=own), torch.rand(3, 9, 300, 3, generator=own)
+    weights = torch.randn(3, 2, 9, 300, generator=own)
+    n_threads = torch.get_num_threads()
+
+    def found(runs, threads):
+        _, of_values = loss_of_values(weights[runs], 300)
+        members = {name: tensor[runs] for name, tensor in parameters.items()}
+        torch.set_num_threads(threads)
+        try:
+            values, gradients = networks.critic_gradients(mlp, members, observations[runs], actions[runs], of_values)
+            with torch.no_grad():
+                alone = networks.critics(mlp, members, observations[runs], actions[runs])
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(n_threads)
+        return [values, alone, *gradients]
+
+    expected = found(slice(0, 3), 1)
+    for threads in (2, 3):
+        assert all(torch.equal(a, b) for a, b in zip(found(slice(0, 3), threads), expected, strict=True))
+    assert all(torch.equal(a, b[1:2]) for a, b in zip(found(slice(1, 2), 2), expected, strict=True))
 
 
 def test_a_parameter_that_is_no_number_shows_in_the_outputs_of_few_rows() -> None:
