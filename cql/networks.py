@@ -335,9 +335,12 @@ def _unfolded(sums: Layers, layers: Layers, parameters: Sequence[Tensor]) -> lis
 
 def _members(layers: Layers) -> list[Layers]:
     """The layers of each network by itself: views without the axis G."""
-    return [
-        [(weight[g], None if bias is None else bias[g]) for weight, bias in layers] for g in range(len(layers[0][0]))
+    n_members = len(layers[0][0])
+    by_layer = [
+        zip(weight.unbind(), [None] * n_members if bias is None else bias.unbind(), strict=True)
+        for weight, bias in layers
     ]
+    return [list(own) for own in zip(*by_layer, strict=True)]
 
 
 def _one_by_one(inputs: Tensor, layers: Layers) -> list[tuple[Tensor, Layers]]:
