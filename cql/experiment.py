@@ -477,8 +477,8 @@ def fitting_stack_size(train_config: TrainConfig, workers: int = 1) -> tuple[int
         The number, at least 1, and a line that says where it comes from.
     """
     info = env_info(train_config.env.id)
-    one = run_bytes(structure(train_config, info), train_config.batch_size)
     device = choose_device(train_config.device)
+    one = run_bytes(structure(train_config, info), train_config.batch_size, device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
     size = int(_USABLE * free / workers / one)
     mib = 2**20
@@ -490,7 +490,7 @@ _USABLE = 0.6  # of the free memory; the data, libraries and other programs need
 _LARGEST_STACK = 256  # each run is a level of nested jobs, and of open log files
 
 
-def run_bytes(shape: Structure, batch_size: int) -> int:
+def run_bytes(shape: Structure, batch_size: int, device: torch.device) -> int:
     """About how much memory one run of a stack takes: its parameters, and what one update keeps for the gradient.
 
     Calibrated against the peak of processes with stacks of 1 and 8 runs.
@@ -500,10 +500,13 @@ def run_bytes(shape: Structure, batch_size: int) -> int:
     n_parameters = (size + 2) * width + (depth - 1) * width * width  # of one network, nearly
     n_groups = 3 if shape.next_actions else 2
     n_rows = batch_size * (1 + n_groups * shape.num_sampled_actions)
-    # Twin critics: each hidden layer's output, kept for the gradient, and its gradient.
-    n_activations = 2 * n_rows * (2 * depth * width + 3 * size)
-    # Actor and twin critics with gradients and Adam's two moments, the target critics; environments and logs besides.
-    return 4 * (n_activations + 14 * n_parameters) + 8 * 2**20
+    n_numbers = 12 * n_rows * size  # noise, actions, inputs
+    if not networks.takes_parts(shape.mlp, device):
+        # Twin critics: each hidden layer's output, kept for the gradient, and its gradient.
+        n_numbers += 2 * n_rows * 2 * depth * width
+    # Actor and twin critics with gradients, their parts, and Adam's two moments, the target critics; environments and
+    # logs besides.
+    return 4 * (n_numbers + 24 * n_parameters) + 8 * 2**20
 
 
 def _free_memory() -> int:

@@ -143,7 +143,7 @@ def critic_gradients(
     """
     n_runs, n_critics = parameters["0.weight"].shape[:2]
     n_actions, n_states = actions.shape[-3:-1]
-    if not (_is_plain(mlp) and _is_alone(observations)):
+    if not (takes_parts(mlp, observations.device) and observations.dtype == torch.float32):
         whole = Part(slice(0, n_runs), slice(0, n_critics), slice(0, n_states))
         with torch.enable_grad():
             values = critics(mlp, parameters, observations, actions)
@@ -182,6 +182,11 @@ def critic_gradients(
     with torch.no_grad():
         gradients = _unfolded(_summed(sums, len(members)), layers, flat)
     return values, [each.view(tensor.shape) for each, tensor in zip(gradients, parameters.values(), strict=True)]
+
+
+def takes_parts(mlp: Mlp, device: torch.device) -> bool:
+    """Whether :func:`critic_gradients` holds the hidden layers of a few states at a time, and not of all."""
+    return _is_plain(mlp) and _fused_linear is not None and device.type == "cpu"
 
 
 def _cached_states(n_states: int, n_actions: int, width: int) -> list[slice]:

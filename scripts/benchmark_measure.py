@@ -181,7 +181,7 @@ def parts(spec: Spec, samples: int | None) -> tuple[Any, Any, Any]:
 
     from cql.agent import Agent, Coefficients
     from cql.experiment import keep_freed_memory
-    from cql.sampling import Batch
+    from cql.sampling import Pool
 
     keep_freed_memory()  # as training does
     device, seeds = torch.device(spec.device), list(range(spec.runs))
@@ -201,12 +201,12 @@ def parts(spec: Spec, samples: int | None) -> tuple[Any, Any, Any]:
     )
     agent = Agent(structure(spec, samples), [run] * spec.runs, seeds, device)
     n, size = spec.transitions, spec.observation_size
-    data = Batch(
-        torch.randn(n, size, device=device),
-        torch.rand(n, spec.action_size, device=device) * 2 - 1,
-        torch.randn(n, device=device),
-        torch.randn(n, size, device=device),
-        torch.zeros(n, device=device),
+    data = Pool(
+        rows=torch.randn(n + 1, size, device=device),
+        row=torch.arange(n, device=device),
+        actions=torch.rand(n, spec.action_size, device=device) * 2 - 1,
+        rewards=torch.randn(n, device=device),
+        terminated=torch.zeros(n, device=device),
     )
     return agent, agent.sampler(seeds, spec.batch_size), data
 
