@@ -141,59 +141,18 @@ def critic_gradients(
     Returns:
         Values (R, C, N, B), and a gradient for each of the parameters, in their order; all without a graph.
     """
-    n_runs, n_critics = parameters["0.weight"].shape[:2]
-    n_actions, n_states = actions.shape[-3:-1]
-    if not (takes_parts(mlp, observations.device) and observations.dtype == torch.float32):
-        whole = Part(slice(0, n_runs), slice(0, n_critics), slice(0, n_states))
-        with torch.enable_grad():
-            values = critics(mlp, parameters, observations, actions)
-        grad = of_values(values.detach(), whole)
-        return values.detach(), list(torch.autograd.grad(values, list(parameters.values()), grad))
-    if actions.dim() == 4:
-        actions = actions.unsqueeze(1).expand(-1, n_critics, -1, -1, -1)
-    flat = [tensor.detach().flatten(0, 1) for tensor in parameters.values()]  # (G, ...) with G = R C
-    layers = _layers(flat)
-    members = _members(layers)
-    parts = [
-        Part(slice(run, run + 1), slice(critic, critic + 1), states)
-        for states in _cached_states(n_states, n_actions, mlp.width)
-        for run in range(n_runs)
-        for critic in range(n_critics)
-    ]
-    sums = _zeros(layers, len(parts) // len(members))
-    values = observations.new_empty(n_runs, n_critics, n_actions, n_states)
-
-    @torch.no_grad()
-    def piece(part: Part, own_layers: Layers, own_sums: Layers) -> None:
-        own_actions = actions[part.runs, part.critics, :, part.states]
-        rows = _rows(mlp, _beside(observations[part.runs, part.states], own_actions), own_actions)
-        hidden, outputs = _pass(rows.flatten(0, -2), own_layers)
-        own_values = outputs.view(1, 1, n_actions, -1)
-        values[part.runs, part.critics, :, part.states] = own_values
-        _add_gradients(own_sums, hidden, own_layers, of_values(own_values, part).view(-1, 1))
-
-    each_alone(
-        [
-            functools.partial(piece, part, own_layers, own_sums)
-            for part, own_layers, own_sums in zip(parts, itertools.cycle(members), _members(sums), strict=False)
-        ],
-        observations.device,
-    )
-    with torch.no_grad():
-        gradients = _unfolded(_summed(sums, len(members)), layers, flat)
-    return values, [each.view(tensor.shape) for each, tensor in zip(gradients, parameters.values(), strict=True)]
+    if takes_parts(mlp, observations.device) and observations.dtype == torch.float32:
+        return _gradients_by_parts(mlp, parameters, observations, actions, of_values)
+    with torch.enable_grad():
+        values = critics(mlp, parameters, observations, actions)
+    whole = Part(*(slice(0, values.shape[axis]) for axis in (0, 1, 3)))
+    grad = of_values(values.detach(), whole)
+    return values.detach(), list(torch.autograd.grad(values, list(parameters.values()), grad))
 
 
 def takes_parts(mlp: Mlp, device: torch.device) -> bool:
     """Whether :func:`critic_gradients` holds the hidden layers of a few states at a time, and not of all."""
     return _is_plain(mlp) and _fused_linear is not None and device.type == "cpu"
-
-
-def _cached_states(n_states: int, n_actions: int, width: int) -> list[slice]:
-    """Cut a minibatch into even parts, with as many states each as stay in the cache; equal for all runs of a stack."""
-    n_parts = min(n_states, max(1, round(n_states * n_actions / _cached_rows(width))))
-    bounds = [part * n_states // n_parts for part in range(n_parts + 1)]
-    return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
 def _beside(observations: Tensor, actions: Tensor) -> Tensor:
@@ -492,6 +451,55 @@ class _ReluMlp(torch.autograd.Function):
         found = [each for each in of_rows if each is not None]
         of_inputs = _joined(found).view(inputs.shape) if found else None
         return of_inputs, *([None] * len(parameters) if sums is None else _unfolded(sums, layers, parameters))
+
+
+def _gradients_by_parts(
+    mlp: Mlp,
+    parameters: Parameters,
+    observations: Tensor,
+    actions: Tensor,
+    of_values: Callable[[Tensor, Part], Tensor],
+) -> tuple[Tensor, list[Tensor]]:
+    """:func:`critic_gradients`, of one critic and a few states after the other."""
+    n_runs, n_critics = parameters["0.weight"].shape[:2]
+    n_actions, n_states = actions.shape[-3:-1]
+    if actions.dim() == 4:
+        actions = actions.unsqueeze(1).expand(-1, n_critics, -1, -1, -1)
+    flat = [tensor.detach().flatten(0, 1) for tensor in parameters.values()]  # (G, ...) with G = R C
+    layers = _layers(flat)
+    members = _members(layers)
+    parts = [
+        Part(slice(run, run + 1), slice(critic, critic + 1), states)
+        for states in _cached_states(n_states, n_actions, mlp.width)
+        for run in range(n_runs)
+        for critic in range(n_critics)
+    ]
+    sums = _zeros(layers, len(parts) // len(members))
+    values = observations.new_empty(n_runs, n_critics, n_actions, n_states)
+
+    @torch.no_grad()
+    def piece(part: Part, own_layers: Layers, own_sums: Layers) -> None:
+        own_actions = actions[part.runs, part.critics, :, part.states]
+        rows = _rows(mlp, _beside(observations[part.runs, part.states], own_actions), own_actions)
+        hidden, outputs = _pass(rows.flatten(0, -2), own_layers)
+        own_values = outputs.view(1, 1, n_actions, -1)
+        values[part.runs, part.critics, :, part.states] = own_values
+        _add_gradients(own_sums, hidden, own_layers, of_values(own_values, part).view(-1, 1))
+
+    pieces = [
+        functools.partial(piece, *each) for each in zip(parts, itertools.cycle(members), _members(sums), strict=False)
+    ]
+    each_alone(pieces, observations.device)
+    with torch.no_grad():
+        gradients = _unfolded(_summed(sums, len(members)), layers, flat)
+    return values, [each.view(tensor.shape) for each, tensor in zip(gradients, parameters.values(), strict=True)]
+
+
+def _cached_states(n_states: int, n_actions: int, width: int) -> list[slice]:
+    """Cut a minibatch into even parts, with as many states each as stay in the cache; equal for all runs of a stack."""
+    n_parts = min(n_states, max(1, round(n_states * n_actions / _cached_rows(width))))
+    bounds = [part * n_states // n_parts for part in range(n_parts + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
 def _initial(mlp: Mlp, inputs: int, outputs: int, generator: Generator) -> Parameters:

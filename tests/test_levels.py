@@ -14,7 +14,7 @@ LEVELS = {
         "config",
         "adam",
         "losses",
-        "networks",
+        "threads",
         "sampling",
         "data",
         "envs",
@@ -26,9 +26,10 @@ LEVELS = {
         "points",
         "worker",
     },
-    1: {"agent", "evaluation", "report", "sweeps"},
-    2: {"trainer", "captured", "collect"},
-    3: {"experiment"},
+    1: {"networks", "evaluation", "report", "sweeps"},
+    2: {"agent"},
+    3: {"trainer", "captured", "collect"},
+    4: {"experiment"},
 }
 LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 PACKAGE = Path(cql.__file__).parent
