@@ -252,7 +252,7 @@ _ACTIVATIONS = {f"{name}_backward" for name in ("threshold", "tanh", "elu", "sil
 
 def part_of_step(operator: str) -> str:
     """Which part of the step an operator of torch's belongs to."""
-    name = operator.removeprefix("aten::")
+    name = operator.removeprefix("aten::").removesuffix("_")  # what adds to its first argument is a product as well
     if name in _PRODUCTS:
         return "matrix products"
     return "activations' gradient" if name in _ACTIVATIONS else "other"
@@ -335,10 +335,10 @@ def make(spec: Spec) -> Answer:
         }
         for start in range(0, n, 100_000):
             stop = min(start + 100_000, n)
-            one = columns(stop - start)
-            one["next_observations"] = one["observations"] + 1
+            one = columns(stop - start + 1)
+            one["next_observations"] = one["observations"][1:]  # also over the end of an episode, where it is as good
             for name, values in one.items():
-                arrays[name][start:stop] = values
+                arrays[name][start:stop] = values[: stop - start]
         file["terminals"] = np.zeros(n, bool)
         file["timeouts"] = np.arange(n) % length == length - 1
     return {}
