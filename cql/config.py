@@ -748,8 +748,9 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 def arranged(arguments: Sequence[str]) -> list[str]:
     """Command-line arguments as Hydra wants them: `-m` first, and the mode of the experiment's file beside it.
 
-    Hydra's parser takes no overrides on both sides of `-m`. Hydra 1.4 looks for `hydra.mode` in `train.yaml` and among
-    the arguments alone, and refuses one that it meets later; an experiment in a folder of the user's own
+    An arm comes after the experiment: Hydra gives the last of two files the final word, and an arm before would change
+    nothing. Hydra's parser takes no overrides on both sides of `-m`. Hydra 1.4 looks for `hydra.mode` in `train.yaml`
+    and among the arguments alone, and refuses one that it meets later; an experiment in a folder of the user's own
     (`--config-dir`) needs `-m` there.
     """
     flags = [text for text in arguments if text in ("-m", "--multirun")]
@@ -762,6 +763,11 @@ def arranged(arguments: Sequence[str]) -> list[str]:
                 found.append(f"hydra.mode={mode}")  # here, since all overrides are to stand in one place
         if text not in flags:
             found.append(text)
+    experiments = [position for position, text in enumerate(found) if text.startswith("+experiment=")]
+    if experiments:
+        before, after = found[: experiments[-1] + 1], found[experiments[-1] + 1 :]
+        arms = [text for text in before if text.startswith("+arm=")]
+        found = [text for text in before if text not in arms] + arms + after
     return found
 
 

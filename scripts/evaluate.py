@@ -12,7 +12,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("run_dir", type=Path, help="folder of a run")
     parser.add_argument(
-        "--checkpoint", default="last", metavar="WHICH", help="last (default), best, or a step such as 20000"
+        "--checkpoint", default="last", metavar="WHICH", help="last (default), best, or a step such as 15000"
     )
     parser.add_argument("--episodes", type=int, default=10, metavar="N", help="number of episodes (default 10)")
     parser.add_argument("--seed", type=int, help="seed of the first episode (default: that of the run's evaluations)")

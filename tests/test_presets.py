@@ -231,3 +231,11 @@ def test_one_command_runs_the_sweep(tmp_path):
     folder = tmp_path / "outputs/sweeps/ablation"
     finished = {path.parent.name for path in folder.glob("*/summary.json")}
     assert finished == {"arm-base__seed-0", "arm-soft_backup__seed-0"}
+
+
+def test_an_arm_on_another_experiment_counts_wherever_it_stands():
+    behind = ["+experiment=quickstart", "+arm=exact_gradient", "seed=1"]
+    assert config.arranged(["+arm=exact_gradient", "+experiment=quickstart", "seed=1"]) == behind
+    assert config.arranged(behind) == behind
+    assert config.arranged(["+arm=depth_3", "seed=1"]) == ["+arm=depth_3", "seed=1"]
+    assert load(*behind).algorithm.penalty.gradient == "exact"
