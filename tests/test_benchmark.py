@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -251,3 +252,25 @@ def test_ended_by_a_signal_it_removes_its_files(tmp_path: Path) -> None:
     running.communicate(timeout=60)
     assert running.returncode == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_figure_shows_each_size_with_the_others_at_their_base(tmp_path: Path) -> None:
+    figures = runpy.run_path(str(SCRIPTS / "benchmark_figure.py"))
+    base = {"batch_size": 256, "width": 256, "num_sampled_actions": 10}
+    points = [base, base | {"batch_size": 64}, base | {"width": 64}, base | {"width": 512}]
+    rows = [
+        {"what": "cost", "impl": "ours-exact", **point, "rate": 10.0 + n, "spread": [9.0 + n, 20.0 + n]}
+        for n, point in enumerate(points)
+    ]
+    assert figures["varied"](rows, "width") == [rows[0], rows[2], rows[3]]
+    assert figures["varied"](rows, "num_sampled_actions") == [rows[0]]
+    absent = {"what": "update_stack", "impl": "ours-exact", "runs": 2, "rate": None, "spread": None}
+    made = figures["figure"]([*rows, absent])
+    curves = {axes.get_xlabel(): axes.lines[0].get_xydata().tolist() for axes in made.axes if axes.lines}
+    assert set(curves) == {"batch size", "hidden width", "samples per group"}
+    assert curves["hidden width"] == [[64, 1000 / 12], [256, 100], [512, 1000 / 13]]
+    files = sorted((SCRIPTS.parent / "results" / "benchmark").glob("*.json"))
+    out = tmp_path / "figure.png"
+    command = [sys.executable, str(SCRIPTS / "benchmark_figure.py"), *map(str, files), "--out", str(out)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{out}\n"
+    assert out.read_bytes().startswith(b"\x89PNG")
