@@ -141,7 +141,7 @@ def critic_gradients(
     Returns:
         Values (R, C, N, B), and a gradient for each of the parameters, in their order; all without a graph.
     """
-    if takes_parts(mlp, observations.device) and observations.dtype == torch.float32:
+    if takes_parts(mlp, observations.device, observations.dtype):
         return _gradients_by_parts(mlp, parameters, observations, actions, of_values)
     with torch.enable_grad():
         values = critics(mlp, parameters, observations, actions)
@@ -150,9 +150,9 @@ def critic_gradients(
     return values.detach(), list(torch.autograd.grad(values, list(parameters.values()), grad))
 
 
-def takes_parts(mlp: Mlp, device: torch.device) -> bool:
+def takes_parts(mlp: Mlp, device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
     """Whether :func:`critic_gradients` holds the hidden layers of a few states at a time, and not of all."""
-    return _is_plain(mlp) and _fused_linear is not None and device.type == "cpu"
+    return _is_plain(mlp) and _is_alone(device, dtype)
 
 
 def _beside(observations: Tensor, actions: Tensor) -> Tensor:
@@ -183,22 +183,14 @@ def _forward(mlp: Mlp, parameters: Parameters, inputs: Tensor) -> Tensor:
         outputs: Tensor = _ReluMlp.apply(inputs, *parameters.values())  # type: ignore[no-untyped-call]
         return outputs
     members = _one_by_one(inputs, _layers(list(parameters.values())))
-    n_rows = _cached_rows(mlp.width)
     if members[0][0].dim() == 3 or inputs.shape[-2] < 2 * _FUSED_ROWS:
-        return _joined([_pass(rows, layers)[1] for rows, layers in members])
-    outputs = inputs.new_empty(len(members), inputs.shape[-2], members[0][1][-1][0].shape[-1])
-
-    @torch.no_grad()
-    def piece(into: Tensor, rows: Tensor, layers: Layers) -> None:
-        into.copy_(_pass(rows, layers)[1])
-
+        return _joined([_outputs(rows, layers) for rows, layers in members])
     pieces = [
-        functools.partial(piece, *cut, layers)
-        for into, (rows, layers) in zip(outputs, members, strict=True)
-        for cut in zip(torch.split(into, n_rows), torch.split(rows, n_rows), strict=True)
+        functools.partial(_outputs, part, layers)
+        for rows, layers in members
+        for part in torch.split(rows, _cached_rows(mlp.width))
     ]
-    each_alone(pieces, inputs.device)
-    return outputs
+    return torch.cat(each_alone(pieces, inputs.device)).view(len(members), inputs.shape[-2], -1)
 
 
 def _layer_by_layer(mlp: Mlp, parameters: Parameters, hidden: Tensor) -> Tensor:
@@ -230,13 +222,13 @@ Layers = list[tuple[Tensor, Tensor | None]]
 """Weight (in, out) and bias (out) of each layer of a network, or both with the axis G in front; see :func:`_layers`."""
 
 
-def _is_alone(inputs: Tensor) -> bool:
+def _is_alone(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether each network takes its products by itself.
 
     On a processor its layers then stay in the cache, and its rounding does not depend on who else is in the stack.
     Elsewhere all of them are one batched product.
     """
-    return _fused_linear is not None and inputs.device.type == "cpu" and inputs.dtype == torch.float32
+    return _fused_linear is not None and device.type == "cpu" and dtype == torch.float32
 
 
 def _cached_rows(width: int) -> int:
@@ -309,7 +301,7 @@ def _members(layers: Layers) -> list[Layers]:
 
 def _one_by_one(inputs: Tensor, layers: Layers) -> list[tuple[Tensor, Layers]]:
     """Inputs (..., rows, in) and layers (G, ...), cut into what one product takes at a time; see :func:`_is_alone`."""
-    if not _is_alone(inputs):
+    if not _is_alone(inputs.device, inputs.dtype):
         return [(inputs.flatten(0, -3), layers)]
     rows = [inputs[index] for index in itertools.product(*map(range, inputs.shape[:-2]))]
     return list(zip(rows, _members(layers), strict=True))
@@ -350,6 +342,11 @@ def _pass(rows: Tensor, layers: Layers) -> tuple[list[Tensor], Tensor]:
     for weight, bias in layers[:-1]:
         hidden.append(_hidden_layer(hidden[-1], weight, bias))
     return hidden, _affine(hidden[-1], *layers[-1])
+
+
+def _outputs(rows: Tensor, layers: Layers) -> Tensor:
+    """The outputs alone."""
+    return _pass(rows, layers)[1]
 
 
 def _add_gradients(
@@ -477,7 +474,6 @@ def _gradients_by_parts(
     sums = _zeros(layers, len(parts) // len(members))
     values = observations.new_empty(n_runs, n_critics, n_actions, n_states)
 
-    @torch.no_grad()
     def piece(part: Part, own_layers: Layers, own_sums: Layers) -> None:
         own_actions = actions[part.runs, part.critics, :, part.states]
         rows = _rows(mlp, _beside(observations[part.runs, part.states], own_actions), own_actions)
@@ -490,8 +486,7 @@ def _gradients_by_parts(
         functools.partial(piece, *each) for each in zip(parts, itertools.cycle(members), _members(sums), strict=False)
     ]
     each_alone(pieces, observations.device)
-    with torch.no_grad():
-        gradients = _unfolded(_summed(sums, len(members)), layers, flat)
+    gradients = _unfolded(_summed(sums, len(members)), layers, flat)
     return values, [each.view(tensor.shape) for each, tensor in zip(gradients, parameters.values(), strict=True)]
 
 

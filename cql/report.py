@@ -27,7 +27,7 @@ KEY_CURVES_FILE = "key_curves.png"
 SWEEP_CURVES_FILE = "sweep_curves.png"
 
 # Told apart by readers with any form of colour vision, and in grey.
-_BLUE, _ORANGE, _GREEN = "#2166ac", "#d6732a", "#4a9b6e"
+BLUE, ORANGE, GREEN = "#2166ac", "#d6732a", "#4a9b6e"
 _INK, _PALE, _GRID = "#222222", "#767676", "#e3e3e3"
 _FEW_POINTS = 30  # so few are drawn as points too
 _DECADES = 100.0  # a positive curve that spans this ratio gets a logarithmic axis
@@ -65,7 +65,7 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
     metrics = read_metrics(run_dir)
     episodes = read_episodes(run_dir)
 
-    figure, panels = _canvas(13.0, 7.0, sharex=True)
+    figure, panels = canvas(13.0, 7.0, sharex=True)
     returns, q_values, critic_td, gap, alpha_cql, entropy = panels
 
     _draw_returns(returns, episodes, metrics)
@@ -86,10 +86,10 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
         figure.suptitle(title, fontsize=17, color=_INK)
     figure.supxlabel("gradient steps", fontsize=14, color=_INK)
 
-    return _saved(figure, run_dir / KEY_CURVES_FILE)
+    return saved(figure, run_dir / KEY_CURVES_FILE)
 
 
-def _canvas(width: float, height: float, *, sharex: bool, footer: float = 0.0) -> tuple[Figure, list[Axes]]:
+def canvas(width: float, height: float, *, sharex: bool, footer: float = 0.0) -> tuple[Figure, list[Axes]]:
     """A figure of six panels in two rows; width and height in inches.
 
     With a footer of so many inches, which come on top of the height, there is a seventh panel for it.
@@ -114,7 +114,7 @@ def _canvas(width: float, height: float, *, sharex: bool, footer: float = 0.0) -
     return figure, panels
 
 
-def _saved(figure: Figure, path: Path) -> Path:
+def saved(figure: Figure, path: Path) -> Path:
     """Write a picture, whole or not at all."""
     partial = path.with_name("." + path.name)
     figure.savefig(partial, format="png")
@@ -149,12 +149,12 @@ def _draw_returns(axes: Axes, episodes: Sequence[EpisodeRow], metrics: Sequence[
         return
     low, high = curve.values - spread, curve.values + spread
     if len(curve.steps) == 1:
-        axes.errorbar(curve.steps, curve.values, yerr=spread, color=_BLUE, alpha=0.4, capsize=5, zorder=2)
+        axes.errorbar(curve.steps, curve.values, yerr=spread, color=BLUE, alpha=0.4, capsize=5, zorder=2)
     else:
-        axes.fill_between(curve.steps, low, high, color=_BLUE, alpha=0.18, linewidth=0, zorder=2)
-    _line(axes, curve, _BLUE)
+        axes.fill_between(curve.steps, low, high, color=BLUE, alpha=0.18, linewidth=0, zorder=2)
+    _line(axes, curve, BLUE)
     _scale(axes, np.concatenate([low, high]))
-    axes.set_title(f"last {curve.values[-1]:,.0f} ± {spread[-1]:,.0f}", loc="right", fontsize=11, color=_BLUE)
+    axes.set_title(f"last {curve.values[-1]:,.0f} ± {spread[-1]:,.0f}", loc="right", fontsize=11, color=BLUE)
     over = f"over {sum(row.step == episodes[-1].step for row in episodes)} episodes" if episodes else "over episodes"
     _note(axes, f"mean ± one standard deviation\n{over}", "bottom")
 
@@ -163,9 +163,9 @@ def _draw_q_values(axes: Axes, metrics: Sequence[dict[str, float]]) -> None:
     _title(axes, "Q values")
     drawn = []
     for name, label, colour in (
-        ("q_data", "dataset actions", _BLUE),
-        ("q_policy", "policy actions", _ORANGE),
-        ("q_uniform", "uniform actions", _GREEN),
+        ("q_data", "dataset actions", BLUE),
+        ("q_policy", "policy actions", ORANGE),
+        ("q_uniform", "uniform actions", GREEN),
     ):
         curve = _curve(metrics, name)
         if len(curve.steps):
@@ -184,7 +184,7 @@ def _draw_one(axes: Axes, metrics: Sequence[dict[str, float]], name: str, title:
     if not len(curve.steps):
         _say(axes, f"no {name} in the metrics")
         return
-    _line(axes, curve, _BLUE)
+    _line(axes, curve, BLUE)
     _scale(axes, curve.values)
 
 
@@ -197,14 +197,14 @@ def _draw_entropy(axes: Axes, metrics: Sequence[dict[str, float]]) -> None:
         _note(axes, f"alpha_temp = {temperature.values[-1]:g}", "top")
         return
     if len(entropy.steps):
-        axes.tick_params(axis="y", labelcolor=_BLUE)
-        axes.set_title("entropy", loc="right", fontsize=11, family="monospace", color=_BLUE)
+        axes.tick_params(axis="y", labelcolor=BLUE)
+        axes.set_title("entropy", loc="right", fontsize=11, family="monospace", color=BLUE)
     right = axes.twinx()
-    _line(right, temperature, _ORANGE)
+    _line(right, temperature, ORANGE)
     _scale(right, temperature.values)
-    right.tick_params(labelsize=11.5, length=0, labelcolor=_ORANGE)
+    right.tick_params(labelsize=11.5, length=0, labelcolor=ORANGE)
     right.spines[:].set_visible(False)
-    right.set_ylabel("alpha_temp", fontsize=11, family="monospace", color=_ORANGE)
+    right.set_ylabel("alpha_temp", fontsize=11, family="monospace", color=ORANGE)
 
 
 def _line(axes: Axes, curve: _Curve, colour: str, label: str | None = None) -> None:
@@ -295,7 +295,7 @@ class _Point(NamedTuple):
     values: dict[str, str]
     label: str
     runs: list[_SweptRun]
-    colour: Any = _BLUE
+    colour: Any = BLUE
     line_style: Any = "-"
 
 
@@ -350,7 +350,7 @@ def sweep_curves(folder: Path, title: str | None = None, path: Path | None = Non
     if by_grid and len({point.line_style for point in points}) == 1:
         caption = f"one line for each {keys[1]}; {caption}".removesuffix("; ")
     footer = 0.5 + 0.27 * (-(-len(handles) // n_columns) + bool(heading)) + 0.22 * (caption.count("\n") + 1)
-    figure, panels = _canvas(15.5, 8.4, sharex=False, footer=footer)
+    figure, panels = canvas(15.5, 8.4, sharex=False, footer=footer)
     *panels, foot = panels
     returns, q_data, q_policy, gap, coefficient, final = panels
     _draw_swept(returns, points, lambda run: run.returns, "Evaluation return")
@@ -386,7 +386,7 @@ def sweep_curves(folder: Path, title: str | None = None, path: Path | None = Non
         title_fontsize=13, labelcolor=_INK, handlelength=2.2, columnspacing=1.8,
     )  # fmt: skip
     foot.text(0.5, 0.0, caption, transform=foot.transAxes, ha="center", va="bottom", fontsize=11.5, color=_PALE)
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def _swept_runs(folder: Path) -> list[_SweptRun]:

@@ -21,25 +21,28 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 def each_alone(pieces: Sequence[Callable[[], T]], device: torch.device) -> list[T]:
     """Call functions on as many threads as torch has, the calling one among them, each with torch's operators on one.
 
-    Anywhere but on a processor they are called one after the other, as they are.
+    They run without gradients, whose mode is a thread's own. Anywhere but on a processor they are called one after the
+    other.
 
     Args:
-        pieces: they must not depend on one another, nor on the mode that torch's gradients are in.
+        pieces: they must not depend on one another.
         device: of their tensors.
 
     Returns:
         What they returned, in their order.
     """
-    n_threads = torch.get_num_threads()
-    if device.type != "cpu" or n_threads == 1:
-        return [piece() for piece in pieces]
     results: dict[int, T] = {}
     remaining = iter(enumerate(pieces))  # shared: whoever is free takes the next
 
+    @torch.no_grad()
     def work() -> None:
         for position, piece in remaining:
             results[position] = piece()
 
+    n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if n_threads == 1:
+        work()
+        return [results[position] for position in range(len(pieces))]
     helpers: list[Future[None]] = []
     torch.set_num_threads(1)
     try:

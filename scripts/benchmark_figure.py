@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
+
+from cql.report import BLUE, GREEN, ORANGE, canvas, saved
 
 Row = dict[str, Any]
 
 # What implementations are called, and their colours: each has the same in every panel.
 LINES = {
-    "ours-exact": ("exact", "#2166ac"),
-    "ours-sampled-k1": ("sampled, k = 1", "#d6732a"),
-    "ours-load": ("loading the data", "#4a9b6e"),
+    "ours-exact": ("exact", BLUE),
+    "ours-sampled-k1": ("sampled, k = 1", ORANGE),
+    "ours-load": ("loading the data", GREEN),
 }
 SIZES = ("batch_size", "width", "num_sampled_actions")
 NAMES = {"batch_size": "batch size", "width": "hidden width", "num_sampled_actions": "samples per group"}
@@ -61,8 +62,7 @@ def draw(axes: Axes, rows: Iterable[Row], across: str, number: Callable[[Row], t
         found = [number(row) for row in own]
         label, colour = LINES.get(name, (name, None))
         middle = [each for each, _ in found]
-        spread = [[m - low for m, (low, _) in zip(middle, (s for _, s in found), strict=True)]]
-        spread.append([high - m for m, (_, high) in zip(middle, (s for _, s in found), strict=True)])
+        spread = [[each - low for each, (low, _) in found], [high - each for each, (_, high) in found]]
         axes.errorbar(
             [row[across] for row in own], middle, yerr=spread, color=colour, marker="o", markersize=4, label=label
         )
@@ -72,9 +72,7 @@ def draw(axes: Axes, rows: Iterable[Row], across: str, number: Callable[[Row], t
 
 def figure(rows: list[Row]) -> Figure:
     """Six panels: a step's time against three sizes, a stack's rate and memory, memory against the data's size."""
-    made = Figure(figsize=(11, 6), layout="constrained")
-    FigureCanvasAgg(made)
-    panels = made.subplots(2, 3).flatten()
+    made, panels = canvas(11, 6, sharex=False)
     for axes, size in zip(panels, SIZES, strict=False):
         draw(axes, varied(rows, size), size, milliseconds)
         axes.set(title="Time of a step", xlabel=NAMES[size], ylabel="ms", yscale="log")
@@ -90,11 +88,9 @@ def figure(rows: list[Row]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
-        axes.grid(visible=True, color="#e3e3e3")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False)
+    panels[5].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:,.0f}k"))
     return made
 
 
@@ -105,8 +101,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FIGURE.png")
     options = parser.parse_args()
     rows = [row for file in options.files for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
-    figure(rows).savefig(options.out, dpi=140)
-    print(options.out)
+    print(saved(figure(rows), options.out))
 
 
 if __name__ == "__main__":

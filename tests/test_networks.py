@@ -224,13 +224,13 @@ def test_many_rows_in_float32_are_those_of_the_general_path(n_actions: int, own_
 def loss_of_values(weights, n_states):
     """A loss that is no sum over a state's values, as a log-sum-exp is none; and its gradient in a part of them."""
 
-    def loss(values):
-        return (weights * values.logsumexp(2, keepdim=True) * values).sum() / n_states
+    def loss(values, own_weights=weights):
+        return (own_weights * values.logsumexp(2, keepdim=True) * values).sum() / n_states
 
     def of_values(values, part):
-        leaf, own_weights = values.detach().requires_grad_(), weights[part.runs, part.critics, :, part.states]
+        leaf = values.detach().requires_grad_()
         with torch.enable_grad():
-            own = (own_weights * leaf.logsumexp(2, keepdim=True) * leaf).sum() / n_states
+            own = loss(leaf, weights[part.runs, part.critics, :, part.states])
         return torch.autograd.grad(own, leaf)[0]
 
     return loss, of_values

@@ -1,5 +1,6 @@
 """Pieces side by side."""
 
+import os
 import threading
 import time
 
@@ -76,10 +77,9 @@ def test_on_another_device_they_are_called_by_the_caller_as_they_are(n_threads):
     assert threads.each_alone([piece] * 3, torch.device("meta")) == [(threading.get_ident(), n_threads)] * 3
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # of Python 3.12: what is tested here
 def test_a_forked_process_starts_its_own_threads(n_threads):
     """The pool of the parent has no threads there: a step would wait for ever."""
-    import os
-
     threads.each_alone([lambda: 1] * 3, CPU)
     child = os.fork()
     if child == 0:
