@@ -11,10 +11,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import importlib.resources
+import json
 import logging
+import multiprocessing
 import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +33,77 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the clamp the behaviour policies were t
 
 class PolicyError(ValueError):
     """The weights of a behaviour policy are missing or have the wrong shapes."""
+
+
+class Behaviour(Protocol):
+    """What acts in a collection. It is pickled for other processes, and treats each row as if it were alone.
+
+    Attributes:
+        name: for messages and metadata.
+        observation_size: S.
+        action_size: A.
+    """
+
+    name: str
+    observation_size: int
+    action_size: int
+
+    def __call__(
+        self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return actions in [-1, 1], (E, A), for observations (E, S) and standard normal noise (E, A).
+
+        Without noise it acts as it would when it is evaluated.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The episodes of one behaviour in a dataset.
+
+    Attributes:
+        behaviour: what acts.
+        n_episodes: how many episodes.
+        noise: the standard deviations of its actions are multiplied by it: 1 acts as it was trained, 0 with the mean.
+    """
+
+    behaviour: Behaviour
+    n_episodes: int
+    noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.n_episodes < 1:
+            raise DatasetError(f"n_episodes must be at least 1, got {self.n_episodes} for '{self.behaviour.name}'")
+        if not 0.0 <= self.noise < np.inf:
+            raise DatasetError(f"noise must be 0 or more, got {self.noise} for '{self.behaviour.name}'")
+
+
+class RandomPolicy:
+    """Actions drawn uniformly from [-1, 1].
+
+    Attributes:
+        name: ``random``.
+        observation_size: S.
+        action_size: A.
+    """
+
+    name = "random"
+
+    def __init__(self, observation_size: int, action_size: int) -> None:
+        self.observation_size, self.action_size = observation_size, action_size
+
+    def __call__(
+        self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return actions (E, A): the normal noise through its own distribution function. None gives zeros."""
+        from scipy.special import erf
+
+        if noise is None:
+            return np.zeros((len(observations), self.action_size), np.float32)
+        uniform: NDArray[np.float32] = erf(noise / np.float32(np.sqrt(2.0))).astype(np.float32)
+        return uniform
 
 
 class NpzPolicy:
@@ -159,41 +234,84 @@ class Episode:
 
 
 def roll_out(
-    env_id: str, policy: NpzPolicy, *, n_episodes: int, seed: int, n_envs: int = 10, progress: bool = False
+    env_id: str, parts: Sequence[Part], *, seed: int, n_envs: int = 10, workers: int = 1, progress: bool = False
 ) -> list[Episode]:
-    """Record episodes of a policy with sampled actions, several environments stepped with one call of the policy.
+    """Record episodes of behaviours, several environments stepped with one call of a behaviour.
 
     Episode e draws its reset seed and its noise from the e-th child of `seed` alone, so that the data depend neither on
-    the number of environments nor on the number of episodes.
+    the number of environments or processes nor on the episodes behind it.
 
     Args:
         env_id: the environment.
-        policy: the policy.
-        n_episodes: how many episodes.
+        parts: the behaviours and how many episodes each has, one after the other.
         seed: the one seed of all randomness.
-        n_envs: environments stepped together, E.
+        n_envs: environments stepped together in a process, E.
+        workers: processes.
         progress: whether to show a progress bar.
 
     Raises:
-        PolicyError: the policy's sizes are not the environment's.
+        DatasetError: a number is below 1.
+        PolicyError: a behaviour's sizes are not the environment's.
     """
     from tqdm import tqdm
 
+    if n_envs < 1 or workers < 1:
+        raise DatasetError(f"n_envs and workers must be at least 1, got {n_envs} and {workers}")
+    if not parts:
+        raise DatasetError("a dataset needs at least one behaviour")
     info = env_info(env_id)
-    if (policy.observation_size, policy.action_size) != (info.observation_size, info.action_size):
-        raise PolicyError(
-            f"policy '{policy.name}' maps {policy.observation_size} features to {policy.action_size} actions, but "
-            f"{env_id} has {info.observation_size} and {info.action_size}"
-        )
-    limit = info.max_episode_steps
-    streams = np.random.SeedSequence(seed).spawn(n_episodes)
-    envs = [make_env(env_id) for _ in range(min(n_envs, n_episodes))]
-    # A slot is an environment, the episode it is in, that episode's noise and the steps taken.
-    episodes: list[Episode] = []
-    slots: list[list[Any]] = []
+    for part in parts:
+        own = part.behaviour
+        if (own.observation_size, own.action_size) != (info.observation_size, info.action_size):
+            raise PolicyError(
+                f"policy '{own.name}' maps {own.observation_size} features to {own.action_size} actions, but "
+                f"{env_id} has {info.observation_size} and {info.action_size}"
+            )
+    n_episodes = sum(part.n_episodes for part in parts)
+    episodes: dict[int, Episode] = {}
+    with tqdm(total=n_episodes, desc=env_id, unit="episode", mininterval=0.5, disable=not progress) as bar:
+        if workers == 1:
+            for index, episode in _episodes(env_id, parts, seed, range(n_episodes), n_envs):
+                episodes[index] = episode
+                bar.update()
+        else:
+            # Many small pieces, so that no process is long alone at the end.
+            size = max(1, min(n_envs, n_episodes // (4 * workers)))
+            pieces = [range(start, min(start + size, n_episodes)) for start in range(0, n_episodes, size)]
+            # Not forked: a process that has threads must not be.
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+                try:
+                    jobs = [pool.submit(_piece, env_id, parts, seed, piece, n_envs) for piece in pieces]
+                    for job in as_completed(jobs):
+                        made = job.result()
+                        episodes.update(made)
+                        bar.update(len(made))
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+    return [episodes[index] for index in range(n_episodes)]
 
-    def begin(env: Any) -> list[Any]:
-        stream = streams[len(episodes)]
+
+def _piece(env_id: str, parts: Sequence[Part], seed: int, indices: range, n_envs: int) -> dict[int, Episode]:
+    """Some of the episodes, made in a process of their own."""
+    return dict(_episodes(env_id, parts, seed, indices, n_envs))
+
+
+def _episodes(
+    env_id: str, parts: Sequence[Part], seed: int, indices: range, n_envs: int
+) -> Iterator[tuple[int, Episode]]:
+    """The episodes of these indices, each as soon as it has ended."""
+    info = env_info(env_id)
+    limit = info.max_episode_steps
+    owner = np.repeat(np.arange(len(parts)), [part.n_episodes for part in parts])
+    streams = np.random.SeedSequence(seed).spawn(len(owner))
+    waiting = iter(indices)
+
+    def begin(env: Any) -> _Slot | None:
+        index = next(waiting, None)
+        if index is None:
+            return None
+        stream, part = streams[index], parts[owner[index]]
         episode = Episode(
             seed=int(stream.generate_state(1)[0]),
             observations=np.empty((limit + 1, info.observation_size)),
@@ -202,41 +320,63 @@ def roll_out(
             terminations=np.zeros(limit, bool),
             truncations=np.zeros(limit, bool),
         )
-        generator = np.random.Generator(np.random.PCG64(stream))
-        noise = generator.standard_normal((limit, info.action_size), dtype=np.float32)
+        noise = None
+        if part.noise > 0.0:
+            generator = np.random.Generator(np.random.PCG64(stream))
+            noise = generator.standard_normal((limit, info.action_size), dtype=np.float32) * np.float32(part.noise)
         episode.observations[0] = env.reset(seed=episode.seed)[0]
-        episodes.append(episode)
-        return [env, episode, noise, 0]
+        return _Slot(env, index, part.behaviour, noise, episode)
 
+    envs = [make_env(env_id) for _ in range(min(n_envs, len(indices)))]
     try:
-        with tqdm(
-            total=n_episodes * limit, desc=env_id, unit="step", unit_scale=True, mininterval=0.5, disable=not progress
-        ) as bar:
-            slots = [begin(env) for env in envs]
-            while slots:
-                states = np.stack([episode.observations[t] for _, episode, _, t in slots])
-                actions = policy(states, np.stack([noise[t] for _, _, noise, t in slots]))
-                actions = to_env_actions(actions, info.action_low, info.action_high)
-                bar.update(len(slots))
-                going = []
-                for slot, action in zip(slots, actions, strict=True):
-                    env, episode, _, t = slot
-                    state, reward, terminated, truncated, _ = env.step(action)
-                    episode.actions[t], episode.rewards[t], episode.observations[t + 1] = action, reward, state
-                    episode.terminations[t], episode.truncations[t] = terminated, truncated
-                    slot[3] = t + 1
-                    if not (terminated or truncated):
-                        going.append(slot)
-                        continue
-                    _shorten(episode, t + 1)
-                    bar.total -= limit - (t + 1)  # so that the time left comes nearer to the truth
-                    if len(episodes) < n_episodes:
-                        going.append(begin(env))
-                slots = going
+        slots = [slot for slot in map(begin, envs) if slot is not None]
+        while slots:
+            # Behaviours act on their own rows, in one call.
+            together: dict[tuple[int, bool], list[_Slot]] = {}
+            for slot in slots:
+                together.setdefault((id(slot.behaviour), slot.noise is None), []).append(slot)
+            for group in together.values():
+                states = np.stack([slot.episode.observations[slot.t] for slot in group])
+                rows = [slot.noise[slot.t] for slot in group if slot.noise is not None]
+                actions = group[0].behaviour(states, np.stack(rows) if rows else None)
+                for slot, action in zip(
+                    group, to_env_actions(actions, info.action_low, info.action_high), strict=True
+                ):
+                    slot.step(action)
+            going = []
+            for slot in slots:
+                if not slot.ended:
+                    going.append(slot)
+                    continue
+                _shorten(slot.episode, slot.t)
+                yield slot.index, slot.episode
+                following = begin(slot.env)
+                if following is not None:
+                    going.append(following)
+            slots = going
     finally:
         for env in envs:
             env.close()
-    return episodes
+
+
+@dataclasses.dataclass(eq=False)
+class _Slot:
+    """An environment and the episode it is in."""
+
+    env: Any
+    index: int
+    behaviour: Behaviour
+    noise: NDArray[np.float32] | None  # (T, A)
+    episode: Episode
+    t: int = 0
+    ended: bool = False
+
+    def step(self, action: NDArray[np.float32]) -> None:
+        episode, t = self.episode, self.t
+        state, reward, terminated, truncated, _ = self.env.step(action)
+        episode.actions[t], episode.rewards[t], episode.observations[t + 1] = action, reward, state
+        episode.terminations[t], episode.truncations[t] = terminated, truncated
+        self.t, self.ended = t + 1, terminated or truncated
 
 
 def _shorten(episode: Episode, steps: int) -> None:
@@ -249,55 +389,59 @@ def _shorten(episode: Episode, steps: int) -> None:
 def collect_dataset(
     dataset_id: str,
     env_id: str,
-    policy: NpzPolicy,
+    parts: Sequence[Part],
     *,
-    n_episodes: int,
     seed: int,
     n_envs: int = 10,
+    workers: int = 1,
     reference: tuple[float, float] | None = None,
     description: str = "",
+    author: str = "cql",
     exist_ok: bool = False,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> None:
-    """Roll a policy out into a local Minari dataset, whole or not at all.
+    """Roll behaviours out into a local Minari dataset, whole or not at all.
 
     An interrupted collection leaves nothing that passes for a dataset, and of two processes that collect the same one
     the second waits for the first (see `cql.data.new_dataset`).
 
     Observations and rewards are stored in float64, as the environment gives them and its observation space declares;
-    actions in float32, as the action space does.
+    actions in float32, as the action space does. The metadata hold the behaviours, the seed, the versions and the
+    reference scores, and nothing that would differ in a second collection of the same.
 
     Args:
         dataset_id: Minari id, such as `cql/hopper/medium-v0`.
         env_id: the environment.
-        policy: the policy, which acts with sampled actions.
-        n_episodes: how many episodes.
+        parts: the behaviours.
         seed: the one seed of all randomness.
-        n_envs: environments stepped together; it changes the speed, not the data.
+        n_envs: environments stepped together in a process; it changes the speed, not the data.
+        workers: processes; likewise.
         reference: returns that score 0 and 100, kept in the metadata.
         description: a sentence for the metadata.
+        author: for the metadata.
         exist_ok: take an existing dataset of that id for the wanted one instead of refusing.
+        overwrite: put the new dataset in the place of an existing one, once it is whole.
         progress: whether to show a progress bar.
 
     Raises:
         DatasetError: the dataset exists already, or the id is malformed.
-        PolicyError: the policy does not fit the environment.
+        PolicyError: a behaviour does not fit the environment.
     """
-    if n_episodes < 1 or n_envs < 1:
-        raise DatasetError(f"n_episodes and n_envs must be at least 1, got {n_episodes} and {n_envs}")
-    with new_dataset(dataset_id) as hidden_root:
+    with new_dataset(dataset_id, overwrite=overwrite) as hidden_root:
         if hidden_root is None:
             if exist_ok:
                 return
             raise DatasetError(
                 f"dataset '{dataset_id}' exists already: choose another id or `minari delete {dataset_id}`"
             )
-        episodes = roll_out(env_id, policy, n_episodes=n_episodes, seed=seed, n_envs=n_envs, progress=progress)
-        _write(hidden_root, dataset_id, env_id, episodes, policy, seed, reference, description)
+        episodes = roll_out(env_id, parts, seed=seed, n_envs=n_envs, workers=workers, progress=progress)
+        _write(hidden_root, dataset_id, env_id, episodes, parts, seed, reference, description, author)
     n_steps = sum(len(episode.rewards) for episode in episodes)
     log.info(
-        "collected %s: %d episodes, %d transitions, in %s", dataset_id, n_episodes, n_steps, minari_folder(dataset_id)
-    )
+        "collected %s: %d episodes, %d transitions, in %s",
+        dataset_id, len(episodes), n_steps, minari_folder(dataset_id),
+    )  # fmt: skip
 
 
 def _write(
@@ -305,10 +449,11 @@ def _write(
     dataset_id: str,
     env_id: str,
     episodes: list[Episode],
-    policy: NpzPolicy,
+    parts: Sequence[Part],
     seed: int,
     reference: tuple[float, float] | None,
     description: str,
+    author: str,
 ) -> None:
     """Write a Minari dataset below another root."""
     import minari
@@ -319,41 +464,67 @@ def _write(
         for index, episode in enumerate(episodes)
     ]
     scores = {} if reference is None else {"ref_min_score": reference[0], "ref_max_score": reference[1]}
+    behaviours = [
+        {"policy": part.behaviour.name, "n_episodes": part.n_episodes, "noise": part.noise} for part in parts
+    ]
+    names = ", ".join(f"{part.behaviour.name} ({part.n_episodes} episodes)" for part in parts)
     with minari_root_set_to(root), warnings.catch_warnings():
         # There is no address to give.
         warnings.filterwarnings("ignore", message="`(author_email|code_permalink)` is set to None")
-        minari.create_dataset_from_buffers(
+        dataset = minari.create_dataset_from_buffers(
             dataset_id=dataset_id,
             env=env_id,
             eval_env=env_id,
             buffer=buffers,
-            algorithm_name="SAC, sampled actions",
-            author="cql",
-            description=f"{description} Behaviour policy {policy.name}, seed {seed}.".strip(),
+            algorithm_name=names,
+            author=author,
+            description=f"{description} Behaviour: {names}; seed {seed}.".strip(),
             requirements=[f"{name}=={importlib.metadata.version(name)}" for name in ("gymnasium", "mujoco")],
             data_format="hdf5",
             **scores,
         )
+        dataset.storage.update_metadata({"behaviours": json.dumps(behaviours), "collection_seed": seed})
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """How an embedded dataset is made."""
+    """How an embedded dataset is made.
+
+    Attributes:
+        dataset_id: its Minari id.
+        env_id: the environment.
+        parts: policies of the package, or ``random``, and how many episodes each has.
+        reference: returns that score 0 and 100: D4RL's constants.
+        seed: of the collection.
+    """
 
     dataset_id: str
     env_id: str
-    policy: str
-    n_episodes: int
-    reference: tuple[float, float]  # D4RL's constants
+    parts: tuple[tuple[str, int], ...]
+    reference: tuple[float, float]
     seed: int = 0
 
 
-# Hopper's policy falls after about 380 steps: 260 episodes make the 100,000 transitions of HalfCheetah's 100.
+_D4RL = {"HalfCheetah-v5": (-280.178953, 12135.0), "Hopper-v5": (-20.272305, 3234.3)}
+_EARLY = ("sac_025k", "sac_050k", "sac_075k", "sac_100k", "sac_125k")  # up to the one called medium
+
+
+def _embedded(env_id: str, quality: str, *parts: tuple[str, int]) -> Embedded:
+    name = env_id.split("-")[0].lower()
+    own = tuple((policy if policy == "random" else f"{name}/{policy}", n_episodes) for policy, n_episodes in parts)
+    return Embedded(f"cql/{name}/{quality}-v0", env_id, own, _D4RL[env_id])
+
+
+# About 100,000 transitions each. HalfCheetah's episodes all have a thousand; Hopper's end when it falls.
 EMBEDDED = {
-    "halfcheetah_medium": Embedded(
-        "cql/halfcheetah/medium-v0", "HalfCheetah-v5", "halfcheetah/sac_125k", 100, (-280.178953, 12135.0)
-    ),
-    "hopper_medium": Embedded("cql/hopper/medium-v0", "Hopper-v5", "hopper/sac_125k", 260, (-20.272305, 3234.3)),
+    "halfcheetah_random": _embedded("HalfCheetah-v5", "random", ("random", 100)),
+    "halfcheetah_medium": _embedded("HalfCheetah-v5", "medium", ("sac_125k", 100)),
+    "halfcheetah_medium_replay": _embedded("HalfCheetah-v5", "medium-replay", *((name, 20) for name in _EARLY)),
+    "halfcheetah_medium_expert": _embedded("HalfCheetah-v5", "medium-expert", ("sac_125k", 50), ("sac_350k", 50)),
+    "hopper_random": _embedded("Hopper-v5", "random", ("random", 4400)),
+    "hopper_medium": _embedded("Hopper-v5", "medium", ("sac_125k", 260)),
+    "hopper_medium_replay": _embedded("Hopper-v5", "medium-replay", *((name, 93) for name in _EARLY)),
+    "hopper_medium_expert": _embedded("Hopper-v5", "medium-expert", ("sac_125k", 130), ("sac_150k", 62)),
 }
 
 
@@ -361,7 +532,7 @@ def ensure_embedded(name: str, *, progress: bool = True) -> str:
     """Return the Minari id of an embedded dataset, made first where it is absent (100,000 transitions, some 15 s).
 
     Args:
-        name: `halfcheetah_medium` or `hopper_medium`.
+        name: one of :data:`EMBEDDED`, such as `halfcheetah_medium`.
         progress: whether to show a progress bar while it is made.
 
     Raises:
@@ -371,15 +542,19 @@ def ensure_embedded(name: str, *, progress: bool = True) -> str:
         raise DatasetError(f"no embedded dataset '{name}'; there are {', '.join(sorted(EMBEDDED))}")
     made = EMBEDDED[name]
     if not minari_folder(made.dataset_id).exists():
-        log.info("making %s from the policy %s, once", made.dataset_id, made.policy)
+        log.info("making %s from %s, once", made.dataset_id, ", ".join(policy for policy, _ in made.parts))
+        info = env_info(made.env_id)
+        random = RandomPolicy(info.observation_size, info.action_size)
         collect_dataset(
             made.dataset_id,
             made.env_id,
-            NpzPolicy.embedded(made.policy),
-            n_episodes=made.n_episodes,
+            [
+                Part(random if policy == "random" else NpzPolicy.embedded(policy), n_episodes)
+                for policy, n_episodes in made.parts
+            ],
             seed=made.seed,
             reference=made.reference,
-            description="Medium dataset of the cql package.",
+            description=f"Embedded dataset {name} of the cql package.",
             exist_ok=True,
             progress=progress,
         )

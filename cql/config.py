@@ -376,6 +376,10 @@ class Dataset:
     timeouts_as_terminals: bool
 
 
+QUALITIES = ("random", "medium", "medium_replay", "medium_expert")
+EMBEDDED_DATASETS = tuple(f"{task}_{quality}" for task in ("halfcheetah", "hopper") for quality in QUALITIES)
+
+
 @dataclass(kw_only=True)
 class EmbeddedDataset(Dataset):
     """A dataset made from the behaviour policies in this package, on first use, as a local Minari dataset.
@@ -385,7 +389,7 @@ class EmbeddedDataset(Dataset):
     """
 
     kind: str = "embedded"
-    name: str = _text(one_of=("halfcheetah_medium", "hopper_medium"))
+    name: str = _text(one_of=EMBEDDED_DATASETS)
 
 
 @dataclass(kw_only=True)

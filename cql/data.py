@@ -489,7 +489,7 @@ def _hub_unreachable() -> str | None:
 
 
 @contextlib.contextmanager
-def new_dataset(dataset_id: str) -> Iterator[Path | None]:
+def new_dataset(dataset_id: str, *, overwrite: bool = False) -> Iterator[Path | None]:
     """Bring a Minari dataset into being whole or not at all.
 
     The block writes the dataset below a hidden folder, which Minari passes over; at the block's end one rename moves it
@@ -498,6 +498,7 @@ def new_dataset(dataset_id: str) -> Iterator[Path | None]:
 
     Args:
         dataset_id: the dataset's id.
+        overwrite: at the block's end, put the dataset in the place of one that exists.
 
     Yields:
         The root to write below, to be given to Minari with `minari_root_set_to`; None where the dataset exists by now.
@@ -515,7 +516,7 @@ def new_dataset(dataset_id: str) -> Iterator[Path | None]:
         except BlockingIOError:
             log.info("another process is making %s; waiting for it", dataset_id)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.exists():
+        if target.exists() and not overwrite:
             yield None
             return
         shutil.rmtree(hidden_root, ignore_errors=True)
@@ -527,6 +528,8 @@ def new_dataset(dataset_id: str) -> Iterator[Path | None]:
                 with contextlib.suppress(ValueError):  # made meanwhile by a process that makes its neighbour
                     minari.namespace.create_namespace(namespace)
             target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rename(hidden_root / "replaced")  # a folder that holds something cannot be renamed over
             hidden_root.joinpath(dataset_id).rename(target)
         finally:
             shutil.rmtree(hidden_root, ignore_errors=True)
