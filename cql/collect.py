@@ -9,22 +9,28 @@ Axes: E environments stepped together, S state features, A action features.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.resources
 import json
 import logging
-import multiprocessing
+import platform
+import re
+import time
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from cql import networks
 from cql.data import DatasetError, minari_folder, minari_root_set_to, new_dataset
 from cql.envs import env_info, make_env, to_env_actions
+from cql.networks import Mlp, Parameters
+from cql.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +38,7 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the clamp the behaviour policies were t
 
 
 class PolicyError(ValueError):
-    """The weights of a behaviour policy are missing or have the wrong shapes."""
+    """A behaviour policy is missing, has the wrong shapes, or acts with what is no number."""
 
 
 class Behaviour(Protocol):
@@ -78,6 +84,8 @@ class Part:
             raise DatasetError(f"n_episodes must be at least 1, got {self.n_episodes} for '{self.behaviour.name}'")
         if not 0.0 <= self.noise < np.inf:
             raise DatasetError(f"noise must be 0 or more, got {self.noise} for '{self.behaviour.name}'")
+        if isinstance(self.behaviour, RandomPolicy) and self.noise != 1.0:
+            raise DatasetError(f"noise {self.noise:g} for 'random', which has no standard deviation to scale")
 
 
 class RandomPolicy:
@@ -171,20 +179,37 @@ class NpzPolicy:
             raise PolicyError(f"policy file '{path}' is not an .npz of plain arrays: {error}") from error
 
     @classmethod
+    def sequence(cls, folder: str | Path) -> list[NpzPolicy]:
+        """Read all policies of a folder, in the order of the numbers in their names: of a training, that of its steps.
+
+        Raises:
+            PolicyError: the folder holds no `.npz`, or one of them is not a policy's.
+        """
+        paths = sorted(Path(folder).glob("*.npz"), key=_by_numbers)
+        if not paths:
+            raise PolicyError(f"folder '{folder}' holds no .npz")
+        return [cls.load(path) for path in paths]
+
+    @classmethod
     def embedded(cls, name: str) -> NpzPolicy:
         """Read a policy of the package by its name, such as `halfcheetah/sac_125k`.
 
         Raises:
             PolicyError: there is none of that name; the message lists those there are.
         """
-        folder = importlib.resources.files("cql") / "behaviour"
-        with importlib.resources.as_file(folder) as root:
-            if not root.joinpath(f"{name}.npz").is_file():
-                names = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.npz"))
-                raise PolicyError(f"no behaviour policy '{name}'; there are {', '.join(names)}")
-            policy = cls.load(root / f"{name}.npz")
+        names = cls.embedded_names()
+        if name not in names:
+            raise PolicyError(f"no behaviour policy '{name}'; there are {', '.join(names)}")
+        with importlib.resources.as_file(importlib.resources.files("cql") / "behaviour" / f"{name}.npz") as path:
+            policy = cls.load(path)
         policy.name = name
         return policy
+
+    @staticmethod
+    def embedded_names() -> list[str]:
+        """The names of the package's policies, in order."""
+        with importlib.resources.as_file(importlib.resources.files("cql") / "behaviour") as root:
+            return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.npz"))
 
     def __call__(
         self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None
@@ -210,6 +235,75 @@ class NpzPolicy:
         weight, bias = self._layers[layer]
         outputs: NDArray[np.float32] = inputs @ weight + bias
         return outputs
+
+
+def _by_numbers(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts `sac_9` before `sac_10`: digits by their value, the rest as text."""
+    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", path.stem)]
+
+
+class ActorPolicy:
+    """The actor of a run trained here, with its normalisation of observations.
+
+    Attributes:
+        name: where it came from, for messages and metadata.
+        observation_size: S.
+        action_size: A.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mlp: Mlp,
+        parameters: Parameters,
+        *,
+        mean: torch.Tensor,
+        std: torch.Tensor,
+        log_std_min: float,
+        log_std_max: float,
+    ) -> None:
+        """Keep the actor.
+
+        Args:
+            name: where it came from.
+            mlp: shape of the network.
+            parameters: of one actor, without the axis of runs.
+            mean: of the observations, (S,).
+            std: of the observations, (S,).
+            log_std_min: the log standard deviation is clamped to at least this
+            log_std_max: and at most this.
+        """
+        self.name = name
+        self.observation_size = len(mean)
+        self.action_size = len(parameters[f"{mlp.depth}.bias"]) // 2
+        self._mlp = mlp
+        self._parameters = {key: tensor.detach().unsqueeze(0) for key, tensor in parameters.items()}
+        self._mean, self._std = mean, std
+        self._clamp = log_std_min, log_std_max
+
+    def __call__(
+        self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return actions in [-1, 1], (E, A).
+
+        Args:
+            observations: (E, S).
+            noise: (E, A), standard normal; None acts with the mean.
+        """
+        # One product per row, on one thread, as in `NpzPolicy`.
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.no_grad():
+                inputs = (torch.from_numpy(observations.astype(np.float32)) - self._mean) / self._std
+                rows = [networks.actor(self._mlp, self._parameters, row.view(1, 1, -1), *self._clamp) for row in inputs]
+                action = torch.cat([mean[0] for mean, _ in rows])
+                if noise is not None:
+                    action += torch.cat([log_std[0] for _, log_std in rows]).exp() * torch.from_numpy(noise)
+                actions: NDArray[np.float32] = action.tanh().numpy()
+                return actions
+        finally:
+            torch.set_num_threads(n_threads)
 
 
 @dataclasses.dataclass(eq=False)
@@ -268,50 +362,86 @@ def roll_out(
                 f"{env_id} has {info.observation_size} and {info.action_size}"
             )
     n_episodes = sum(part.n_episodes for part in parts)
+    build = functools.partial(_Recorder, env_id, tuple(parts), seed, n_envs)
     episodes: dict[int, Episode] = {}
     with tqdm(total=n_episodes, desc=env_id, unit="episode", mininterval=0.5, disable=not progress) as bar:
         if workers == 1:
-            for index, episode in _episodes(env_id, parts, seed, range(n_episodes), n_envs):
-                episodes[index] = episode
-                bar.update()
+            made: Iterable[tuple[int, Episode]] = build().record(range(n_episodes))
         else:
             # Many small pieces, so that no process is long alone at the end.
             size = max(1, min(n_envs, n_episodes // (4 * workers)))
             pieces = [range(start, min(start + size, n_episodes)) for start in range(0, n_episodes, size)]
-            # Not forked: a process that has threads must not be.
-            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-                try:
-                    jobs = [pool.submit(_piece, env_id, parts, seed, piece, n_envs) for piece in pieces]
-                    for job in as_completed(jobs):
-                        made = job.result()
-                        episodes.update(made)
-                        bar.update(len(made))
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            made = _recorded(build, pieces, min(workers, len(pieces)))
+        for index, episode in made:
+            episodes[index] = episode
+            bar.update()
     return [episodes[index] for index in range(n_episodes)]
 
 
-def _piece(env_id: str, parts: Sequence[Part], seed: int, indices: range, n_envs: int) -> dict[int, Episode]:
-    """Some of the episodes, made in a process of their own."""
-    return dict(_episodes(env_id, parts, seed, indices, n_envs))
+def _recorded(build: Callable[[], _Recorder], pieces: Sequence[range], n_workers: int) -> Iterator[tuple[int, Episode]]:
+    """The episodes of all pieces, made in processes of their own, as they come; the processes end with this one."""
+    here = build()  # it makes its environments when a process has died and there is work for it
+    workers = [Worker(build, name=f"collecting process {number}") for number in range(n_workers)]
+    waiting, busy = iter(pieces), set[Worker]()
+    try:
+        while True:
+            for worker in workers:
+                if worker not in busy and (piece := next(waiting, None)) is not None:
+                    worker.submit(piece)
+                    busy.add(worker)
+            if not busy:
+                return
+            while not (done := [worker for worker in busy if worker.done]):
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            for worker in done:
+                yield from worker.result(here)
+                busy.remove(worker)
+    finally:
+        for worker in workers:
+            worker.close()
+        here.close()
 
 
-def _episodes(
-    env_id: str, parts: Sequence[Part], seed: int, indices: range, n_envs: int
-) -> Iterator[tuple[int, Episode]]:
-    """The episodes of these indices, each as soon as it has ended."""
-    info = env_info(env_id)
-    limit = info.max_episode_steps
-    owner = np.repeat(np.arange(len(parts)), [part.n_episodes for part in parts])
-    streams = np.random.SeedSequence(seed).spawn(len(owner))
-    waiting = iter(indices)
+_SECONDS_BETWEEN_LOOKS = 0.005
 
-    def begin(env: Any) -> _Slot | None:
-        index = next(waiting, None)
-        if index is None:
-            return None
-        stream, part = streams[index], parts[owner[index]]
+
+class _Recorder:
+    """Records episodes in environments that it makes once.
+
+    Args:
+        env_id: the environment.
+        parts: as for :func:`roll_out`.
+        seed: of all randomness.
+        n_envs: environments stepped together.
+    """
+
+    def __init__(self, env_id: str, parts: Sequence[Part], seed: int, n_envs: int) -> None:
+        self._parts, self._seed, self._n_envs = parts, seed, n_envs
+        self._info = env_info(env_id)
+        self._last = np.cumsum([part.n_episodes for part in parts])
+        self._envs: list[Any] = []
+
+    def __call__(self, indices: range) -> list[tuple[int, Episode]]:
+        """Some of the episodes, with their indices."""
+        return list(self._episodes(indices))
+
+    def record(self, indices: range) -> Iterator[tuple[int, Episode]]:
+        """The same, each as soon as it has ended, and no more after them."""
+        try:
+            yield from self._episodes(indices)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            env.close()
+        self._envs = []
+
+    def _begin(self, env: Any, index: int) -> _Slot:
+        part, info = self._parts[int(np.searchsorted(self._last, index, side="right"))], self._info
+        limit = info.max_episode_steps
+        stream = np.random.SeedSequence(self._seed, spawn_key=(index,))  # the child that `spawn` would give
         episode = Episode(
             seed=int(stream.generate_state(1)[0]),
             observations=np.empty((limit + 1, info.observation_size)),
@@ -327,22 +457,19 @@ def _episodes(
         episode.observations[0] = env.reset(seed=episode.seed)[0]
         return _Slot(env, index, part.behaviour, noise, episode)
 
-    envs = [make_env(env_id) for _ in range(min(n_envs, len(indices)))]
-    try:
-        slots = [slot for slot in map(begin, envs) if slot is not None]
+    def _episodes(self, indices: range) -> Iterator[tuple[int, Episode]]:
+        waiting = iter(indices)
+        n_envs = min(self._n_envs, len(indices))
+        while len(self._envs) < n_envs:
+            self._envs.append(make_env(self._info.env_id))
+        slots = [self._begin(env, index) for env, index in zip(self._envs, waiting, strict=False)]
         while slots:
             # Behaviours act on their own rows, in one call.
             together: dict[tuple[int, bool], list[_Slot]] = {}
             for slot in slots:
                 together.setdefault((id(slot.behaviour), slot.noise is None), []).append(slot)
             for group in together.values():
-                states = np.stack([slot.episode.observations[slot.t] for slot in group])
-                rows = [slot.noise[slot.t] for slot in group if slot.noise is not None]
-                actions = group[0].behaviour(states, np.stack(rows) if rows else None)
-                for slot, action in zip(
-                    group, to_env_actions(actions, info.action_low, info.action_high), strict=True
-                ):
-                    slot.step(action)
+                self._step(group)
             going = []
             for slot in slots:
                 if not slot.ended:
@@ -350,13 +477,23 @@ def _episodes(
                     continue
                 _shorten(slot.episode, slot.t)
                 yield slot.index, slot.episode
-                following = begin(slot.env)
-                if following is not None:
-                    going.append(following)
+                index = next(waiting, None)
+                if index is not None:
+                    going.append(self._begin(slot.env, index))
             slots = going
-    finally:
-        for env in envs:
-            env.close()
+
+    def _step(self, group: Sequence[_Slot]) -> None:
+        """One step of environments that the same behaviour acts in."""
+        behaviour = group[0].behaviour
+        states = np.stack([slot.episode.observations[slot.t] for slot in group])
+        rows = [slot.noise[slot.t] for slot in group if slot.noise is not None]
+        actions = behaviour(states, np.stack(rows) if rows else None)
+        if not np.isfinite(actions).all():
+            raise PolicyError(f"policy '{behaviour.name}' acts with what is no number: it cannot be collected from")
+        for slot, action in zip(
+            group, to_env_actions(actions, self._info.action_low, self._info.action_high), strict=True
+        ):
+            slot.step(action)
 
 
 @dataclasses.dataclass(eq=False)
@@ -396,11 +533,11 @@ def collect_dataset(
     workers: int = 1,
     reference: tuple[float, float] | None = None,
     description: str = "",
-    author: str = "cql",
+    author: str | None = None,
     exist_ok: bool = False,
     overwrite: bool = False,
     progress: bool = False,
-) -> None:
+) -> list[Episode] | None:
     """Roll behaviours out into a local Minari dataset, whole or not at all.
 
     An interrupted collection leaves nothing that passes for a dataset, and of two processes that collect the same one
@@ -419,21 +556,25 @@ def collect_dataset(
         workers: processes; likewise.
         reference: returns that score 0 and 100, kept in the metadata.
         description: a sentence for the metadata.
-        author: for the metadata.
+        author: for the metadata, which go without where it is None.
         exist_ok: take an existing dataset of that id for the wanted one instead of refusing.
         overwrite: put the new dataset in the place of an existing one, once it is whole.
         progress: whether to show a progress bar.
 
+    Returns:
+        The episodes, None where an existing dataset is taken.
+
     Raises:
         DatasetError: the dataset exists already, or the id is malformed.
-        PolicyError: a behaviour does not fit the environment.
+        PolicyError: a behaviour does not fit the environment, or its actions are no numbers.
     """
     with new_dataset(dataset_id, overwrite=overwrite) as hidden_root:
         if hidden_root is None:
             if exist_ok:
-                return
+                return None
             raise DatasetError(
-                f"dataset '{dataset_id}' exists already: choose another id or `minari delete {dataset_id}`"
+                f"dataset '{dataset_id}' exists already: choose another id, overwrite it (--overwrite), or "
+                f"`minari delete {dataset_id}`"
             )
         episodes = roll_out(env_id, parts, seed=seed, n_envs=n_envs, workers=workers, progress=progress)
         _write(hidden_root, dataset_id, env_id, episodes, parts, seed, reference, description, author)
@@ -442,6 +583,7 @@ def collect_dataset(
         "collected %s: %d episodes, %d transitions, in %s",
         dataset_id, len(episodes), n_steps, minari_folder(dataset_id),
     )  # fmt: skip
+    return episodes
 
 
 def _write(
@@ -453,24 +595,21 @@ def _write(
     seed: int,
     reference: tuple[float, float] | None,
     description: str,
-    author: str,
+    author: str | None,
 ) -> None:
     """Write a Minari dataset below another root."""
     import minari
     from minari.data_collector import EpisodeBuffer
 
     buffers = [
-        EpisodeBuffer(id=index, options=None, infos={}, **dataclasses.asdict(episode))
-        for index, episode in enumerate(episodes)
+        EpisodeBuffer(id=index, options=None, infos={}, **vars(episode)) for index, episode in enumerate(episodes)
     ]
     scores = {} if reference is None else {"ref_min_score": reference[0], "ref_max_score": reference[1]}
-    behaviours = [
-        {"policy": part.behaviour.name, "n_episodes": part.n_episodes, "noise": part.noise} for part in parts
-    ]
+    behaviours = [{"policy": part.behaviour.name, "n_episodes": part.n_episodes, "noise": part.noise} for part in parts]
     names = ", ".join(f"{part.behaviour.name} ({part.n_episodes} episodes)" for part in parts)
     with minari_root_set_to(root), warnings.catch_warnings():
         # There is no address to give.
-        warnings.filterwarnings("ignore", message="`(author_email|code_permalink)` is set to None")
+        warnings.filterwarnings("ignore", message="`(author|author_email|code_permalink)` is set to None")
         dataset = minari.create_dataset_from_buffers(
             dataset_id=dataset_id,
             env=env_id,
@@ -483,7 +622,15 @@ def _write(
             data_format="hdf5",
             **scores,
         )
-        dataset.storage.update_metadata({"behaviours": json.dumps(behaviours), "collection_seed": seed})
+        dataset.storage.update_metadata(
+            {"behaviours": json.dumps(behaviours), "collection_seed": seed, "versions": json.dumps(_versions())}
+        )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what the data depend on."""
+    packages = ("cql", "gymnasium", "minari", "mujoco", "numpy", "torch")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -555,6 +702,7 @@ def ensure_embedded(name: str, *, progress: bool = True) -> str:
             seed=made.seed,
             reference=made.reference,
             description=f"Embedded dataset {name} of the cql package.",
+            author="cql",
             exist_ok=True,
             progress=progress,
         )

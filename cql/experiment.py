@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -360,6 +361,8 @@ def train(
             try:
                 checkpoint = None if directory in failed else _checkpoint_to_resume(directory, transitions, device)
                 one = _begin(each, info, directory, checkpoint, is_failed=directory in failed)
+                if directory not in failed:
+                    one.local.write_provenance(provenance(each, transitions, device))
             except (OSError, ValueError, CheckpointError, FolderError) as error:
                 log.error("%s: %s", directory, error, extra={"run_dir": directory})
                 results[directory] = error
@@ -673,6 +676,29 @@ def load_policy(path: Path) -> tuple[Policy, TrainConfig, int]:
     return policy, train_config, int(checkpoint["step"])
 
 
+def load_behaviour(path: Path, name: str) -> collect.ActorPolicy:
+    """The policy of a checkpoint as a behaviour to collect data from, with sampled actions as in its training.
+
+    Args:
+        path: of the checkpoint.
+        name: for messages and the data's metadata, which get the checkpoint's step besides.
+
+    Raises:
+        CheckpointError: the file is absent, damaged or of another format.
+    """
+    checkpoint = load(path)
+    train_config = config.from_dict(checkpoint["config"])
+    return collect.ActorPolicy(
+        f"{name} (step {checkpoint['step']})",
+        mlp(train_config),
+        checkpoint["agent"]["parameters"]["actor"],
+        mean=checkpoint["normaliser"]["mean"],
+        std=checkpoint["normaliser"]["std"],
+        log_std_min=train_config.algorithm.log_std_min,
+        log_std_max=train_config.algorithm.log_std_max,
+    )
+
+
 def evaluate(
     directory: Path,
     *,
@@ -754,6 +780,34 @@ def versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
     packages = ("cql", "torch", "numpy", "gymnasium", "mujoco")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def provenance(train_config: TrainConfig, transitions: data.Transitions, device: torch.device) -> dict[str, Any]:
+    """What a run's numbers depend on besides its config."""
+    return {
+        "versions": versions(),
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "dataset": {
+            "name": config.dataset_label(train_config.dataset),
+            "fingerprint": transitions.fingerprint,
+            "transitions": len(transitions),
+        },
+    }
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout that this package is in, with ``-dirty`` where it was changed; None elsewhere."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _open_wandb(train_config: TrainConfig, info: EnvInfo, directory: Path, *, disabled: bool) -> WandbLogger:

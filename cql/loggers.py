@@ -8,6 +8,7 @@ killed and resumed leaves the same bytes as one that was not. W&B mirrors the re
 ``timing.jsonl``   the same form for what the clock says: ``{"step": 1000, "seconds": 9.5, "steps_per_second": 105.0}``
 ``episodes.csv``   one line per evaluation episode: ``step,episode,seed,return,length,score``
 ``summary.json``   the outcome of the run
+``provenance.json``  versions, commit, device and data that it was made with
 ``wandb.json``     id of the W&B run and what has been sent to it
 
 Floats are written with ``repr``, which reads back to the same number. ``wandb`` is imported when a W&B run is opened.
@@ -19,6 +20,7 @@ import json
 import logging
 import math
 import netrc
+import numbers
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +37,11 @@ METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
 EPISODES_FILE = "episodes.csv"
 SUMMARY_FILE = "summary.json"
+PROVENANCE_FILE = "provenance.json"
 WANDB_FILE = "wandb.json"
+
+N_LAST_EVALUATIONS = 5
+"""So many of a run's last evaluations are averaged: one alone is noisy, and the best one was chosen by its noise."""
 
 EPISODES_HEADER = "step,episode,seed,return,length,score\n"
 
@@ -143,6 +149,18 @@ class LocalLogger:
                 raise ValueError(f"{SUMMARY_FILE}: {name} is {value}; write None where there is no number")
         _replace(self.run_dir / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
 
+    def write_provenance(self, provenance: Mapping[str, object]) -> None:
+        """Write ``provenance.json``; where a run goes on with another, what was before is kept under ``earlier``."""
+        path = self.run_dir / PROVENANCE_FILE
+        earlier: list[object] = []
+        if path.exists():
+            before = json.loads(path.read_bytes())
+            earlier = before.pop("earlier", [])
+            if before != provenance:
+                earlier = [*earlier, before]
+        contents = {**provenance, **({"earlier": earlier} if earlier else {})}
+        _replace(path, (json.dumps(contents, indent=2, allow_nan=False) + "\n").encode())
+
     def rewind(self, step: int) -> None:
         """Cut the files back to the rows with a step of at most ``step``, as a checkpoint of that step left them.
 
@@ -174,6 +192,16 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
         _parsed_step(path, number, line, _json_step)
         rows.append(json.loads(line))
     return rows
+
+
+def last_evaluations(run_dir: Path) -> list[float]:
+    """Mean returns of a run's last evaluations, in their order; fewer where it has had fewer.
+
+    Raises:
+        ValueError: A line of ``metrics.jsonl`` is damaged.
+    """
+    returns = [row["eval_return_mean"] for row in read_metrics(run_dir) if "eval_return_mean" in row]
+    return returns[-N_LAST_EVALUATIONS:]
 
 
 def read_episodes(run_dir: Path) -> list[EpisodeRow]:
@@ -269,6 +297,8 @@ def _cut(path: Path, step: int, step_of: Callable[[bytes], int], header_lines: i
 
 # Weights & Biases -----------------------------------------------------------------------------------------------------
 
+VIDEO_KEY = "rollout"
+
 _MODES = ("auto", "online", "offline", "disabled")
 
 # Older releases of wandb refuse a setting they do not know, so only the known ones are passed.
@@ -285,6 +315,7 @@ _WANDB_SETTINGS: dict[str, Any] = {
     "finish_timeout": 600.0,
     "finish_timeout_raises": True,
 }
+_TAG_LENGTH = 64  # W&B refuses to start a run with a longer one
 _INIT_TIMEOUT = 30.0  # seconds; the default of 90 is a long wait for a machine that cannot reach the server
 
 
@@ -300,9 +331,15 @@ class WandbLogger:
     Each `log` makes one row of the W&B history. Charts have the key "step" (gradient steps) as their x-axis; W&B's own
     ``_step`` counts the rows. ``wandb.json`` in the run's folder holds the id and how far the mirror has come, so that
     a resumed run continues with the same id, and what W&B already has is not sent again.
+
+    Attributes:
+        place: One line that says where the run is, and where it is offline, which command uploads it.
     """
 
-    def __init__(self, run: wandb.Run | None, run_dir: Path, progress: _Progress) -> None:
+    def __init__(
+        self, run: wandb.Run | None, run_dir: Path, progress: _Progress, place: str = "W&B is switched off"
+    ) -> None:
+        self.place = place
         self._run = run
         self._run_dir = run_dir
         self._broken = False
@@ -330,7 +367,7 @@ class WandbLogger:
             self._log_row("log metrics", lambda: row, self._progress._replace(step=int(step)))
 
     def log_video(self, step: int, path: Path) -> None:
-        """Log a GIF or MP4 file as ``rollout``; a step that has its video in W&B is left out.
+        """Log a GIF or MP4 file as :data:`VIDEO_KEY`; a step that has its video in W&B is left out.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -341,7 +378,7 @@ class WandbLogger:
             def row() -> dict[str, Any]:
                 import wandb
 
-                return {"step": int(step), "rollout": wandb.Video(str(path))}
+                return {"step": int(step), VIDEO_KEY: wandb.Video(str(path))}
 
             self._log_row("log a video", row, self._progress._replace(video_step=int(step)))
 
@@ -360,24 +397,45 @@ class WandbLogger:
 
         self._log_row("log a figure", row, self._progress)
 
-    def log_file_artifact(self, path: Path, name: str, type: str) -> None:
-        """Keep a copy of a file as a versioned W&B artifact.
+    def log_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Log a table; its columns are the keys of the rows, in the order in which they come.
 
         Args:
-            path: The file, for example a checkpoint. W&B copies it, so it may be deleted afterwards.
+            name: The key in W&B.
+            rows: By their columns; a cell that is missing stays empty, and what is neither text, number nor truth value
+                is shown as text.
+        """
+
+        def row() -> dict[str, Any]:
+            import wandb
+
+            columns: list[str | int] = list(dict.fromkeys(key for each in rows for key in each))
+            cells = [[_cell(each.get(str(column))) for column in columns] for each in rows]
+            table = wandb.Table(columns=columns, data=cells, allow_mixed_types=True)
+            return {"step": max(self._progress.step, 0), name: table}
+
+        self._log_row("log a table", row, self._progress)
+
+    def log_artifact(self, files: Mapping[str, Path], name: str, type: str) -> None:
+        """Keep copies of files as one versioned W&B artifact.
+
+        Args:
+            files: By their names in the artifact. W&B copies them, so they may be deleted afterwards.
             name: Letters, digits, dots, dashes and underscores; the same name again makes the next version.
             type: What it is, for example "checkpoint".
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: One of the files is not there.
         """
-        _require(path)
+        for path in files.values():
+            _require(path)
 
         def send(run: wandb.Run) -> None:
             import wandb
 
             artifact = wandb.Artifact(name, type)
-            artifact.add_file(str(path))
+            for inside, path in files.items():
+                artifact.add_file(str(path), name=inside)
             run.log_artifact(artifact)
 
         if self.active:
@@ -454,7 +512,7 @@ def open_wandb(
         entity: W&B user or team; None is the key's own.
         group: Group of runs in W&B's table, such as the sweep or the dataset.
         job_type: Kind of run within the group.
-        tags: W&B tags.
+        tags: W&B tags, of which W&B takes 64 characters.
         name: Name shown for the run.
         mode: "online"; "offline" (files only, to be synced later); "disabled" (nothing is written, wandb is not
             imported); "auto" obeys the environment variable WANDB_MODE where it is set, and else is online where a key
@@ -477,7 +535,7 @@ def open_wandb(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
-    mode, reason = _choose_mode(mode)
+    mode, reason = choose_mode(mode)
     settings = {key: value for key, value in _WANDB_SETTINGS.items() if key in wandb.Settings.model_fields}
     if "WANDB_INIT_TIMEOUT" not in os.environ:
         settings["init_timeout"] = _INIT_TIMEOUT
@@ -492,7 +550,7 @@ def open_wandb(
             entity=entity,
             group=group,
             job_type=job_type,
-            tags=list(tags),
+            tags=[wandb_tag(tag) for tag in tags],
             name=name,
             mode="online" if mode == "online" else "offline",
             resume="allow",
@@ -519,15 +577,15 @@ def open_wandb(
     if run is None:
         return WandbLogger(None, run_dir, progress)
     if run.offline:
-        command = f"wandb sync {Path(run.dir).parent}"
-        _log.info("W&B is offline (%s); to upload the run: %s", reason, command, extra={"run_dir": run_dir})
+        place = f"W&B is offline ({reason}); to upload the run: wandb sync {Path(run.dir).parent}"
     else:
-        _log.info("W&B run: %s", run.url, extra={"run_dir": run_dir})
+        place = f"W&B run: {run.url}"
+    _log.info("%s", place, extra={"run_dir": run_dir})
 
     # The server may have more rows than the folder knows of; W&B drops a row whose number lies behind its own.
     progress = progress._replace(rows=max(progress.rows, run.starting_step))
     progress.write(run_dir)
-    logger = WandbLogger(run, run_dir, progress)
+    logger = WandbLogger(run, run_dir, progress, place)
     for row in read_metrics(run_dir):
         logger.log(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
     return logger
@@ -567,8 +625,25 @@ def _check_mode(where: str, mode: str) -> None:
         raise ValueError(f"{where} is {mode!r}; choose one of {', '.join(_MODES)}")
 
 
-def _choose_mode(mode: str) -> tuple[str, str]:
-    """The mode, "online" or "offline", and why."""
+def wandb_tag(name: str) -> str:
+    """A name as W&B takes it for a tag."""
+    return name[:_TAG_LENGTH]
+
+
+def _cell(value: object) -> str | float | None:
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, numbers.Integral):  # NumPy's too
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else str(value)
+
+
+def choose_mode(mode: str) -> tuple[str, str]:
+    """Where W&B runs go by `open_wandb`'s ``mode``: "online", "offline" or, by WANDB_MODE, "disabled"; and why.
+
+    Raises:
+        ValueError: WANDB_MODE is none of the modes.
+    """
     if mode != "auto":
         return mode, f"mode={mode}"
     from_environment = os.environ.get("WANDB_MODE")

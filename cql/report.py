@@ -28,7 +28,7 @@ SWEEP_CURVES_FILE = "sweep_curves.png"
 
 # Told apart by readers with any form of colour vision, and in grey.
 BLUE, ORANGE, GREEN = "#2166ac", "#d6732a", "#4a9b6e"
-_INK, _PALE, _GRID = "#222222", "#767676", "#e3e3e3"
+INK, PALE, GRID = "#222222", "#767676", "#e3e3e3"
 _FEW_POINTS = 30  # so few are drawn as points too
 _DECADES = 100.0  # a positive curve that spans this ratio gets a logarithmic axis
 
@@ -74,7 +74,7 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
     has_residual = any("cql_residual" in row for row in metrics)
     if has_residual:
         _draw_one(gap, metrics, "cql_residual", "Gap minus threshold")
-        gap.axhline(0.0, color=_INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
+        gap.axhline(0.0, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
     else:
         _draw_one(gap, metrics, "cql_gap", "Conservative gap")
     _draw_one(alpha_cql, metrics, "alpha_cql", "Conservative multiplier")
@@ -83,8 +83,8 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
     last = max([row["step"] for row in metrics] + [row.step for row in episodes], default=0)
     entropy.set_xlim(0.0, max(last, 1) * 1.02)
     if title:
-        figure.suptitle(title, fontsize=17, color=_INK)
-    figure.supxlabel("gradient steps", fontsize=14, color=_INK)
+        figure.suptitle(title, fontsize=17, color=INK)
+    figure.supxlabel("gradient steps", fontsize=14, color=INK)
 
     return saved(figure, run_dir / KEY_CURVES_FILE)
 
@@ -175,7 +175,7 @@ def _draw_q_values(axes: Axes, metrics: Sequence[dict[str, float]]) -> None:
         _say(axes, "no q_data, q_policy or q_uniform\nin the metrics")
         return
     _scale(axes, np.concatenate(drawn), decades=np.inf)
-    axes.legend(frameon=False, fontsize=11, labelcolor=_INK, handlelength=1.4)
+    axes.legend(frameon=False, fontsize=11, labelcolor=INK, handlelength=1.4)
 
 
 def _draw_one(axes: Axes, metrics: Sequence[dict[str, float]], name: str, title: str) -> None:
@@ -228,34 +228,34 @@ def _scale(axes: Axes, values: NDArray[np.float64], decades: float = _DECADES) -
 
 
 def _title(axes: Axes, title: str, name: str | None = None) -> None:
-    axes.set_title(title, loc="left", fontsize=13.5, fontweight="bold", color=_INK)
+    axes.set_title(title, loc="left", fontsize=13.5, fontweight="bold", color=INK)
     if name:
-        axes.set_title(name, loc="right", fontsize=11, family="monospace", color=_PALE)
+        axes.set_title(name, loc="right", fontsize=11, family="monospace", color=PALE)
 
 
 def _say(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=12, color=_PALE)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=12, color=PALE)
     axes.set_yticks([])
 
 
 def _note(axes: Axes, text: str, where: Literal["top", "bottom"]) -> None:
     height = 0.95 if where == "top" else 0.05
-    axes.text(0.98, height, text, transform=axes.transAxes, ha="right", va=where, fontsize=10.5, color=_PALE)
+    axes.text(0.98, height, text, transform=axes.transAxes, ha="right", va=where, fontsize=10.5, color=PALE)
 
 
 def _style(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=2))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axes.grid(True, color=_GRID, linewidth=0.8)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_PALE)
-    axes.tick_params(labelsize=11.5, length=0, labelcolor=_INK)
+    axes.spines["bottom"].set_color(PALE)
+    axes.tick_params(labelsize=11.5, length=0, labelcolor=INK)
 
 
-def _short(steps: float) -> str:
+def short(steps: float) -> str:
     """20000 as 20k, 1500000 as 1.5M."""
     if abs(steps) >= 1e9:
         return f"{steps:.0e}".replace("e+0", "e").replace("e+", "e")
@@ -269,7 +269,7 @@ def _short(steps: float) -> str:
 
 _LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 # Told apart in any order; beyond them the line style changes.
-_NAMED = (
+SERIES = (
     "#2166ac", "#d6732a", "#4a9b6e", "#b2375b", "#7b5ba6", "#35a3b8", "#8a6a3b", "#d4b13f", "#767676", "#e08fb5",
     "#1f2f52", "#9cb83c",
 )  # fmt: skip
@@ -367,7 +367,7 @@ def sweep_curves(folder: Path, title: str | None = None, path: Path | None = Non
     last = max([1.0, *(float(run.step) for run in runs)])
     for axes in panels[:-1]:
         axes.set_xlim(0.0, last * 1.02)
-        axes.set_xlabel("gradient steps", fontsize=11, color=_PALE)
+        axes.set_xlabel("gradient steps", fontsize=11, color=PALE)
 
     _title(final, "Return of the last evaluation")
     if not any(len(run.returns.steps) for run in runs):
@@ -380,12 +380,12 @@ def sweep_curves(folder: Path, title: str | None = None, path: Path | None = Non
     else:
         _draw_final_bars(final, points)
 
-    figure.suptitle(folder.resolve().name if title is None else title, fontsize=19, color=_INK)
+    figure.suptitle(folder.resolve().name if title is None else title, fontsize=19, color=INK)
     foot.legend(
         handles=handles, title=heading, ncols=n_columns, loc="upper center", frameon=False, fontsize=12, borderpad=0.0,
-        title_fontsize=13, labelcolor=_INK, handlelength=2.2, columnspacing=1.8,
+        title_fontsize=13, labelcolor=INK, handlelength=2.2, columnspacing=1.8,
     )  # fmt: skip
-    foot.text(0.5, 0.0, caption, transform=foot.transAxes, ha="center", va="bottom", fontsize=11.5, color=_PALE)
+    foot.text(0.5, 0.0, caption, transform=foot.transAxes, ha="center", va="bottom", fontsize=11.5, color=PALE)
     return saved(figure, path)
 
 
@@ -450,11 +450,11 @@ def _named(points: Sequence[_Point], keys: Sequence[str]) -> list[_Point]:
     for index, point in enumerate(points):
         own = {key: point.values[key] for key in keys if key in point.values}
         label = " ".join(own.values() if len(keys) == 1 else (f"{key}={value}" for key, value in own.items()))
-        style, colour = divmod(index, len(_NAMED))
+        style, colour = divmod(index, len(SERIES))
         named.append(
             point._replace(
                 label=label or point.label,
-                colour=_NAMED[colour],
+                colour=SERIES[colour],
                 line_style=_LINE_STYLES[style % len(_LINE_STYLES)],
             )
         )
@@ -508,7 +508,7 @@ def _draw_swept(
         _say(axes, f"no {name} in the metrics" if name else "no evaluation yet")
         return
     if name:
-        axes.set_title(name, loc="right", fontsize=11, family="monospace", color=_PALE)
+        axes.set_title(name, loc="right", fontsize=11, family="monospace", color=PALE)
     values = np.concatenate(drawn)
     usual = float(np.median(np.abs(values)))
     if name and usual > 0.0 and max(largest) / usual >= _EXPLODED and not (values.min() > 0.0 and name in _POSITIVE):
@@ -530,17 +530,17 @@ def _scale_exploded(axes: Axes, values: NDArray[np.float64], ordinary: float) ->
         if extreme > 0.0:
             ticks += [sign * threshold / 2, sign * threshold]
         if extreme > threshold:
-            axes.axhline(sign * threshold, color=_PALE, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
+            axes.axhline(sign * threshold, color=PALE, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
             axes.text(
                 0.01, sign * threshold, "logarithmic " + ("above" if sign > 0.0 else "below"), fontsize=9.5,
-                color=_PALE, transform=axes.get_yaxis_transform(), va="bottom" if sign > 0.0 else "top",
+                color=PALE, transform=axes.get_yaxis_transform(), va="bottom" if sign > 0.0 else "top",
             )  # fmt: skip
         # From where a label does not touch that of the threshold.
         first, last = int(np.ceil(np.log10(2.5 * threshold))), int(np.floor(np.log10(max(extreme, 1e-300))))
         ticks += [sign * 10.0**exponent for exponent in range(first, last + 1, max(1, -(-(last - first) // 6)))]
     axes.set_yticks(ticks)
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
 def _mark_failure(axes: Axes, x: float, y: float, colour: Any) -> None:
@@ -566,7 +566,7 @@ def _final(point: _Point) -> _Final | None:
 def _draw_final_line(axes: Axes, points: Sequence[_Point], key: str) -> None:
     """Over the numbers of one key, at equal distances: swept numbers are seldom evenly spaced, and may be 0."""
     finals = [(x, point, final) for x, point in enumerate(points) if (final := _final(point)) is not None]
-    axes.plot([x for x, _, _ in finals], [final.mean for _, _, final in finals], color=_PALE, linewidth=1.0, zorder=2)
+    axes.plot([x for x, _, _ in finals], [final.mean for _, _, final in finals], color=PALE, linewidth=1.0, zorder=2)
     axes.hlines(
         [final.mean for _, _, final in finals], [x - 0.3 for x, _, _ in finals], [x + 0.3 for x, _, _ in finals],
         colors=[point.colour for _, point, _ in finals], linewidth=3.0, zorder=3,
@@ -578,8 +578,8 @@ def _draw_final_line(axes: Axes, points: Sequence[_Point], key: str) -> None:
     every = -(-len(points) // _MANY)
     axes.set_xticks(range(0, len(points), every), [point.values[key] for point in points[::every]])
     axes.set_xlim(-0.6, len(points) - 0.4)
-    axes.set_xlabel(key, fontsize=13, color=_INK)
-    axes.set_title("mean and runs", loc="right", fontsize=11, color=_PALE)
+    axes.set_xlabel(key, fontsize=13, color=INK)
+    axes.set_title("mean and runs", loc="right", fontsize=11, color=PALE)
 
 
 def _draw_final_bars(axes: Axes, points: Sequence[_Point]) -> None:
@@ -598,13 +598,13 @@ def _draw_final_bars(axes: Axes, points: Sequence[_Point]) -> None:
         # In the bar: names of any length would take the room of the panels.
         axes.text(
             0.985 if below else 0.015, y, _shortened(point.label, 42), transform=axes.get_yaxis_transform(),
-            ha="right" if below else "left", va="center", fontsize=size, color=_INK, zorder=6,
+            ha="right" if below else "left", va="center", fontsize=size, color=INK, zorder=6,
             path_effects=[withStroke(linewidth=2.0, foreground="white", alpha=0.6)],
         )  # fmt: skip
     axes.set_yticks([])
     axes.set_ylim(max(len(finals), 4) - 0.4, -0.6)
     axes.grid(False, axis="y")
-    axes.axvline(0.0, color=_PALE, linewidth=0.8)
+    axes.axvline(0.0, color=PALE, linewidth=0.8)
 
 
 def _draw_final_grid(axes: Axes, points: Sequence[_Point], across: str, up: str) -> None:
@@ -625,14 +625,14 @@ def _draw_final_grid(axes: Axes, points: Sequence[_Point], across: str, up: str)
     for (row, column), mean in np.ndenumerate(means):
         dark = bool(np.isfinite(mean)) and mean > 0.4 * np.nanmin(means) + 0.6 * np.nanmax(means)
         text = ("" if np.isnan(mean) else f"{mean:.0f}") + marks.get((row, column), "")
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else _INK)
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else INK)
     if any(len(point.runs) > 1 for point in points):
-        axes.set_title("mean over seeds", loc="right", fontsize=11, color=_PALE)
+        axes.set_title("mean over seeds", loc="right", fontsize=11, color=PALE)
     axes.grid(False)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
-    axes.set_xlabel(across, fontsize=13, color=_INK)
-    axes.set_ylabel(up, fontsize=13, color=_INK)
+    axes.set_xlabel(across, fontsize=13, color=INK)
+    axes.set_ylabel(up, fontsize=13, color=INK)
 
 
 def _dot(axes: Axes, x: float, y: float, run: _SweptRun, colour: Any) -> None:
@@ -659,7 +659,7 @@ def _legend(points: Sequence[_Point], keys: Sequence[str], by_grid: bool) -> tup
         colours = [entry(f"{keys[0]} = {value}", first[value]) for value in _values(points, keys[0])]
         if len(set(second.values())) < len(second):
             return colours, min(len(colours), 8), None
-        styles = [entry(f"{keys[1]} = {value}", _INK, second[value]) for value in _values(points, keys[1])]
+        styles = [entry(f"{keys[1]} = {value}", INK, second[value]) for value in _values(points, keys[1])]
         styles += [entry("", "none")] * (len(colours) - len(styles))
         # Legends are filled down their columns: this makes a row of colours and a row of line styles.
         return [handle for pair in zip(colours, styles, strict=True) for handle in pair], len(colours), None

@@ -16,6 +16,7 @@ import logging
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ from cql.checkpoint import CheckpointError, CheckpointFolder
 from cql.data import Normaliser
 from cql.envs import normalised_score
 from cql.evaluation import EpisodeResults, Evaluator, Recorder, RolledOut, Rollouts, roll_out
-from cql.loggers import LocalLogger, WandbLogger
+from cql.loggers import N_LAST_EVALUATIONS, LocalLogger, WandbLogger, last_evaluations
 from cql.rendering import RenderingError, write_film, write_gif, write_mp4
 from cql.sampling import Batch, Pool, Sampler
 from cql.worker import Worker
@@ -93,6 +94,7 @@ class Run:
         reference: lowest and highest reference return for normalised scores, None where the environment has none.
         log_checkpoints: at the end, copy the last and the best checkpoint to W&B.
         scores: of the evaluations so far.
+        last_returns: mean returns of the last evaluations, at most :data:`cql.loggers.N_LAST_EVALUATIONS` of them.
         status: ``running`` until :func:`train` returns.
         exit_code: 0, 1 where the run failed, 128 + the signal's number where one ended it.
         failure: what went wrong, where ``status`` is ``failed``.
@@ -107,6 +109,7 @@ class Run:
     reference: tuple[float, float] | None
     log_checkpoints: bool = False
     scores: Scores = field(default_factory=Scores)
+    last_returns: deque[float] = field(default_factory=lambda: deque(maxlen=N_LAST_EVALUATIONS))
     status: Status = "running"
     exit_code: int = 0
     failure: str | None = None
@@ -242,13 +245,17 @@ class Trainer:
         self._bar: Any = None
 
     def load(self, checkpoints: Sequence[dict[str, Any] | None]) -> None:
-        """Go on from one checkpoint a run, in the order of the stack; None leaves a run at its beginning."""
+        """Go on from one checkpoint a run, in the order of the stack; None leaves a run at its beginning.
+
+        The files of the runs' folders are to be those of the checkpoints' steps.
+        """
         self.agent.load_states([None if checkpoint is None else checkpoint["agent"] for checkpoint in checkpoints])
         for index, (run, checkpoint) in enumerate(zip(self.runs, checkpoints, strict=True)):
             if checkpoint is not None:
                 self.sampler.load_state(index, checkpoint["sampler"])
                 self._epoch.load_state(index, checkpoint["epoch"])
                 run.scores = Scores(**checkpoint["scores"])
+                run.last_returns.extend(last_evaluations(run.directory))
                 run.last_metrics = dict(checkpoint["last_metrics"])
 
     def train(self) -> None:
@@ -475,6 +482,7 @@ class Trainer:
             metrics["eval_score"] = score
         run.local.log_episodes(step, results.seeds[index].tolist(), returns, results.lengths[index].tolist(), scores)
         run.scores.last_return, run.scores.last_std = mean, std
+        run.last_returns.append(mean)
         if run.scores.best_return is None or mean > run.scores.best_return:
             run.scores.best_return, run.scores.best_step = mean, step
             return True
@@ -485,6 +493,8 @@ class Trainer:
         run.local.log_metrics(step, metrics)
         run.local.log_timing(step, timing)
         run.wandb.log(step, {**metrics, **timing})
+        if "eval_return_mean" in metrics:
+            run.wandb.summary(_known(self._summary_scores(run)))  # a sweep is looked at while it trains
         run.last_metrics = {"step": step, **metrics}
         shown = f"step {step}/{self.schedule.n_steps}  {rate:.1f} steps/s"
         if "eval_return_mean" in metrics:
@@ -611,7 +621,7 @@ class Trainer:
         run.wandb.log_figure(report.key_curves(run.directory, title=title))
         if run.log_checkpoints:
             for path in (run.checkpoints.find("last"), run.checkpoints.best):
-                run.wandb.log_file_artifact(path, f"checkpoint-{run.wandb.run_id}-{path.stem}", "checkpoint")
+                run.wandb.log_artifact({path.name: path}, f"checkpoint-{run.wandb.run_id}-{path.stem}", "checkpoint")
         self._end(index, run, "finished", exit_code=0)
 
     def _stop_failures(self, among: Sequence[int]) -> None:
@@ -647,19 +657,24 @@ class Trainer:
                 self._fail(index, run, f"{type(error).__name__}: {error}")
                 return
             log.error("the summary could not be written: %s", error, extra={"run_dir": run.directory})
-        run.wandb.summary({"status": status, **self._summary_scores(run)})
+        run.wandb.summary({"status": status, **_known(self._summary_scores(run))})
         run.wandb.finish(exit_code)
 
     def _summary_scores(self, run: Run) -> dict[str, float | int | None]:
-        scores = run.scores
-        summary: dict[str, float | int | None] = {
-            "eval_return_mean": scores.last_return,
-            "eval_return_std": scores.last_std,
-            "best_eval_return_mean": scores.best_return,
-            "best_step": scores.best_step,
+        """The last and the best evaluation and the mean of the last few, as returns and as scores."""
+        last_few = float(np.mean(run.last_returns)) if run.last_returns else None
+        outcomes = {
+            "": run.scores.last_return,
+            "best_": run.scores.best_return,
+            f"last{N_LAST_EVALUATIONS}_": last_few,
         }
-        for prefix, value in (("", scores.last_return), ("best_", scores.best_return)):
-            summary[f"{prefix}eval_score"] = None if value is None else run.score(value)
+        summary: dict[str, float | int | None] = {
+            **{f"{which}eval_return_mean": value for which, value in outcomes.items()},
+            "eval_return_std": run.scores.last_std,
+            "best_step": run.scores.best_step,
+        }
+        for which, value in outcomes.items():
+            summary[f"{which}eval_score"] = None if value is None else run.score(value)
         return summary
 
     def _write_summary(self, index: int, run: Run) -> None:
@@ -673,6 +688,10 @@ class Trainer:
         if run.failure is not None:
             summary["failure"] = run.failure
         run.local.write_summary(summary)
+
+
+def _known(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _film_path(run: Run, step: int) -> Path:

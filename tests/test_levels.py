@@ -25,11 +25,12 @@ LEVELS = {
         "lock",
         "points",
         "worker",
+        "page",
     },
     1: {"networks", "evaluation", "report", "sweeps"},
-    2: {"agent"},
-    3: {"trainer", "captured", "collect"},
-    4: {"experiment"},
+    2: {"agent", "results"},
+    3: {"trainer", "captured", "collect", "figures", "tables", "dashboard", "inspection"},
+    4: {"experiment", "comparison", "inspection_page"},
 }
 LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 PACKAGE = Path(cql.__file__).parent

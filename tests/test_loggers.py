@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,15 @@ from typing import Any
 import pytest
 from wandb_reader import offline_runs
 
-from cql.loggers import EpisodeRow, LocalLogger, WandbLogger, open_wandb, read_episodes, read_metrics
+from cql.loggers import (
+    EpisodeRow,
+    LocalLogger,
+    WandbLogger,
+    last_evaluations,
+    open_wandb,
+    read_episodes,
+    read_metrics,
+)
 
 CONFIG = {
     "seed": 3,
@@ -234,7 +243,7 @@ def test_an_offline_run_holds_what_the_run_was(tmp_path: Path) -> None:
         logger.log(20, {"critic_td": 0.125, "cql_gap": -2.5, "eval_return_mean": 4321.5})
         logger.log_video(20, gif)
         logger.log_figure(figure)
-        logger.log_file_artifact(checkpoint, "checkpoint-abc123", "checkpoint")
+        logger.log_artifact({checkpoint.name: checkpoint}, "checkpoint-abc123", "checkpoint")
         logger.summary({"best_eval_return_mean": 4321.5, "status": "finished"})
         assert logger.run_id == "abc123"
 
@@ -259,6 +268,52 @@ def test_an_offline_run_holds_what_the_run_was(tmp_path: Path) -> None:
     ((step, picture),) = run.rows("step", "key_curves")
     assert (step, picture["_type"]) == (20, "image-file")
     assert picture["path"] in run.files
+
+
+@pytest.mark.usefixtures("wandb_home")
+def test_a_table_and_several_files(tmp_path: Path) -> None:
+    import numpy as np
+
+    files = {"report.md": tmp_path / "a.md", "tables/one.csv": tmp_path / "b.csv"}
+    for path in files.values():
+        path.write_text(path.name)
+    with open_offline(tmp_path / "run") as logger:
+        rows = [
+            {"arm": "cql", "score": np.float64(41.5), "n": np.int64(3)},
+            {"arm": Path("bc"), "note": None, "n": True},
+        ]
+        logger.log_table("results", rows)
+        logger.log_artifact(files, "report-grid", "report")
+        assert re.fullmatch(r"W&B is offline \(mode=offline\); to upload the run: wandb sync (\S+)", logger.place)
+        assert Path(logger.place.rpartition(" ")[2]).resolve() == next(
+            (tmp_path / "run" / "wandb").glob("offline-run-*")
+        )
+
+    (run,) = offline_runs(tmp_path / "run")
+    ((table,),) = run.rows("results")
+    stored = json.loads((run.folder / "files" / table["path"]).read_text())
+    assert stored["columns"] == ["arm", "score", "n", "note"]
+    assert stored["data"] == [["cql", 41.5, 3, None], ["bc", None, True, None]]
+    assert ("report-grid", "report") in run.artifacts
+
+
+@pytest.mark.usefixtures("wandb_home")
+def test_a_tag_is_cut_to_what_wandb_takes(tmp_path: Path) -> None:
+    with open_offline(tmp_path, tags=["x" * 65, "short"]) as logger:
+        assert logger.active
+    assert offline_runs(tmp_path)[0].tags == ["x" * 64, "short"]
+
+
+def test_the_last_evaluations_are_five_at_most(tmp_path: Path) -> None:
+    logger = LocalLogger(tmp_path)
+    assert last_evaluations(tmp_path) == []
+    for step in range(1, 17):
+        logger.log_metrics(step, {"critic_td": 0.5, **({"eval_return_mean": step / 3} if step % 2 == 0 else {})})
+        if step == 6:
+            assert last_evaluations(tmp_path) == [2 / 3, 4 / 3, 6 / 3]
+    assert last_evaluations(tmp_path) == [8 / 3, 10 / 3, 12 / 3, 14 / 3, 16 / 3]
+    logger.rewind(13)
+    assert last_evaluations(tmp_path) == [4 / 3, 6 / 3, 8 / 3, 10 / 3, 12 / 3]
 
 
 @pytest.mark.usefixtures("wandb_home")
@@ -422,7 +477,7 @@ def test_a_file_that_is_not_there_is_the_callers_mistake(tmp_path: Path) -> None
         for log in (
             lambda path: logger.log_video(1, path),
             logger.log_figure,
-            lambda path: logger.log_file_artifact(path, "name", "checkpoint"),
+            lambda path: logger.log_artifact({"name": path}, "name", "checkpoint"),
         ):
             with pytest.raises(FileNotFoundError, match=r"missing\.gif"):
                 log(tmp_path / "missing.gif")

@@ -156,6 +156,19 @@ def test_each_point_has_a_folder_of_its_own(name):
     assert names[0] == first[name]
 
 
+def test_published_settings_differ_in_what_their_sources_say():
+    ours = {"n_epochs_per_checkpoint": 5, "n_evals_per_video": 100}  # an epoch is a fifth as long
+    corl, d3rlpy = (load(f"+experiment={name}", "dataset.path=a.hdf5") for name in ("corl_v2", "d3rlpy_v0"))
+    assert differences(corl, d3rlpy) == ours | {
+        "n_steps": 500_000,
+        "n_steps_per_epoch": 1000,
+        "algorithm.actor_learning_rate": 1e-4,
+        "algorithm.alpha_temp.temp_learning_rate": 1e-4,
+        "algorithm.alpha_cql.value": 5.0,
+        "dataset.normalise_observations": False,
+    }
+
+
 # --- overrides on top ---
 
 

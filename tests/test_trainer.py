@@ -239,6 +239,35 @@ def test_a_run_that_has_ended_keeps_its_slot_and_is_not_touched(
         assert_same_run(folders_in(tmp_path)[index], folders_in(undisturbed)[index])
 
 
+# What a run comes to --------------------------------------------------------------------------------------------------
+
+
+def test_a_summary_has_the_last_the_best_and_the_mean_of_the_last_five(
+    configs: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stacked() -> Trainer:
+        trainer = stack(configs, tmp_path)
+        trainer.runs[0].reference = (2.0, 52.0)
+        return trainer
+
+    def check(n_evaluations: int) -> None:
+        for index, folder in enumerate(folders_in(tmp_path)):
+            returns = [row["eval_return_mean"] for row in read_metrics(folder)]
+            assert len(returns) == n_evaluations
+            found = summary(folder)
+            for key, value in {"": returns[-1], "best_": max(returns), "last5_": np.mean(returns[-5:])}.items():
+                assert found[f"{key}eval_return_mean"] == value
+                expected = pytest.approx(2.0 * (value - 2.0)) if index == 0 else None
+                assert found[f"{key}eval_score"] == expected
+
+    with monkeypatch.context() as patched:
+        at_update(patched, 27, lambda: signal.raise_signal(signal.SIGINT))
+        assert train(stacked()) == ["interrupted"] * 3
+    check(2)
+    assert train(stacked()) == ["finished"] * 3
+    check(6)
+
+
 # A run's failure is its own -------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,810 @@
+"""A report on runs: one page, tables and figures that say which arm is better, by how much, and how sure that is."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from cql import figures, statistics
+from cql.loggers import read_episodes
+from cql.page import Cell, document, figure, table, write
+from cql.report import SERIES
+from cql.results import STATISTICS, Group, Results, Run, Statistic, provenance_of
+from cql.statistics import MIN_RUNS, Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Films = Literal["embed", "link", "none"]
+
+_MEANINGS = {
+    "last": "the last evaluation of each run",
+    "best": "the best evaluation of each run, chosen by what it is judged by and so too good",
+    "last five": "the mean of each run's last five evaluations",
+}
+_FILM_SIZE, _FILM_FRAMES, _FILM_COLOURS = 150, 36, 48  # of an embedded film: pixels, frames, colours
+_MOST_FILMS = 40
+_RAN_AWAY = 100.0  # times its starting value
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        page: ``index.html``.
+        files: all of it, the page included.
+        rows: of the table, for other uses.
+        figures: PNG files.
+    """
+
+    page: Path
+    files: tuple[Path, ...]
+    rows: tuple[dict[str, object], ...]
+    figures: tuple[Path, ...]
+
+
+def write_report(
+    results: Results,
+    folder: Path,
+    *,
+    title: str,
+    command: str,
+    statistic: Statistic = "last",
+    base: str | None = None,
+    films: Films = "embed",
+) -> Report:
+    """Write ``index.html``, ``table.md``, ``table.tex``, ``table.csv``, ``episodes.csv`` and ``figures/`` to a folder.
+
+    Args:
+        results: of the runs.
+        folder: made where it is not there; files of an earlier report are replaced one by one.
+        title: heading of the page.
+        command: that made the report.
+        statistic: of the evaluations, which the figures and comparisons show; the tables have all of them.
+        base: the arm that others are compared with; None takes ``base`` where there is one, else the first.
+        films: put one film of each group into the page, link to it, or leave films out.
+
+    Raises:
+        ValueError: there is no arm of the name of `base`; the message lists those there are.
+    """
+    if base is None:
+        base = "base" if "base" in results.arms else results.arms[0]
+    elif base not in results.arms:
+        raise ValueError(f"there is no arm '{base}'; there are {', '.join(results.arms)}")
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    rows = table_rows(results, base, statistic)
+    drawn: dict[str, str] = {}
+    written: list[Path] = []
+    comparison = _Comparison.of(results, base, statistic)
+    for name, found in _drawn(results, comparison, statistic, base).items():
+        if found is not None:
+            drawn[name] = figures.svg(found)
+            written += figures.save(found, folder / "figures", name)
+    tables = [
+        write(folder / "table.csv", as_csv(rows)),
+        write(folder / "table.md", as_markdown(results, statistic)),
+        write(folder / "table.tex", as_latex(results, statistic)),
+        write(folder / "episodes.csv", episodes_csv(results)),
+    ]
+    writer = _Page(results, comparison, drawn, folder, statistic, base, films)
+    page = write(folder / "index.html", document(title, writer.body(title, command, rows)))
+    return Report(
+        page, (page, *tables, *written), tuple(rows), tuple(path for path in written if path.suffix == ".png")
+    )
+
+
+def _drawn(results: Results, comparison: _Comparison, statistic: Statistic, base: str) -> dict[str, Figure | None]:
+    """The figures by the names of their files."""
+    drawn: dict[str, Figure | None] = {"learning_curves": figures.learning_curves(results)}
+    axes = results.numeric_axes()
+    if len(axes) == 2:
+        drawn["heat_map"] = figures.heat_maps(results, statistic, lambda group: f"#{identity(group)}")
+    for key in axes:
+        drawn[f"over_{_file_safe(key)}"] = figures.over_number(results, key, statistic)
+    drawn["outcomes"] = figures.outcomes(results, statistic, base)
+    drawn["differences"] = figures.differences(results, statistic, base)
+    drawn["aggregates"] = figures.aggregates(comparison.aggregates, results)
+    drawn["profiles"] = figures.profiles(comparison.profiles, results)
+    drawn["improvement"] = figures.improvements(comparison.improvements, base, results)
+    for task in results.tasks:
+        drawn[f"diagnostics_{_file_safe(task)}"] = figures.diagnostics(results, task)
+    return drawn
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Arms over the tasks that all of them have finished runs on.
+
+    Attributes:
+        tasks: those tasks.
+        arms: those with a finished run.
+        aggregates: by the statistic's name and the arm; empty without scores or tasks.
+        profiles: by arm.
+        improvements: over the base arm, by arm.
+    """
+
+    tasks: list[str]
+    arms: list[str]
+    aggregates: dict[str, dict[str, Estimate]]
+    profiles: dict[str, statistics.Profile]
+    improvements: dict[str, Estimate]
+
+    @classmethod
+    def of(cls, results: Results, base: str, statistic: Statistic) -> _Comparison:
+        tasks, arms = figures.complete(results, statistic)
+        scores = {arm: figures.scores_of(results, tasks, arm, statistic) for arm in arms}
+        # One task of several stands for none of the others.
+        if not tasks or len(tasks) == 1 < len(results.tasks):
+            return cls(tasks, arms, {}, {}, {})
+        aggregates, profiles = {}, {}
+        if results.scored:
+            aggregates = {
+                name: {arm: statistics.aggregate_estimate(scores[arm], function) for arm in arms}
+                for name, function in statistics.AGGREGATES.items()
+            }
+        if results.scored or len(tasks) == 1:
+            everything = np.concatenate([x for own in scores.values() for x in own])
+            low, high = float(everything.min()), float(everything.max())
+            room = 0.03 * (high - low or 1.0)
+            thresholds = np.linspace(low - room, high + room, 101)
+            profiles = {arm: statistics.performance_profile(scores[arm], thresholds) for arm in arms}
+        improvements = {}
+        if base in scores:
+            improvements = {
+                arm: statistics.probability_of_improvement(scores[arm], scores[base]) for arm in arms if arm != base
+            }
+        return cls(tasks, arms, aggregates, profiles, improvements)
+
+
+def table_rows(results: Results, base: str, statistic: Statistic) -> list[dict[str, object]]:
+    """One row for each group: seeds, steps, and every statistic with its interval, as scores and as returns."""
+    rows = []
+    for group in results.groups:
+        row: dict[str, object] = {
+            "task": group.task,
+            "arm": group.arm,
+            "runs": len(group.runs),
+            "finished": len(group.ended),
+            "failed": sum(run.status == "failed" for run in group.runs),
+            "steps": max(run.step for run in group.runs),
+            "n_steps": max(run.n_steps for run in group.runs),
+        }
+        for kind, scored in (("return", False), ("score", True)):
+            if scored and not results.scored:
+                continue
+            for name in STATISTICS:
+                values = group.outcomes(name, scored=scored)
+                estimate, label = statistics.mean_estimate(values), f"{kind}_{name.replace(' ', '_')}"
+                row[f"{label}_mean"] = _or_none(estimate.value)
+                row[f"{label}_std"] = float(values.std(ddof=1)) if len(values) > 1 else None
+                row[f"{label}_low"], row[f"{label}_high"] = _or_none(estimate.low), _or_none(estimate.high)
+        other = results.group(group.task, base)
+        if group.arm != base and other is not None:
+            found = statistics.difference_estimate(
+                group.outcomes(statistic, scored=results.scored), other.outcomes(statistic, scored=results.scored)
+            )
+            row |= {
+                "minus_base_mean": _or_none(found.value),
+                "minus_base_low": _or_none(found.low),
+                "minus_base_high": _or_none(found.high),
+            }
+        rows.append(row)
+    return rows
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def remarks(group: Group) -> list[str]:
+    """What the diagnostics say of a group's runs, where something is out of the ordinary."""
+    found = []
+    for run in group.runs:
+        who = f"seed {run.seed}"
+        q, data, alpha = run.metric("q_policy"), run.metric("q_data"), run.metric("alpha_cql")
+        scale, bias = run.config.get("dataset.reward_scale", 1.0), run.config.get("dataset.reward_bias", 0.0)
+        seen = np.abs(run.evaluations.values).max(initial=0.0) * abs(float(scale))
+        if len(q.values) and seen > 0.0 and bias == 0.0 and abs(q.values[-1]) > max(seen, 100.0):
+            found.append(
+                f"{who}: Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond any return this run was ever seen to "
+                f"earn ({seen:.4g}), which a discounted value cannot be"
+            )
+        elif len(q.values) and q.values[-1] > data.values[-1] + max(0.5 * abs(data.values[-1]), 20.0):
+            found.append(
+                f"{who}: the policy's actions are valued far above the data's ({q.values[-1]:.4g} against "
+                f"{data.values[-1]:.4g}): little keeps the policy near the data"
+            )
+        start = run.config.get("algorithm.alpha_cql.initial_value")
+        if start and len(alpha.values):
+            if alpha.values[-1] > _RAN_AWAY * float(start):
+                found.append(
+                    f"{who}: alpha_cql ran away, from {float(start):g} to {alpha.values[-1]:.3g}: the gap cannot be "
+                    "brought down to tau_cql; a higher threshold is worth a try"
+                )
+            elif alpha.values[-1] < float(start) / _RAN_AWAY:
+                found.append(
+                    f"{who}: alpha_cql vanished, from {float(start):g} to {alpha.values[-1]:.3g}: the gap lies below "
+                    "tau_cql and nothing is conservative any more; a lower threshold is worth a try"
+                )
+    return found
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """The rows, every number in full."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def episodes_csv(results: Results) -> str:
+    """Every evaluation episode of every run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "arm", "seed", "status", "step", "episode", "episode_seed", "return", "length", "score"])
+    for group in results.groups:
+        for run in group.runs:
+            for row in read_episodes(run.directory):
+                score = "" if row.score is None else repr(row.score)
+                writer.writerow(
+                    [group.task, group.arm, run.seed, run.status, row.step, row.episode, row.seed, repr(row.return_),
+                     row.length, score]
+                )  # fmt: skip
+    return text.getvalue()
+
+
+def _matrix(
+    results: Results, statistic: Statistic
+) -> tuple[list[list[tuple[float, float, int, int]]], list[int | None]]:
+    """For each task and arm mean, standard deviation, finished runs and all runs; and the best arm of each task."""
+    cells, best = [], []
+    for task in results.tasks:
+        row = []
+        for arm in results.arms:
+            group = results.group(task, arm)
+            values = np.array([]) if group is None else group.outcomes(statistic, scored=results.scored)
+            mean = float(values.mean()) if len(values) else math.nan
+            spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+            row.append((mean, spread, len(values), 0 if group is None else len(group.runs)))
+        means = [mean for mean, *_ in row]
+        cells.append(row)
+        best.append(None if all(math.isnan(mean) for mean in means) else int(np.nanargmax(means)))
+    return cells, best
+
+
+def _caption(results: Results, statistic: Statistic) -> str:
+    unit = "Normalised scores" if results.scored else "Returns"
+    return (
+        f"{unit}, {_MEANINGS[statistic]}: mean and standard deviation over the seeds that finished, whose number is in "
+        "brackets where it is not all. The highest mean of a row is bold, which says nothing of how sure it is."
+    )
+
+
+def _cell(mean: float, spread: float, n: int, of: int, plus_minus: str) -> str:
+    if math.isnan(mean):
+        return "-"
+    digits = 0 if abs(mean) >= 1000 else 1
+    text = f"{mean:.{digits}f}" + ("" if math.isnan(spread) else f" {plus_minus} {spread:.{digits}f}")
+    return text if n == of else f"{text} [{n} of {of}]"
+
+
+def as_markdown(results: Results, statistic: Statistic) -> str:
+    """Tasks down, arms across."""
+    cells, best = _matrix(results, statistic)
+    lines = [f"| task | {' | '.join(map(_markdown_safe, results.arms))} |", "|---" * (len(results.arms) + 1) + "|"]
+    for task, row, highest in zip(results.tasks, cells, best, strict=True):
+        texts = [_cell(*cell, plus_minus="±") for cell in row]
+        if highest is not None and len(row) > 1:
+            texts[highest] = f"**{texts[highest]}**"
+        lines.append(f"| {_markdown_safe(task)} | {' | '.join(texts)} |")
+    lines += _means(results, statistic, lambda label, texts: f"| {label} | {' | '.join(texts)} |")
+    return "\n".join([*lines, "", _caption(results, statistic), ""])
+
+
+def as_latex(results: Results, statistic: Statistic) -> str:
+    """The same for a paper, with the package booktabs."""
+    cells, best = _matrix(results, statistic)
+    lines = [
+        "% \\usepackage{booktabs}",
+        "\\begin{table}",
+        "  \\centering",
+        f"  \\caption{{{latex_safe(_caption(results, statistic))}}}",
+        f"  \\begin{{tabular}}{{l{'r' * len(results.arms)}}}",
+        "    \\toprule",
+        f"    task & {' & '.join(map(latex_safe, results.arms))} \\\\",
+        "    \\midrule",
+    ]
+    for task, row, highest in zip(results.tasks, cells, best, strict=True):
+        texts = [_cell(*cell, plus_minus="$\\pm$") for cell in row]
+        if highest is not None and len(row) > 1:
+            texts[highest] = f"\\textbf{{{texts[highest]}}}"
+        lines.append(f"    {latex_safe(task)} & {' & '.join(texts)} \\\\")
+    means = _means(results, statistic, lambda label, texts: f"    {label} & {' & '.join(texts)} \\\\")
+    lines += ["    \\midrule", *means] if means else []
+    return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}", ""])
+
+
+def _means(results: Results, statistic: Statistic, line: Callable[[str, list[str]], str]) -> list[str]:
+    """A last row with means over the tasks that every arm has, where that means something."""
+    tasks, arms = figures.complete(results, statistic)
+    if not results.scored or len(tasks) < 2:
+        return []
+    texts = [
+        f"{float(statistics.mean(figures.scores_of(results, tasks, arm, statistic))):.1f}" if arm in arms else "-"
+        for arm in results.arms
+    ]
+    of = "" if len(tasks) == len(results.tasks) else f" of {len(tasks)} tasks"
+    return [line(f"mean{of}", texts)]
+
+
+def latex_safe(text: str) -> str:
+    """A text that LaTeX prints as it is."""
+    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    return re.sub(r"[\\~^&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), text)
+
+
+def _markdown_safe(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def identity(group: Group) -> str:
+    """The place of a group's runs in the page."""
+    return f"runs-{_file_safe(group.task)}--{_file_safe(group.arm)}"
+
+
+def _file_safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_.") or "unnamed"
+
+
+class _Page:
+    """Writes the body of the page, section by section."""
+
+    def __init__(
+        self,
+        results: Results,
+        comparison: _Comparison,
+        drawn: Mapping[str, str],
+        folder: Path,
+        statistic: Statistic,
+        base: str,
+        films: Films,
+    ) -> None:
+        self.results, self.comparison, self.drawn, self.folder = results, comparison, drawn, folder
+        self.statistic, self.base, self.films = statistic, base, films
+        self.unit = "score" if results.scored else "return"
+        self._evaluation = (
+            "the mean of the last five evaluations" if statistic == "last five" else f"the {statistic} evaluation"
+        )
+
+    def body(self, title: str, command: str, rows: Sequence[Mapping[str, object]]) -> str:
+        sections = [
+            ("result", "Result", self._table(rows)),
+            ("sweep", "What was swept", self._swept()),
+            ("curves", "Learning curves", self._curves()),
+            ("arms", "Arms on each task", self._arms()),
+            ("over-tasks", "Aggregates and profiles", self._over_tasks()),
+            ("diagnostics", "Diagnostics", self._diagnostics()),
+            ("films", "Rollouts", self._films()),
+            ("runs", "Runs", self._runs()),
+            ("how", "How this was made", self._how(command)),
+        ]
+        sections = [section for section in sections if section[2]]
+        links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
+        parts = [f"<h1>{html.escape(title)}</h1>", self._tiles(), self._verdict(), self._unfinished()]
+        parts.append(f"<nav>{links}</nav>")
+        parts += [f'<section id="{name}"><h2>{heading}</h2>\n{text}</section>' for name, heading, text in sections]
+        # Numbers stay with their units.
+        return "\n".join(part for part in parts if part).replace(" %", "\u00a0%").replace("± ", "±\u00a0")
+
+    # At a glance ------------------------------------------------------------------------------------------------------
+
+    def _tiles(self) -> str:
+        results = self.results
+        runs = results.runs
+        seeds = sorted({len(group.runs) for group in results.groups})
+        finished = sum(run.status == "finished" for run in runs)
+        steps = sorted({run.n_steps for run in runs})
+        tiles = [
+            (f"{finished} of {len(runs) + len(results.unread)}", "runs finished"),
+            (str(len(results.tasks)), "task" if len(results.tasks) == 1 else "tasks"),
+            (str(len(results.arms)), "arm" if len(results.arms) == 1 else "arms"),
+            (str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}", "seeds each"),
+            (f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}", "gradient steps"),
+        ]
+        return '<div class="tiles">' + "".join(f'<div class="tile"><b>{n}</b>{t}</div>' for n, t in tiles) + "</div>"
+
+    def _verdict(self) -> str:
+        """Which arm is ahead, by how much, and whether that can be told apart from chance."""
+        tasks, arms = self.comparison.tasks, self.comparison.arms
+        if not tasks:
+            return '<p class="lead">No task has a finished run of every arm yet: there is nothing to compare.</p>'
+        if len(arms) == 1:
+            return ""
+        lines = []
+        scores = {arm: figures.scores_of(self.results, tasks, arm, self.statistic) for arm in arms}
+        if len(tasks) == 1:
+            where = (
+                ""
+                if len(self.results.tasks) == 1
+                else f"On {html.escape(tasks[0])}, the one task that every arm has finished, "
+            )
+            ranked = sorted(arms, key=lambda arm: -float(scores[arm][0].mean()))
+            first, second = ranked[0], ranked[1]
+            estimate = statistics.difference_estimate(scores[first][0], scores[second][0])
+            lead = (
+                f"{where}<b>{html.escape(first)}</b> has the highest mean {self.unit}, "
+                f"{self._plain(statistics.mean_estimate(scores[first][0]))}, before {html.escape(second)} with "
+                f"{self._plain(statistics.mean_estimate(scores[second][0]))}. {self._sure(estimate)}"
+            )
+        else:
+            by_arm = self.comparison.aggregates.get("IQM", {})
+            if not by_arm:
+                return ""
+            ranked = sorted(by_arm, key=lambda arm: -by_arm[arm].value)
+            first, second = ranked[0], ranked[1]
+            touch = statistics.overlap(by_arm[first], by_arm[second])
+            sure = {
+                True: "Their intervals overlap: over these tasks the two are not told apart.",
+                False: "Their intervals do not overlap.",
+                None: f"With fewer than {MIN_RUNS} seeds there is no interval to say how sure that is.",
+            }[touch]
+            lead = (
+                f"Over {len(tasks)} tasks <b>{html.escape(first)}</b> has the highest interquartile mean score, "
+                f"{self._plain(by_arm[first])}, before {html.escape(second)} with {self._plain(by_arm[second])}. {sure}"
+            )
+        lines.append(f'<p class="lead">{lead}</p>')
+        for arm in arms:
+            if arm == self.base or self.base not in arms or len(tasks) == 1:
+                continue
+            found = [statistics.difference_estimate(a, b) for a, b in zip(scores[arm], scores[self.base], strict=True)]
+            better = sum(each.has_interval and each.low > 0.0 for each in found)
+            worse = sum(each.has_interval and each.high < 0.0 for each in found)
+            rest = len(found) - better - worse
+            lines.append(
+                f"<li>{self._arm(arm)} against {html.escape(self.base)}: better on {better}, worse on {worse}, "
+                f"not told apart on {rest} of {len(found)} tasks.</li>"
+            )
+        listed = "".join(lines[1:])
+        return lines[0] + (f"<ul>{listed}</ul>" if listed else "")
+
+    def _sure(self, estimate: Estimate) -> str:
+        if not estimate.has_interval:
+            return f"With fewer than {MIN_RUNS} finished seeds there is no interval to say how sure that is."
+        shown = f"by {estimate.value:,.1f}, 95 % interval {estimate.low:,.1f} to {estimate.high:,.1f}"
+        if estimate.low > 0.0:
+            return f"It is ahead {shown}."
+        return f"The difference ({shown}) holds zero: the two are not told apart."
+
+    def _plain(self, estimate: Estimate) -> str:
+        digits = 0 if abs(estimate.value) >= 1000 else 1
+        text = f"{estimate.value:,.{digits}f}"
+        return f"{text} ({estimate.low:,.{digits}f} to {estimate.high:,.{digits}f})" if estimate.has_interval else text
+
+    def _unfinished(self) -> str:
+        """Runs that failed or have not finished: named, never silently dropped."""
+        lines = []
+        for run in self.results.runs:
+            if run.status == "failed":
+                reason = str(run.failure).partition("; last metrics: ")[0]
+                lines.append(
+                    f"<li><code>{html.escape(run.name)}</code> failed at step {run.step}: {html.escape(reason)}</li>"
+                )
+            elif run.status != "finished":
+                how = f"{_STATUS[run.status]}, at step {run.step} of {run.n_steps}"
+                lines.append(f"<li><code>{html.escape(run.name)}</code> {how}</li>")
+        waiting = [(path, reason) for path, reason in self.results.unread if reason == "has not begun"]
+        others = [(path, reason) for path, reason in self.results.unread if reason != "has not begun"]
+        lines += [f"<li><code>{html.escape(path.name)}</code>: {html.escape(reason)}</li>" for path, reason in others]
+        if waiting:
+            names = ", ".join(html.escape(path.name) for path, _ in waiting)
+            lines.append(f"<li>{len(waiting)} runs have not begun: <span class=pale>{names}</span></li>")
+        if not lines:
+            return ""
+        note = "They are drawn as far as they came and enter no average of outcomes."
+        n = sum(run.status != "finished" for run in self.results.runs) + len(self.results.unread)
+        what = "1 run failed or has not finished." if n == 1 else f"{n} runs failed or have not finished."
+        opened = " open" if len(lines) <= 3 else ""
+        return f'<details{opened}><summary class="warn">{what} {note}</summary><ul>{"".join(lines)}</ul></details>'
+
+    # Sections ---------------------------------------------------------------------------------------------------------
+
+    def _table(self, rows: Sequence[Mapping[str, object]]) -> str:
+        columns = [("seeds", False), *((name, False) for name in STATISTICS), ("difference", False)]
+        if len(self.results.arms) == 1:
+            columns.pop()
+        heads = [Cell("task", is_text=True), Cell("arm", is_text=True)] + [Cell(name) for name, _ in columns]
+        lines = []
+        for row, group in zip(rows, self.results.groups, strict=True):
+            cells = [
+                Cell(group.task, is_text=True),
+                Cell(
+                    f'{self._swatch(group.arm)}<a href="#{identity(group)}">{html.escape(group.arm)}</a>',
+                    group.arm, is_html=True, is_text=True,
+                ),
+                Cell(f"{row['finished']} of {row['runs']}", float(str(row["finished"]))),
+            ]  # fmt: skip
+            for name in STATISTICS:
+                cells.append(self._number(row, f"{self.unit}_{name.replace(' ', '_')}"))
+            if len(self.results.arms) > 1:
+                cells.append(self._number(row, "minus_base", signed=True))
+            lines.append(cells)
+        few = [group for group in self.results.groups if len(group.ended) < MIN_RUNS]
+        notes = [
+            f"Mean {self.unit} over the seeds that finished, and half the width of its 95 % interval (Student's). "
+            f"The difference is {self._evaluation} minus {html.escape(self.base)}'s, with Welch's interval. "
+            "<i>last</i>, <i>best</i> and <i>last five</i> are those evaluations of each run: <i>best</i> is chosen by "
+            "what it is judged by, and is too good. A click on a head sorts, on an arm shows its runs."
+        ]
+        if few:
+            notes.append(
+                f"{len(few)} of {len(self.results.groups)} rows have fewer than {MIN_RUNS} finished seeds: too few for "
+                "an interval, and none is given."
+            )
+        if self.results.scored:
+            notes.append(
+                "Scores are 0 for a random policy and 100 for the reference expert of the environment's config."
+            )
+        return table(heads, lines) + "".join(f'<p class="pale">{note}</p>' for note in notes)
+
+    def _number(self, row: Mapping[str, object], label: str, *, signed: bool = False) -> Cell:
+        mean, low, high = (row.get(f"{label}_{part}") for part in ("mean", "low", "high"))
+        if not isinstance(mean, float):
+            return Cell("", "")
+        digits = 0 if abs(mean) >= 1000 else 1
+        text = f"{mean:+,.{digits}f}" if signed else f"{mean:,.{digits}f}"
+        if isinstance(low, float) and isinstance(high, float):
+            text += f" ± {(high - low) / 2:,.{digits}f}"
+        return Cell(text, mean)
+
+    def _figure(self, name: str, caption: str) -> str:
+        return (
+            figure(figures.themed(self.drawn[name], html.escape(caption, quote=True)), caption)
+            if name in self.drawn
+            else ""
+        )
+
+    def _legend(self, arms: Iterable[str]) -> str:
+        return '<div class="legend">' + "".join(f"<span>{self._arm(arm)}</span>" for arm in arms) + "</div>"
+
+    def _swatch(self, arm: str) -> str:
+        index = self.results.arms.index(arm) % len(SERIES)
+        return f'<span class="key" style="background:var(--c{index})"></span>'
+
+    def _arm(self, arm: str) -> str:
+        return self._swatch(arm) + html.escape(arm)
+
+    def _swept(self) -> str:
+        axes = self.results.numeric_axes()
+        parts = [
+            self._figure(
+                "heat_map",
+                "The stronger the colour, the higher; a star marks cells with runs that have not finished. A click on "
+                "a cell leads to its runs.",
+            )
+        ]
+        for key in axes:
+            parts.append(
+                self._figure(
+                    f"over_{_file_safe(key)}",
+                    f"The {self.statistic} evaluation against {key}: mean over seeds with its 95 % interval, and every "
+                    "seed as a point. The values stand at equal distances.",
+                )
+            )
+        settings = self.results.arm_settings
+        keys = list(dict.fromkeys(key for own in settings.values() for key in own))
+        if keys and not (axes and len(axes) <= 2):
+            heads = [Cell("arm", is_text=True), *(Cell(key, is_text=True) for key in keys)]
+            lines = [
+                [
+                    Cell(self._arm(arm), arm, is_html=True, is_text=True),
+                    *(Cell(_shown(own.get(key)), is_text=True) for key in keys),
+                ]
+                for arm, own in settings.items()
+            ]
+            parts.append("<p>The settings in which the arms differ; all others are the same.</p>" + table(heads, lines))
+        return "".join(parts)
+
+    def _curves(self) -> str:
+        caption = (
+            f"Evaluations over training: mean over seeds, with a band of 95 % (Student's) from {MIN_RUNS} seeds on "
+            f"where there are at most {figures.MOST_BANDS} arms. A cross is where a run failed."
+        )
+        return (
+            self._legend(self.results.arms) + self._figure("learning_curves", caption)
+            if "learning_curves" in self.drawn
+            else ""
+        )
+
+    def _arms(self) -> str:
+        parts = [
+            self._figure(
+                "outcomes",
+                f"{self._evaluation.capitalize()}: mean over seeds (tick) with its 95 % interval, every finished "
+                f"seed as a point; the dashed line is {self.base}.",
+            ),
+            self._figure(
+                "differences",
+                f"The same minus {self.base}, with Welch's 95 % interval: what crosses zero is not told apart.",
+            ),
+        ]
+        return "".join(parts)
+
+    def _over_tasks(self) -> str:
+        comparison = self.comparison
+        if not (comparison.aggregates or comparison.profiles):
+            return ""
+        n = len(comparison.tasks)
+        left_out = [task for task in self.results.tasks if task not in comparison.tasks]
+        text = "<p>" + (f"Over the {n} tasks on which every arm has a finished run" if n > 1 else "There is one task")
+        text += f"; left out: {', '.join(map(html.escape, left_out))}.</p>" if left_out else ".</p>"
+        parts = [
+            text,
+            self._legend(comparison.arms),
+            self._figure(
+                "aggregates",
+                "Interquartile mean (of the middle half of all runs), median and mean over tasks, and how far runs "
+                "stay below a score of 100. Bars are 95 % intervals of a stratified bootstrap over seeds.",
+            ),
+            self._figure(
+                "profiles",
+                "Performance profiles: the share of runs above each value, averaged over tasks. A curve that lies "
+                "above another everywhere is better; where they cross, it depends on what is wanted.",
+            ),
+            self._figure(
+                "improvement",
+                f"Probability that a run beats one of {self.base} on the same task, averaged over tasks; it says "
+                "nothing of by how much.",
+            ),
+        ]
+        return "".join(parts)
+
+    def _diagnostics(self) -> str:
+        said = []
+        for group in self.results.groups:
+            found = remarks(group)
+            if found:
+                texts = "; ".join(html.escape(each) for each in found)
+                said.append(f"<li>{self._arm(group.arm)} on {html.escape(group.task)}: {texts}.</li>")
+        parts = []
+        if said:
+            opened = " open" if len(said) <= 8 else ""
+            summary = f'<summary class="warn">{len(said)} of {len(self.results.groups)} rows stand out</summary>'
+            parts.append(f"<details{opened}>{summary}<ul>{''.join(said)}</ul></details>")
+        else:
+            parts.append(
+                "<p>No run's Q values left the range of its returns, none values the policy's actions far above the "
+                "data's, and no learned alpha_cql ran away or vanished.</p>"
+            )
+        parts.append(self._legend(self.results.arms))
+        for index, task in enumerate(self.results.tasks):
+            drawn = self._figure(
+                f"diagnostics_{_file_safe(task)}",
+                "Means over the minibatches of an epoch, over seeds, with a band of 95 %. Where arms lie orders of "
+                "magnitude apart, the axis is logarithmic in both directions.",
+            )
+            if drawn:
+                opened = " open" if index == 0 else ""
+                parts.append(f"<details{opened}><summary>{html.escape(task)}</summary>{drawn}</details>")
+        return "".join(parts)
+
+    def _films(self) -> str:
+        if self.films == "none":
+            return ""
+        shown, groups = [], [group for group in self.results.groups if any(run.film for run in group.runs)]
+        if len(groups) > _MOST_FILMS:  # one of each arm
+            groups = [
+                next(group for group in groups if group.arm == arm) for arm in dict.fromkeys(g.arm for g in groups)
+            ]
+        for group in groups[:_MOST_FILMS]:
+            run, path = next((run, run.film) for run in group.runs if run.film is not None)
+            source = small_film(path) if self.films == "embed" else html.escape(os.path.relpath(path, self.folder))
+            label = html.escape(f"{group.arm} on {group.task}, seed {run.seed}, {path.stem.replace('_', ' ')}")
+            shown.append(
+                f'<figure><img loading="lazy" src="{source}" alt="{label}"><figcaption>{self._arm(group.arm)}<br>'
+                f"{html.escape(group.task)}, seed {run.seed}</figcaption></figure>"
+            )
+        note = "<p>The last film of the first seed that has one. A film is one episode, and no evidence.</p>"
+        return f'{note}<div class="films">{"".join(shown)}</div>' if shown else ""
+
+    def _runs(self) -> str:
+        numbers = [Cell(name) for name in STATISTICS]
+        heads = [Cell("seed"), Cell("status", is_text=True), Cell("step"), *numbers, Cell("folder", is_text=True)]
+        parts = []
+        for group in self.results.groups:
+            lines = []
+            for run in group.runs:
+                where = os.path.relpath(run.directory, self.folder)
+                lines.append(
+                    [
+                        Cell(str(run.seed), run.seed),
+                        Cell(run.status, is_text=True),
+                        Cell(f"{run.step:,}", run.step),
+                        *(self._outcome(run, name) for name in STATISTICS),
+                        Cell(f'<a href="{html.escape(where)}">{html.escape(run.name)}</a>', is_html=True, is_text=True),
+                    ]
+                )
+            parts.append(
+                f'<details id="{identity(group)}"><summary>{self._arm(group.arm)} on {html.escape(group.task)} '
+                f"({len(group.ended)} of {len(group.runs)} finished)</summary>{table(heads, lines)}</details>"
+            )
+        if self.results.repeated:
+            names = ", ".join(html.escape(run.name) for run in self.results.repeated)
+            parts.append(
+                f"<p>Left out, since another run has the same config and seed and has come further: {names}.</p>"
+            )
+        return "".join(parts)
+
+    def _outcome(self, run: Run, statistic: Statistic) -> Cell:
+        value = run.outcome(statistic, scored=self.results.scored)
+        return Cell("", "") if value is None else Cell(f"{value:,.{0 if abs(value) >= 1000 else 1}f}", value)
+
+    def _how(self, command: str) -> str:
+        known = provenance_of(self.results.runs)
+        lines = [
+            f"<li>{html.escape(key)}: <code>{html.escape(', '.join(values))}</code></li>"
+            for key, values in known.items()
+        ]
+        without = sum(not run.provenance for run in self.results.runs)
+        if without:
+            lines.append(f"<li>{without} of {len(self.results.runs)} runs recorded no versions, commit or data</li>")
+        folders = ", ".join(f"<code>{html.escape(str(folder))}</code>" for folder in self.results.folders)
+        shared = "\n".join(f"{key}: {_shown(value)}" for key, value in sorted(self.results.shared.items()))
+        return (
+            f"<p>Read from {folders} by</p><pre>{html.escape(command)}</pre>"
+            f"<p>Bootstrap: {statistics.REPETITIONS:,} repetitions for aggregates and 2,000 for profiles and "
+            f"probabilities, seed 0; intervals from {MIN_RUNS} seeds on. Figures are of {_MEANINGS[self.statistic]}; "
+            f"the tables have all three.</p><ul>{''.join(lines)}</ul>"
+            f"<details><summary>What all arms have in common</summary><pre>{html.escape(shared)}</pre></details>"
+        )
+
+
+_STATUS = {"running": "is running", "stopped": "was stopped", "waiting": "waits for its turn", "finished": "finished"}
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def small_film(path: Path) -> str:
+    """A GIF as an address that holds all of it: fewer frames, pixels and colours, to be mailed."""
+    import base64
+
+    from PIL import Image
+
+    with Image.open(path) as film:
+        n = getattr(film, "n_frames", 1)
+        chosen = np.unique(np.linspace(0, n - 1, min(n, _FILM_FRAMES)).round().astype(int))
+        frames, duration = [], 0.0
+        for index in range(n):
+            film.seek(index)
+            duration += float(film.info.get("duration", 50))
+            if index in chosen:
+                frame = film.convert("RGB")
+                frame.thumbnail((_FILM_SIZE, _FILM_SIZE))
+                frames.append(frame.quantize(_FILM_COLOURS, dither=Image.Dither.NONE))
+    buffer = io.BytesIO()
+    each = max(20, round(duration / len(frames)))
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=each, loop=0, optimize=True)
+    return f"data:image/gif;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,522 @@
+"""The figures of a report: how arms compare over tasks and seeds, drawn from :class:`cql.results.Results`.
+
+Every function returns a figure, or None where there is nothing to draw. Colours are few and fixed, so that a page may
+replace them by its own in light and in dark: see :func:`svg`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cql import statistics
+from cql.report import GRID, INK, PALE, SERIES, short
+from cql.results import Curve, Group, Results, Run, Statistic
+from cql.statistics import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAPER = "#ffffff"
+COLOURS = {INK: "--ink", PALE: "--pale", GRID: "--grid", PAPER: "--paper"} | {
+    colour: f"--c{index}" for index, colour in enumerate(SERIES)
+}
+"""The colours of the figures, and the CSS properties that take their place in a page."""
+
+DIAGNOSTICS = {
+    "q_data": "Q of the data's actions",
+    "q_policy": "Q of the policy's actions",
+    "q_uniform": "Q of uniform actions",
+    "cql_gap": "Conservative gap",
+    "alpha_cql": "Conservative multiplier",
+    "entropy": "Entropy of the policy",
+}
+MOST_BANDS = 6
+"""Arms; the bands of more would cover each other, and are left out."""
+
+_MOST_ARMS = len(SERIES)  # more share colours
+_MOST_POINTS = 150  # of a curve
+_EXPLODED = 25.0
+
+
+def colour_of(results: Results, arm: str) -> str:
+    """The colour of an arm in every figure."""
+    return SERIES[results.arms.index(arm) % len(SERIES)]
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element whose texts are texts and whose bytes depend on the figure alone."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "cql", "font.family": "sans-serif"}):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def themed(element: str, label: str) -> str:
+    """An SVG element for a page: colours by its CSS properties, its own width at most, and read out as `label`."""
+    for colour, name in COLOURS.items():
+        element = element.replace(colour, f"var({name})")
+    used = set(re.findall(r"(?:#|url\(#)([\w-]+)", element))
+    # Several figures in one page would have the same ids.
+    element = re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", element)
+    element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
+    width = re.search(r'width="([\d.]+)pt"', element)
+    element = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", element, count=1)
+    style = ""
+    if width:
+        pixels = float(width[1]) * 4 / 3
+        # On a narrow screen it shrinks by as much as its texts can be read, and then scrolls.
+        style = f'style="max-width:{pixels:.0f}px;min-width:{0.55 * pixels:.0f}px" '
+    return re.sub(r'<svg([^>]*?) width="[\d.]+pt"', rf'<svg {style}role="img" aria-label="{label}"\1', element, count=1)
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as ``NAME.svg`` and ``NAME.png``, each whole or not at all."""
+    paths = []
+    for suffix in ("svg", "png"):
+        path = folder / f"{name}.{suffix}"
+        partial = path.with_name(f".{path.name}")
+        if suffix == "svg":
+            partial.write_text(svg(figure), encoding="utf-8")
+        else:
+            figure.savefig(partial, format="png", dpi=130, facecolor="white")
+        partial.replace(path)
+        paths.append(path)
+    return paths
+
+
+def data_uri(path: Path, kind: str) -> str:
+    """A file's contents as an address that needs no request."""
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+# Panels ---------------------------------------------------------------------------------------------------------------
+
+
+def _panels(n: int, *, width: float = 3.7, height: float = 2.7, columns: int = 3, sharex: bool = False) -> Any:
+    """A figure and n panels, filled row by row."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import MaxNLocator
+
+    if n == 1:
+        width = max(width, 6.4)
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
+    figure = Figure(figsize=(width * columns, height * rows), facecolor="none", layout=layout)
+    panels: list[Axes] = []
+    for index in range(n):
+        axes = figure.add_subplot(rows, columns, index + 1, sharex=panels[0] if sharex and panels else None)
+        axes.set_facecolor("none")
+        axes.grid(True, color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(PALE)
+        axes.tick_params(labelsize=9, length=0, labelcolor=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        panels.append(axes)
+    return figure, panels
+
+
+def _step_axis(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=2))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.set_xlim(left=0)
+
+
+def _small_title(axes: Axes, text: str, right: str = "") -> None:
+    axes.set_title(text, loc="left", fontsize=10, fontweight="bold", color=INK)
+    if right:
+        axes.set_title(right, loc="right", fontsize=8.5, color=PALE)
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=PALE)
+
+
+def _unit(results: Results) -> str:
+    return "score" if results.scored else "return"
+
+
+# Learning curves ------------------------------------------------------------------------------------------------------
+
+
+def over_seeds(curves: Sequence[Curve]) -> tuple[NDArray[np.float64], list[Estimate]]:
+    """At each step that a curve has, the mean over those that have it, with Student's interval.
+
+    Steps at which fewer curves than at the first one have a value are left out where a run stopped early: a mean over
+    other runs than before would jump.
+    """
+    at: dict[float, list[float]] = {}
+    for curve in curves:
+        for step, value in zip(curve.steps.tolist(), curve.values.tolist(), strict=True):
+            at.setdefault(step, []).append(value)
+    steps = sorted(at)
+    if len(steps) > _MOST_POINTS:
+        steps = [steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).round().astype(int))]
+    full = max((len(values) for values in at.values()), default=0)
+    kept = [step for step in steps if len(at[step]) == full]
+    return np.array(kept), [statistics.mean_estimate(at[step]) for step in kept]
+
+
+def learning_curves(results: Results) -> Figure | None:
+    """Evaluations over gradient steps, one panel a task, one line an arm: mean over seeds, band of 95 %."""
+    tasks = [task for task in results.tasks if any(len(run.evaluations.steps) for run in _runs(results, task))]
+    if not tasks:
+        return None
+    figure, panels = _panels(len(tasks), sharex=False)
+    for axes, task in zip(panels, tasks, strict=True):
+        _small_title(axes, task)
+        for arm in results.arms:
+            group = results.group(task, arm)
+            if group is not None:
+                _draw_group(axes, results, group, lambda run: run.judged(results.scored))
+        _step_axis(axes)
+        if axes in panels[::3]:
+            axes.set_ylabel(_unit(results), fontsize=9, color=PALE)
+    for axes in panels[-min(3, len(panels)) :]:
+        axes.set_xlabel("gradient steps", fontsize=9, color=PALE)
+    return figure  # type: ignore[no-any-return]
+
+
+def _draw_group(axes: Axes, results: Results, group: Group, curve_of: Callable[[Run], Curve]) -> float:
+    """A line and its band; returns the largest absolute value drawn."""
+    curves = [curve_of(run) for run in group.runs]
+    curves = [Curve(c.steps[np.isfinite(c.values)], c.values[np.isfinite(c.values)]) for c in curves]
+    steps, estimates = over_seeds([curve for curve in curves if len(curve.steps)])
+    if not len(steps):
+        return 0.0
+    colour = colour_of(results, group.arm)
+    means = np.array([estimate.value for estimate in estimates])
+    lows, highs = (np.array([getattr(e, bound) for e in estimates]) for bound in ("low", "high"))
+    if np.isfinite(lows).all() and len(results.arms) <= MOST_BANDS:
+        axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0, zorder=2)
+    style = "-" if results.arms.index(group.arm) < _MOST_ARMS else (0, (4, 2))
+    marker = "o" if len(steps) <= 15 else ""
+    axes.plot(steps, means, color=colour, linewidth=1.8, linestyle=style, marker=marker, markersize=2.8, zorder=3)
+    for run, curve in zip(group.runs, curves, strict=True):
+        if run.status == "failed" and len(curve.steps):
+            axes.plot(
+                curve.steps[-1], curve.values[-1], "X", color=colour, markersize=8, markeredgecolor=PAPER, zorder=5
+            )
+    return float(np.abs(means).max())
+
+
+def _runs(results: Results, task: str) -> list[Run]:
+    return [run for group in results.groups if group.task == task for run in group.runs]
+
+
+# Outcomes -------------------------------------------------------------------------------------------------------------
+
+
+def outcomes(results: Results, statistic: Statistic, base: str | None = None) -> Figure | None:
+    """Bars of each arm's outcome, one panel a task: mean over seeds, its 95 % interval, and every seed.
+
+    Args:
+        results: of the runs.
+        statistic: which evaluations.
+        base: the arm whose mean is drawn through each panel.
+    """
+    tasks = [task for task in results.tasks if any(len(_outcomes(results, task, a, statistic)) for a in results.arms)]
+    if not tasks:
+        return None
+    n = len(results.arms)
+    figure, panels = _panels(len(tasks), height=0.75 + 0.26 * max(n, 3))
+    longest = max(map(len, results.arms))
+    for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
+        _small_title(axes, task)
+        for y, arm in enumerate(results.arms):
+            values = _outcomes(results, task, arm, statistic)
+            if not len(values):
+                axes.text(0.01, y, "no run finished", transform=axes.get_yaxis_transform(), fontsize=7.5, va="center",
+                          color=PALE)  # fmt: skip
+                continue
+            colour, estimate = colour_of(results, arm), statistics.mean_estimate(values)
+            axes.barh(y, estimate.value, height=0.66, color=colour, alpha=0.35, linewidth=0, zorder=2)
+            _interval(axes, estimate, y, colour)
+            spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(1)
+            axes.plot(values, y + spread, "o", color=colour, markersize=3.2, zorder=4, markeredgewidth=0)
+        if base is not None and len(_outcomes(results, task, base, statistic)):
+            axes.axvline(float(_outcomes(results, task, base, statistic).mean()), color=INK, linewidth=1.0,
+                         linestyle=(0, (4, 3)), zorder=1.5)  # fmt: skip
+        shown = index % 3 == 0 or longest <= 10
+        axes.set_yticks(range(n), [_clipped(arm) for arm in results.arms] if shown else [""] * n)
+        axes.set_ylim(n - 0.4, -0.6)
+        axes.grid(False, axis="y")
+        axes.axvline(0.0, color=PALE, linewidth=0.8, zorder=1.4)
+    for axes in panels[-min(3, len(panels)) :]:
+        axes.set_xlabel(f"{_unit(results)}, {statistic}", fontsize=9, color=PALE)
+    return figure  # type: ignore[no-any-return]
+
+
+def differences(results: Results, statistic: Statistic, base: str) -> Figure | None:
+    """Each arm minus the base arm, one panel a task, with Welch's 95 % interval."""
+    arms = [arm for arm in results.arms if arm != base]
+    tasks = [
+        task
+        for task in results.tasks
+        if len(_outcomes(results, task, base, statistic))
+        and any(len(_outcomes(results, task, a, statistic)) for a in arms)
+    ]
+    if not (arms and tasks):
+        return None
+    figure, panels = _panels(len(tasks), height=0.75 + 0.26 * max(len(arms), 3))
+    longest = max(map(len, arms))
+    for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
+        _small_title(axes, task)
+        for y, arm in enumerate(arms):
+            values = _outcomes(results, task, arm, statistic)
+            if not len(values):
+                continue
+            estimate = statistics.difference_estimate(values, _outcomes(results, task, base, statistic))
+            colour = colour_of(results, arm)
+            axes.barh(y, estimate.value, height=0.6, color=colour, alpha=0.35, linewidth=0, zorder=2)
+            _interval(axes, estimate, y, colour)
+        axes.axvline(0.0, color=INK, linewidth=1.0, zorder=2.5)
+        shown = index % 3 == 0 or longest <= 10
+        axes.set_yticks(range(len(arms)), [_clipped(arm) for arm in arms] if shown else [""] * len(arms))
+        axes.set_ylim(len(arms) - 0.4, -0.6)
+        axes.grid(False, axis="y")
+    for axes in panels[-min(3, len(panels)) :]:
+        axes.set_xlabel(f"{_unit(results)} minus the base arm's", fontsize=9, color=PALE)
+    return figure  # type: ignore[no-any-return]
+
+
+def _interval(axes: Axes, estimate: Estimate, y: float, colour: str) -> None:
+    if estimate.has_interval:
+        axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=2.0, solid_capstyle="butt", zorder=3)
+    axes.plot(estimate.value, y, "|", color=colour, markersize=11, markeredgewidth=2.2, zorder=3)
+
+
+def _outcomes(results: Results, task: str, arm: str, statistic: Statistic) -> NDArray[np.float64]:
+    group = results.group(task, arm)
+    return np.array([]) if group is None else group.outcomes(statistic, scored=results.scored)
+
+
+def _clipped(text: str, length: int = 34) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+# Sweeps over numbers --------------------------------------------------------------------------------------------------
+
+
+def over_number(results: Results, key: str, statistic: Statistic) -> Figure | None:
+    """The outcome against one swept number, one panel a task; where a second one is swept, a line for each of it."""
+    axes_keys = results.numeric_axes()
+    if key not in axes_keys or not any(
+        len(group.outcomes(statistic, scored=results.scored)) for group in results.groups
+    ):
+        return None
+    others = [other for other in axes_keys if other != key]
+    xs = sorted({float(own[key]) for own in results.arm_settings.values()})
+    figure, panels = _panels(len(results.tasks), height=3.0)
+    for axes, task in zip(panels, results.tasks, strict=True):
+        _small_title(axes, task)
+        lines: dict[tuple[float, ...], list[tuple[float, Estimate, NDArray[np.float64]]]] = {}
+        for arm, own in results.arm_settings.items():
+            values = _outcomes(results, task, arm, statistic)
+            if len(values):
+                line = lines.setdefault(tuple(float(own[other]) for other in others), [])
+                line.append((float(own[key]), statistics.mean_estimate(values), values))
+        colours = [SERIES[index % len(SERIES)] for index in range(len(lines))]
+        for colour, (held, points) in zip(colours, sorted(lines.items()), strict=True):
+            points.sort(key=lambda point: point[0])
+            places = [xs.index(x) for x, _, _ in points]
+            label = ", ".join(f"{other}={value:g}" for other, value in zip(others, held, strict=True))
+            axes.plot(
+                places, [e.value for _, e, _ in points], color=colour, linewidth=1.8, zorder=3, label=label or None
+            )
+            for place, (_, estimate, values) in zip(places, points, strict=True):
+                if estimate.has_interval:
+                    axes.plot(
+                        [place] * 2, [estimate.low, estimate.high], color=colour, linewidth=1.8, alpha=0.55, zorder=2.5
+                    )
+                axes.plot([place] * len(values), values, "o", color=colour, markersize=3.4, markeredgewidth=0, zorder=4)
+        # At equal distances: swept numbers are seldom evenly spaced, and may be 0.
+        axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
+        axes.set_xlim(-0.4, len(xs) - 0.6)
+        axes.set_xlabel(key, fontsize=10, color=INK)
+        axes.set_ylabel(f"{_unit(results)}, {statistic}", fontsize=9, color=PALE)
+        if others:
+            axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return figure  # type: ignore[no-any-return]
+
+
+def heat_maps(results: Results, statistic: Statistic, link: Callable[[Group], str] | None = None) -> Figure | None:
+    """The mean outcome over a grid of two swept numbers, one panel a task.
+
+    Args:
+        results: of the runs.
+        statistic: which evaluations.
+        link: address that a cell leads to.
+    """
+    keys = results.numeric_axes()
+    if len(keys) != 2 or not any(len(group.outcomes(statistic, scored=results.scored)) for group in results.groups):
+        return None
+    # The key with more values lies across.
+    across, up = sorted(keys, key=lambda key: -len({own[key] for own in results.arm_settings.values()}))
+    columns, rows = (sorted({float(own[key]) for own in results.arm_settings.values()}) for key in (across, up))
+    if len(columns) < 2 or len(rows) < 2:
+        return None
+    from matplotlib.patches import Rectangle
+
+    figure, panels = _panels(
+        len(results.tasks), width=max(3.8, 1.0 + 0.75 * len(columns)), height=1.2 + 0.5 * len(rows), columns=2
+    )
+    for axes, task in zip(panels, results.tasks, strict=True):
+        _small_title(axes, task, f"mean {_unit(results)}, {statistic}")
+        means = {}
+        for arm, own in results.arm_settings.items():
+            group = results.group(task, arm)
+            if group is not None:
+                values = group.outcomes(statistic, scored=results.scored)
+                place = columns.index(float(own[across])), rows.index(float(own[up]))
+                means[place] = group, float(values.mean()) if len(values) else math.nan
+        finite = [mean for _, mean in means.values() if math.isfinite(mean)]
+        low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+        for (x, y), (group, mean) in means.items():
+            share = 0.5 if high == low else (mean - low) / (high - low)
+            # Opacity over the page's own ground reads in light and in dark.
+            strength = 0.0 if math.isnan(mean) else 0.08 + 0.72 * share
+            cell = Rectangle(
+                (x - 0.48, y - 0.46), 0.96, 0.92, facecolor=SERIES[0], alpha=strength, linewidth=0, zorder=2
+            )
+            missing = len(group.runs) - len(group.ended)
+            text = ("–" if math.isnan(mean) else _number(mean, high - low)) + ("*" if missing else "")
+            words = axes.text(x, y, text, ha="center", va="center", fontsize=9.5, color=INK, zorder=3)
+            if link is not None:
+                cell.set_url(link(group))
+                words.set_url(link(group))
+            axes.add_patch(cell)
+        axes.grid(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+        axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(-0.5, len(rows) - 0.5)
+        axes.set_xlabel(across, fontsize=10, color=INK)
+        axes.set_ylabel(up, fontsize=10, color=INK)
+    return figure  # type: ignore[no-any-return]
+
+
+def _number(value: float, span: float) -> str:
+    return f"{value:.0f}" if span >= 20 or abs(value) >= 1000 else f"{value:.1f}"
+
+
+# Aggregates over tasks ------------------------------------------------------------------------------------------------
+
+
+def complete(results: Results, statistic: Statistic) -> tuple[list[str], list[str]]:
+    """The tasks and arms that can be averaged: tasks on which every such arm has a run that finished.
+
+    Arms without any finished run are left out first, then the tasks that a remaining arm lacks.
+    """
+    arms = [a for a in results.arms if any(len(_outcomes(results, task, a, statistic)) for task in results.tasks)]
+    tasks = [task for task in results.tasks if all(len(_outcomes(results, task, arm, statistic)) for arm in arms)]
+    return tasks, arms
+
+
+def scores_of(results: Results, tasks: Sequence[str], arm: str, statistic: Statistic) -> list[NDArray[np.float64]]:
+    """Outcomes of an arm, one array a task, as :mod:`cql.statistics` takes them."""
+    return [_outcomes(results, task, arm, statistic) for task in tasks]
+
+
+def aggregates(estimates: Mapping[str, Mapping[str, Estimate]], results: Results) -> Figure | None:
+    """IQM, median, mean and optimality gap of each arm, with their intervals.
+
+    Args:
+        estimates: by the statistic's name and the arm.
+        results: for the arms' colours.
+    """
+    if not estimates:
+        return None
+    arms = list(next(iter(estimates.values())))
+    figure, panels = _panels(len(estimates), width=2.9, height=0.8 + 0.27 * max(len(arms), 3), columns=4)
+    for index, (axes, (name, by_arm)) in enumerate(zip(panels, estimates.items(), strict=True)):
+        _small_title(axes, name, "less is better" if name == "optimality gap" else "")
+        for y, arm in enumerate(arms):
+            estimate, colour = by_arm[arm], colour_of(results, arm)
+            if estimate.has_interval:
+                axes.barh(y, estimate.high - estimate.low, left=estimate.low, height=0.6, color=colour, alpha=0.35,
+                          linewidth=0, zorder=2)  # fmt: skip
+            axes.plot([estimate.value] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2.4, zorder=3)
+        axes.set_yticks(range(len(arms)), [_clipped(arm, 26) for arm in arms] if index == 0 else [""] * len(arms))
+        axes.set_ylim(len(arms) - 0.4, -0.6)
+        axes.grid(False, axis="y")
+        axes.set_xlabel("score", fontsize=9, color=PALE)
+    return figure  # type: ignore[no-any-return]
+
+
+def profiles(found: Mapping[str, statistics.Profile], results: Results) -> Figure | None:
+    """Performance profiles: the share of runs above each score, with pointwise intervals."""
+    if not found:
+        return None
+    figure, (axes,) = _panels(1, width=6.4, height=3.4)
+    for arm, profile in found.items():
+        colour = colour_of(results, arm)
+        if np.isfinite(profile.low).all() and len(found) <= MOST_BANDS:
+            axes.fill_between(profile.thresholds, profile.low, profile.high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(profile.thresholds, profile.share, color=colour, linewidth=1.8)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel(f"{_unit(results)} τ", fontsize=9, color=PALE)
+    axes.set_ylabel("share of runs above τ", fontsize=9, color=PALE)
+    return figure  # type: ignore[no-any-return]
+
+
+def improvements(estimates: Mapping[str, Estimate], base: str, results: Results) -> Figure | None:
+    """How probable it is that a run of each arm beats one of the base arm on the same task."""
+    if not estimates:
+        return None
+    figure, (axes,) = _panels(1, width=6.4, height=0.8 + 0.3 * max(len(estimates), 3))
+    for y, (arm, estimate) in enumerate(estimates.items()):
+        colour = colour_of(results, arm)
+        if estimate.has_interval:
+            axes.barh(y, estimate.high - estimate.low, left=estimate.low, height=0.6, color=colour, alpha=0.35,
+                      linewidth=0, zorder=2)  # fmt: skip
+        axes.plot([estimate.value] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2.4, zorder=3)
+    axes.axvline(0.5, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
+    axes.set_xlim(0.0, 1.0)
+    axes.set_yticks(range(len(estimates)), [_clipped(arm) for arm in estimates])
+    axes.set_ylim(len(estimates) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.set_xlabel(f"probability that it beats {_clipped(base)}", fontsize=9, color=PALE)
+    return figure  # type: ignore[no-any-return]
+
+
+# Diagnostics ----------------------------------------------------------------------------------------------------------
+
+
+def diagnostics(results: Results, task: str) -> Figure | None:
+    """What explains a task's results: Q values, gap, multiplier and entropy over gradient steps, one line an arm."""
+    groups = [group for group in results.groups if group.task == task]
+    names = [name for name in DIAGNOSTICS if any(len(run.metric(name).steps) for g in groups for run in g.runs)]
+    if not names:
+        return None
+    figure, panels = _panels(len(names))
+    for axes, name in zip(panels, names, strict=True):
+        _small_title(axes, DIAGNOSTICS[name], name)
+        sizes = [_draw_group(axes, results, group, lambda run, name=name: run.metric(name)) for group in groups]  # type: ignore[misc]
+        sizes = sorted(size for size in sizes if size > 0.0)
+        usual = sizes[len(sizes) // 2] if sizes else 0.0
+        if len(sizes) > 1 and sizes[-1] > _EXPLODED * max(sizes[0], 1e-12) and usual > 0.0:
+            axes.set_yscale("symlog", linthresh=float(f"{max(sizes[0], sizes[-1] / 1e6):.1g}"))
+        _step_axis(axes)
+    return figure  # type: ignore[no-any-return]

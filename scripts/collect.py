@@ -1,0 +1,260 @@
+"""Make a Minari dataset: ``python scripts/collect.py DATASET_ID --env ENV --policy SPEC ...``; see ``--help``."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cql import config
+
+if TYPE_CHECKING:
+    from cql.collect import Behaviour, Episode, Part
+    from cql.envs import EnvInfo
+
+POLICIES = """\
+a policy is one of
+  random                   actions drawn uniformly
+  halfcheetah/sac_125k     a policy of the package, by its name; halfcheetah stands for all of that training
+  FILE.npz                 weights such as scripts/train_behaviour.py saves
+  RUN, RUN@best, RUN@5000  a checkpoint of a run trained here: its last one, its best one, that of a step
+  FILE.pt                  a checkpoint's file
+  FOLDER                   all .npz in a folder, or all steps in a run's folder of checkpoints, one after the other
+and =N behind it gives it N episodes. A folder's policies share its episodes evenly, the first ones taking what is over.
+"""
+
+
+class UsageError(ValueError):
+    """What was asked for does not make sense; the message names the option."""
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Roll policies out into a local Minari dataset, whole or not at all.",
+        epilog=POLICIES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset_id", help="Minari id of the new dataset, such as me/hopper/mixed-v0")
+    parser.add_argument("--env", required=True, metavar="ENV", help="Gymnasium's id, such as Hopper-v5")
+    policy_help = "what acts, see below; given several times, the dataset is a mixture"
+    parser.add_argument("--policy", required=True, action="append", metavar="SPEC[=N]", help=policy_help)
+    episodes_help = "episodes in all, shared out evenly among the policies without =N"
+    parser.add_argument("--episodes", type=int, metavar="N", help=episodes_help)
+    noise_help = "scale of the policies' own standard deviations: 1 as they were trained (default), 0 deterministic"
+    parser.add_argument("--noise", type=float, metavar="SCALE", help=noise_help)
+    parser.add_argument("--seed", type=int, default=0, help="of all randomness (default 0)")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes (default 1); the data are the same"
+    )
+    n_envs_help = "environments stepped together in a process (default 10); the data are the same"
+    parser.add_argument("--n-envs", type=int, default=10, metavar="N", help=n_envs_help)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing dataset once the new one is whole"
+    )
+    reference_help = "returns that score 0 and 100 (default: D4RL's, where the environment has them)"
+    parser.add_argument("--reference", type=float, nargs=2, metavar=("MIN", "MAX"), help=reference_help)
+    parser.add_argument("--description", default="", help="a sentence for the metadata")
+    parser.add_argument("--author", help="for the metadata")
+    chosen = parser.parse_args()
+    if chosen.seed < 0:
+        parser.error(f"--seed {chosen.seed}: at least 0")
+    if chosen.reference is not None and not chosen.reference[1] > chosen.reference[0]:
+        parser.error(f"--reference {chosen.reference[0]:g} {chosen.reference[1]:g}: MAX must be greater than MIN")
+    return chosen
+
+
+def split(spec: str) -> tuple[str, int | None]:
+    """A policy and its own number of episodes, if it has one; the names of runs hold ``=`` too."""
+    name, _, number = spec.rpartition("=")
+    is_path = Path(spec).exists() or ("@" in spec and "=" not in spec.rpartition("@")[2])
+    return (spec, None) if is_path or not name or not number.isdigit() else (name, int(number))
+
+
+def behaviours(name: str, info: "EnvInfo") -> "Sequence[Behaviour]":
+    """What a policy's name stands for: one behaviour, or those of a folder in their order.
+
+    Raises:
+        UsageError: there is nothing of that name.
+        PolicyError: a file holds no policy.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    from cql.checkpoint import CheckpointFolder
+    from cql.collect import NpzPolicy, RandomPolicy
+
+    path = Path(name)
+    run, _, which = name.rpartition("@")
+    if name == "random":
+        return [RandomPolicy(info.observation_size, info.action_size)]
+    if path.suffix == ".npz":
+        return [NpzPolicy.load(path)]
+    if path.suffix == ".pt":
+        return [checkpoint(path, name)]
+    if path.joinpath(config.RUN_CONFIG_FILE).exists():
+        return [checkpoint(CheckpointFolder(path / "checkpoints").find("last"), name)]
+    if path.is_dir():
+        folder = CheckpointFolder(path)
+        if folder.steps():
+            return [checkpoint(folder.path(step), str(folder.path(step))) for step in folder.steps()]
+        return NpzPolicy.sequence(path)
+    if run and Path(run).is_dir():
+        return [checkpoint(CheckpointFolder(Path(run) / "checkpoints").find(which), name)]
+    names = NpzPolicy.embedded_names()
+    chosen = [each for each in names if each == name or each.startswith(f"{name}/")]
+    if not chosen:
+        raise UsageError(
+            f"--policy {name}: there is no such file or folder, and no policy of that name in the package, which has "
+            + ", ".join(names)
+        )
+    return [NpzPolicy.embedded(each) for each in chosen]
+
+
+def checkpoint(path: Path, name: str) -> "Behaviour":
+    """The policy of a run trained here."""
+    from cql import experiment
+
+    return experiment.load_behaviour(path, name)
+
+
+def share_out(total: int, n: int) -> list[int]:
+    """A number of episodes in n parts as equal as can be, the larger ones first."""
+    return [total // n + (position < total % n) for position in range(n)]
+
+
+def parts(specs: Sequence[str], n_episodes: int | None, noise: float | None, info: "EnvInfo") -> "list[Part]":
+    """What acts and for how many episodes.
+
+    Args:
+        specs: policies, each with ``=N`` or without.
+        n_episodes: in all.
+        noise: scale of their standard deviations, None for 1.
+        info: of the environment.
+
+    Raises:
+        UsageError: the numbers of episodes do not go together.
+    """
+    from cql.collect import Part
+
+    named = [split(spec) for spec in specs]
+    own = sum(number for _, number in named if number is not None)
+    sharing = [name for name, number in named if number is None]
+    if sharing and n_episodes is None:
+        raise UsageError(f"--episodes N is needed, or {sharing[0]}=N")
+    left = own if n_episodes is None else n_episodes
+    left -= own
+    if (left != 0) if not sharing else (left < len(sharing)):
+        wanted = f" leave {left} for {', '.join(sharing)}" if sharing else f" do not add up to --episodes {n_episodes}"
+        raise UsageError(f"--episodes {n_episodes}: {own} of the policies' own{wanted}")
+    shares = iter(share_out(left, len(sharing)) if sharing else [])
+    found = []
+    for name, number in named:
+        known, share = behaviours(name, info), next(shares) if number is None else number
+        if share < len(known):
+            raise UsageError(f"--policy {name}: {share} episodes for its {len(known)} policies, at least one each")
+        if noise is not None and name == "random":
+            raise UsageError("--noise: random has no standard deviation to scale; leave --noise or random out")
+        scale = 1.0 if noise is None else noise
+        found += [Part(each, count, scale) for each, count in zip(known, share_out(share, len(known)), strict=True)]
+    return found
+
+
+def known_reference(env_id: str) -> dict[str, Any] | None:
+    """``name``, ``min_score`` and ``max_score`` of the environment's file in ``configs/env``, None without."""
+    path = config.CONFIG_DIR / "env" / f"{env_id}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["reference"] if path.is_file() else None
+
+
+def train_command(dataset_id: str, env_id: str, reference: tuple[float, float] | None) -> str:
+    """The command that trains on a dataset, and scores as it does."""
+    known = known_reference(env_id)
+    has_file = config.CONFIG_DIR.joinpath("env", f"{env_id}.yaml").is_file()
+    if reference is not None and (known is None or reference != (known["min_score"], known["max_score"])):
+        low, high = reference
+        env = f"env.id={env_id} env.reference.name=own env.reference.min_score={low} env.reference.max_score={high}"
+    else:
+        env = f"env={env_id}" if has_file else f"env.id={env_id} env.reference=null"
+    return f"python scripts/train.py dataset=minari dataset.id={dataset_id} {env}"
+
+
+def summary(episodes: "Sequence[Episode]", reference: tuple[float, float] | None, name: str) -> str:
+    """Episodes, transitions, return and score, in one line."""
+    import numpy as np
+
+    from cql.envs import normalised_score
+
+    returns = np.array([episode.rewards.sum() for episode in episodes])
+    line = (
+        f"{len(episodes)} episodes, {sum(len(episode.rewards) for episode in episodes):,} transitions, "
+        f"return {returns.mean():.1f} +- {returns.std():.1f}"
+    )
+    if reference is not None:
+        scores = normalised_score(returns, *reference)
+        line += f", {name} score {scores.mean():.1f} +- {scores.std():.1f}"
+    return line
+
+
+def collect(chosen: argparse.Namespace) -> None:
+    """Roll out, write and report."""
+    from cql.collect import collect_dataset
+    from cql.data import minari_folder
+    from cql.envs import env_info
+
+    minari_folder(chosen.dataset_id)  # refuses a malformed id before anything is loaded
+    acting = parts(chosen.policy, chosen.episodes, chosen.noise, env_info(chosen.env))
+    reference, name = None if chosen.reference is None else tuple(chosen.reference), "own"
+    if reference is None:
+        known = known_reference(chosen.env)
+        if known is None:
+            print(
+                f"{chosen.env} has no reference returns: no score; --reference MIN MAX gives it some", file=sys.stderr
+            )
+        else:
+            reference, name = (known["min_score"], known["max_score"]), known["name"]
+    episodes = collect_dataset(
+        chosen.dataset_id,
+        chosen.env,
+        acting,
+        seed=chosen.seed,
+        n_envs=chosen.n_envs,
+        workers=chosen.workers,
+        reference=reference,
+        description=chosen.description,
+        author=chosen.author,
+        overwrite=chosen.overwrite,
+        progress=sys.stderr.isatty(),
+    )
+    assert episodes is not None  # an existing dataset was refused
+    start = 0
+    for part in acting if len(acting) > 1 else []:
+        print(f"{part.behaviour.name}: {summary(episodes[start : start + part.n_episodes], reference, name)}")
+        start += part.n_episodes
+    print(f"{chosen.dataset_id}: {summary(episodes, reference, name)}, in {minari_folder(chosen.dataset_id)}")
+    print(f"train on it: {train_command(chosen.dataset_id, chosen.env, reference)}")
+
+
+def main() -> int:
+    """Collect; errors of the user's go to stderr with exit code 2."""
+    chosen = arguments()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("cql.data").setLevel(logging.INFO)  # says whom it waits for
+    from cql.checkpoint import CheckpointError
+    from cql.collect import PolicyError
+    from cql.data import DatasetError
+    from cql.envs import EnvError
+
+    try:
+        collect(chosen)
+    except (UsageError, CheckpointError, PolicyError, DatasetError, EnvError, config.ConfigError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted: nothing of {chosen.dataset_id} is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

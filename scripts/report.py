@@ -1,0 +1,106 @@
+"""A report on sweeps and runs: ``python scripts/report.py FOLDER ...``; see ``--help``."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+STATISTICS = ("last", "best", "last five")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Which arm is better, by how much, how sure is that: a page, tables and figures from run folders."
+    )
+    parser.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="folders of sweeps or runs, or names of sweeps in outputs/sweeps"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where to write (default: report/ in the first folder)"
+    )
+    parser.add_argument("--title", help="heading of the page (default: the folders' names)")
+    parser.add_argument(
+        "--base", metavar="ARM", help="the arm that others are compared with (default: base, or the first)"
+    )
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="ARM=TEXT", help="another name for an arm; may be given again"
+    )
+    parser.add_argument(
+        "--statistic", choices=STATISTICS, default="last", help="evaluations that figures and comparisons show"
+    )
+    parser.add_argument(
+        "--films", choices=("embed", "link", "none"), default="embed",
+        help="rollouts inside the page (default), linked in their folders, or none",
+    )  # fmt: skip
+    parser.add_argument("--wandb", action="store_true", help="log tables and figures to a W&B run named report")
+    parser.add_argument("--project", help="W&B project (default: that of the runs)")
+    parser.add_argument("--entity", help="W&B user or team")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Read, draw and write; errors of the user's go to stderr with exit code 2."""
+    chosen = arguments()
+    from cql import comparison, dashboard, results
+
+    try:
+        folders = [_folder(text) for text in chosen.folders]
+        found = results.renamed(results.read_results(folders), _labels(chosen.label))
+        where = "", None
+        if chosen.wandb:  # found out before anything is written
+            configs = [run.config for run in found.runs]
+            where = dashboard.place(configs, project=chosen.project, entity=chosen.entity)
+        out = chosen.out or folders[0] / "report"
+        title = chosen.title or ", ".join(folder.resolve().name for folder in folders)
+        report = comparison.write_report(
+            found,
+            out,
+            title=title,
+            command=shlex.join(["python", "scripts/report.py", *sys.argv[1:]]),
+            statistic=chosen.statistic,
+            base=chosen.base,
+            films=chosen.films,
+        )
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    finished = sum(run.status == "finished" for run in found.runs)
+    total = len(found.runs) + len(found.unread)
+    print(f"{finished} of {total} runs finished; {len(found.arms)} arms, {len(found.tasks)} tasks")
+    print(f"written: {report.page} ({report.page.stat().st_size / 1e6:.1f} MB), tables and figures beside it")
+    if chosen.wandb:
+        project, entity = where
+        line = dashboard.log_report(
+            out,
+            files=list(report.files),
+            table=list(report.rows),
+            figures=list(report.figures),
+            project=project,
+            entity=entity,
+            sweep=folders[0].resolve().name,
+        )
+        print(line)
+    return 0
+
+
+def _labels(texts: list[str]) -> dict[str, str]:
+    """New labels by the old ones; those of points may hold an equals sign themselves, new ones may not."""
+    labels = {}
+    for text in texts:
+        arm, equals, label = text.rpartition("=")
+        if not (equals and arm and label):
+            raise ValueError(f"--label {text}: write ARM=TEXT, such as base='CQL, fixed'")
+        labels[arm] = label
+    return labels
+
+
+def _folder(text: str) -> Path:
+    """A folder as it is, or that of a sweep by its name."""
+    from cql import sweeps
+
+    return Path(text) if Path(text).is_dir() else sweeps.find_sweep(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

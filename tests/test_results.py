@@ -1,0 +1,177 @@
+"""Runs read from their folders: what is compared with what, and that nothing is dropped without a word."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from made_runs import make_grid, make_run
+
+from cql import lock
+from cql.results import ResultsError, flat, provenance_of, read_results, read_run, renamed
+
+
+def sweep(folder):
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text("{}")
+    return folder
+
+
+def test_a_run_is_what_its_files_say(tmp_path):
+    metrics = {"q_data": [1.0, 2.0, 3.0]}
+    run = read_run(make_run(tmp_path / "run", [100.0, 300.0, 200.0], changes={"seed": 4}, metrics=metrics, spread=50.0))
+    assert (run.seed, run.status, run.step, run.n_steps) == (4, "finished", 4000, 4000)
+    assert run.evaluations.steps.tolist() == [1333, 2667, 4000]
+    assert run.evaluations.values.tolist() == [100.0, 300.0, 200.0]
+    assert run.scores.values == pytest.approx((np.array([100.0, 300.0, 200.0]) + 280) / 124.15)
+    assert run.metric("q_data").values.tolist() == [1.0, 2.0, 3.0]
+    assert not len(run.metric("entropy").steps)
+    assert run.config["algorithm.alpha_cql.value"] == 5.0
+
+
+def test_last_best_and_the_mean_of_the_last_five_are_three_numbers(tmp_path):
+    run = read_run(make_run(tmp_path / "run", [9.0, 1.0, 2.0, 3.0, 4.0, 5.0]))
+    found = [run.outcome(name, scored=False) for name in ("last", "best", "last five")]
+    assert found == [5.0, 9.0, 3.0]
+    short = read_run(make_run(tmp_path / "short", [2.0, 4.0]))
+    assert short.outcome("last five", scored=False) == 3.0
+    nothing = read_run(make_run(tmp_path / "none", [], status="running"))
+    assert nothing.outcome("last", scored=False) is None
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path):
+    folder = sweep(tmp_path / "s")
+    for alpha in (1.0, 5.0):
+        for seed in (1, 0):
+            changes = {"seed": seed, "algorithm.alpha_cql.value": alpha, "logger.kind": f"k{seed}", "n_threads": seed}
+            make_run(folder / f"alpha_cql-{alpha:g}__seed-{seed}", [alpha + seed], changes=changes)
+    found = read_results([folder])
+    assert found.tasks == ("halfcheetah_medium",)
+    assert found.arms == ("alpha_cql=1", "alpha_cql=5")
+    assert [[run.seed for run in group.runs] for group in found.groups] == [[0, 1], [0, 1]]
+    assert found.arm_settings == {"alpha_cql=1": {"alpha_cql": 1.0}, "alpha_cql=5": {"alpha_cql": 5.0}}
+    assert found.numeric_axes() == ["alpha_cql"]
+    assert found.group("halfcheetah_medium", "alpha_cql=5").outcomes("last", scored=False).tolist() == [5.0, 6.0]
+    assert "algorithm.w_cql" in found.shared
+    assert "algorithm.alpha_cql.value" not in found.shared
+
+
+def test_only_what_differs_is_shown_where_names_say_nothing(tmp_path):
+    make_run(tmp_path / "a", [1.0], changes={"algorithm.w_cql": 2.0})
+    make_run(tmp_path / "b", [1.0])
+    make_run(
+        tmp_path / "c", [1.0], changes={"algorithm.alpha_cql": {"kind": "learned", "initial_value": 5.0, "tau_cql": -4}}
+    )
+    found = read_results([tmp_path])
+    assert len(found.arms) == 3
+    assert "w_cql=2" in " ".join(found.arms)
+    assert any("tau_cql=-4" in arm for arm in found.arms)
+    assert not any("batch_size" in arm for arm in found.arms)
+    assert found.numeric_axes() == []
+
+
+def test_tasks_are_told_by_environment_and_data(tmp_path):
+    make_run(tmp_path / "a", [1.0])
+    make_run(tmp_path / "b", [1.0], changes={"dataset.name": "halfcheetah_random"})
+    make_run(tmp_path / "c", [1.0], changes={"dataset.fraction": 0.5})
+    found = read_results([tmp_path])
+    assert found.arms == ("all runs",)
+    assert set(found.tasks) == {
+        "halfcheetah_medium fraction=null",
+        "halfcheetah_medium fraction=0.5",
+        "halfcheetah_random",
+    }
+
+
+def test_runs_of_a_table_are_told_by_its_names(tmp_path):
+    folder = sweep(tmp_path / "table_x")
+    for task, alpha in (("one", 5.0), ("two", 10.0)):  # a task may have settings of its own
+        for arm, w in (("base", 1.0), ("heavy", 2.0)):
+            changes = {"dataset.name": task, "algorithm.alpha_cql.value": alpha, "algorithm.w_cql": w}
+            make_run(folder / f"arm-{arm}__task-{task}__seed-0", [w], changes=changes)
+    found = read_results([folder])
+    assert (found.tasks, found.arms) == (("one", "two"), ("base", "heavy"))
+    assert found.arm_settings == {"base": {"w_cql": 1.0}, "heavy": {"w_cql": 2.0}}
+
+
+def test_what_failed_waits_or_cannot_be_read_is_kept_apart_and_named(tmp_path):
+    folder = sweep(tmp_path / "s")
+    names = [f"alpha_cql-1__seed-{seed}" for seed in range(5)]
+    (folder / "stacks.json").write_text(json.dumps([names]))
+    make_run(folder / names[0], [1.0, 2.0], changes={"seed": 0})
+    make_run(folder / names[1], [5.0], changes={"seed": 1}, status="failed", failure="alpha_cql is nan")
+    going = make_run(folder / names[2], [7.0], changes={"seed": 2}, status="running")
+    damaged = make_run(folder / names[3], [1.0], changes={"seed": 3})
+    (damaged / "episodes.csv").write_text("step,episode,seed,return,length,score\nnonsense\n")
+    with lock.hold(going):
+        found = read_results([folder])
+        (group,) = found.groups
+        assert [run.status for run in group.runs] == ["finished", "failed", "running"]
+    assert group.runs[1].failure == "alpha_cql is nan"
+    assert group.outcomes("last", scored=False).tolist() == [2.0], "only what finished enters an average"
+    reasons = {path.name: reason for path, reason in found.unread}
+    assert set(reasons) == {names[3], names[4]}
+    assert "line 2 is damaged" in reasons[names[3]]
+    assert reasons[names[4]] == "has not begun"
+
+
+def test_the_same_run_twice_counts_once(tmp_path):
+    first, second = sweep(tmp_path / "a"), sweep(tmp_path / "b")
+    make_run(first / "alpha_cql-5__seed-0", [1.0], status="running")
+    make_run(second / "alpha_cql-5__seed-0", [1.0, 2.0])
+    found = read_results([first, second])
+    assert [run.directory.parent.name for run in found.runs] == ["b"]
+    assert [run.directory.parent.name for run in found.repeated] == ["a"]
+    assert len(read_results([second, tmp_path / "b"]).runs) == 1, "nor is a folder that is given twice"
+
+
+def test_folders_without_runs_are_named(tmp_path):
+    with pytest.raises(ResultsError, match="nowhere is not a folder"):
+        read_results([tmp_path / "nowhere"])
+    with pytest.raises(ResultsError, match="holds no runs"):
+        read_results([tmp_path])
+    damaged = make_run(tmp_path / "run", [1.0])
+    (damaged / "summary.json").write_text("{")
+    with pytest.raises(ResultsError, match=r"none of the 1 runs can be read yet; .*summary\.json is damaged"):
+        read_results([tmp_path])
+
+
+def test_arms_can_be_given_other_names(tmp_path):
+    found = read_results([make_grid(tmp_path / "g", alphas=(1.0, 5.0), taus=(-5.0,), seeds=(0,))])
+    old = found.arms[0]
+    new = renamed(found, {old: "gentle"})
+    assert new.arms == ("gentle", found.arms[1])
+    assert new.groups[0].arm == "gentle"
+    with pytest.raises(ResultsError, match="no arm 'x'"):
+        renamed(found, {"x": "y"})
+    with pytest.raises(ResultsError, match="the same label"):
+        renamed(found, {old: found.arms[1]})
+
+
+def test_provenance_lists_every_value_that_occurs(tmp_path):
+    for name, torch in (("a", "2.6"), ("b", "2.13")):
+        run = make_run(tmp_path / name, [1.0], changes={"seed": len(name + torch)})
+        (run / "provenance.json").write_text(json.dumps({"versions": {"torch": torch}, "commit": "abc"}))
+    assert provenance_of(read_results([tmp_path]).runs) == {"commit": ["abc"], "versions.torch": ["2.13", "2.6"]}
+
+
+def test_without_reference_scores_returns_are_compared(tmp_path):
+    make_run(tmp_path / "a", [1.0], scored=False)
+    found = read_results([tmp_path])
+    assert not found.scored
+    assert found.groups[0].outcomes("last", scored=False).tolist() == [1.0]
+
+
+def test_nested_keys_become_dotted():
+    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": [2]}) == {"a.b": 1, "a.c.d": None, "e": [2]}
+
+
+def test_reading_needs_no_torch(tmp_path):
+    import subprocess
+
+    make_run(tmp_path / "a", [1.0])
+    code = f"import sys; from cql import results; results.read_results(['{tmp_path}']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    shutil.rmtree(tmp_path / "a")
