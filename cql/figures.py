@@ -71,10 +71,12 @@ def themed(element: str, label: str) -> str:
     """An SVG element for a page: colours by its CSS properties, its own width at most, and read out as `label`."""
     for colour, name in COLOURS.items():
         element = element.replace(colour, f"var({name})")
-    used = set(re.findall(r"(?:#|url\(#)([\w-]+)", element))
+    used = set(re.findall(r"(?:#|url\(#)([\w.-]+)", element))
     # Several figures in one page would have the same ids.
-    element = re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", element)
+    element = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", element)
     element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
+    # A link within the page opens no other one.
+    element = re.sub(r'(<a xlink:href="#[^"]*") target="_blank"', r"\1", element)
     width = re.search(r'width="([\d.]+)pt"', element)
     element = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", element, count=1)
     style = ""

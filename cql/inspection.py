@@ -672,11 +672,12 @@ def _against_bounds(
     n, at_bound, n_outside = 0, 0, 0
     for values in _finite(actions, np.arange(len(actions))):
         n += len(values)
-        n_outside += int((np.maximum(low - values, values - high) > ACTION_TOLERANCE).any(axis=1).sum())
+        outside = np.maximum(low - values, values - high) > ACTION_TOLERANCE
+        n_outside += int(outside.any(axis=1).sum())
         place = (values - low) / (high - low).astype(np.float64)
-        inner = np.minimum(place, 1.0 - place)
-        near += (inner <= NEAR).sum(axis=0)
-        at_bound += int((2.0 * inner <= AT_BOUND).any(axis=1).sum())
+        inner = np.minimum(place, 1.0 - place)  # of the range; the half-width is half of it
+        near += ((inner <= NEAR) & ~outside).sum(axis=0)
+        at_bound += int(((2.0 * inner <= AT_BOUND) & ~outside).any(axis=1).sum())
         bins = np.clip((place * BINS).astype(np.int64), 0, BINS - 1) + BINS * np.arange(n_features)
         counts += np.bincount(bins.ravel(), minlength=counts.size).reshape(counts.shape)
     return counts, near / n, at_bound / n, n_outside

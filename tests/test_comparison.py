@@ -1,0 +1,295 @@
+"""The report: what it writes, what it says, and what a real browser makes of it."""
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import browser
+import numpy as np
+import pytest
+from made_runs import make_grid, make_run
+
+from cql import comparison, figures
+from cql.comparison import as_latex, as_markdown, latex_safe, remarks, small_film, table_rows, write_report
+from cql.results import read_results, renamed
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def sweep(folder, arms, *, seeds=(0, 1, 2), tasks=("halfcheetah_medium",), **extra):
+    """A sweep with known outcomes: `arms` maps an arm's name to the last return of seed 0; each seed adds 100."""
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text("{}")
+    for task in tasks:
+        for index, (arm, value) in enumerate(arms.items()):
+            for seed in seeds:
+                changes = {"seed": seed, "dataset.name": task, "algorithm.w_cql": float(index + 1)}
+                name = f"arm-{arm}__task-{task}__seed-{seed}" if len(tasks) > 1 else f"arm-{arm}__seed-{seed}"
+                make_run(folder / name, [value / 2, value + 100.0 * seed], changes=changes, **extra)
+    return folder
+
+
+def report(folder, **options):
+    return write_report(read_results([folder]), folder / "report", title="t", command="the command", **options)
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_hold_every_statistic_and_the_difference(tmp_path):
+    found = read_results([sweep(tmp_path / "s", {"base": 1000.0, "better": 2000.0})])
+    base, better = table_rows(found, "base", "last")
+    assert (base["arm"], base["finished"], base["runs"], base["steps"]) == ("base", 3, 3, 4000)
+    assert base["return_last_mean"] == 1100.0
+    assert base["return_last_std"] == 100.0
+    assert base["return_last_five_mean"] == pytest.approx((500 + 1100) / 2)
+    half = 4.302653 * 100 / np.sqrt(3)
+    assert (base["return_last_low"], base["return_last_high"]) == pytest.approx((1100 - half, 1100 + half))
+    assert "minus_base_mean" not in base
+    # As scores: a thousand returns are 100000 / 12415.
+    assert better["minus_base_mean"] == pytest.approx(1000 / 124.15)
+    assert better["score_last_mean"] == pytest.approx((2100 + 280) / 124.15)
+
+
+def test_the_tables_agree_with_each_other_and_show_holes(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "odd_name": 2000.0}, tasks=("one", "two"))
+    shutil.rmtree(folder / "arm-odd_name__task-two__seed-2")
+    for seed in range(3):
+        shutil.rmtree(folder / f"arm-base__task-two__seed-{seed}")
+    make_run(folder / "arm-odd_name__task-two__seed-2", [5.0], status="failed", failure="why",
+             changes={"seed": 2, "dataset.name": "two", "algorithm.w_cql": 2.0})  # fmt: skip
+    found = read_results([folder])
+    lines = as_markdown(found, "last").splitlines()
+    mean = (1100 + 280) / 124.15
+    assert lines[0] == "| task | base | odd_name |"
+    assert lines[2] == f"| one | {mean:.1f} ± 0.8 | **{mean + 1000 / 124.15:.1f} ± 0.8** |"
+    assert lines[3].startswith("| two | - | **18.8 ± 0.6 [2 of 3]** |")
+    assert "mean" not in lines[4], "there is one task that both have: no mean over tasks"
+    tex = as_latex(found, "last")
+    assert "\\textbf{19.2 $\\pm$ 0.8}" in tex
+    assert "odd\\_name" in tex
+    assert tex.count("\\\\") == 3
+    rows = list(csv.DictReader(io.StringIO(comparison.as_csv(table_rows(found, "base", "last")))))
+    assert [(row["task"], row["arm"], row["finished"], row["failed"]) for row in rows] == [
+        ("one", "base", "3", "0"), ("one", "odd_name", "3", "0"), ("two", "odd_name", "2", "1")
+    ]  # fmt: skip
+    assert rows[2]["score_last_low"] == "", "two seeds have no interval"
+
+
+def test_every_episode_is_kept(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0}, seeds=(0, 1), spread=50.0)
+    rows = list(csv.DictReader(io.StringIO(comparison.episodes_csv(read_results([folder])))))
+    assert len(rows) == 2 * 2 * 2
+    last = [float(row["return"]) for row in rows if row["seed"] == "1" and row["step"] == "4000"]
+    assert last == [1050.0, 1150.0]
+
+
+def test_latex_prints_names_as_they_are():
+    assert latex_safe("a_b & 5% {x} ~^\\") == (
+        "a\\_b \\& 5\\% \\{x\\} \\textasciitilde{}\\textasciicircum{}\\textbackslash{}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "changes", "said"),
+    [
+        ({"q_policy": [10.0, 9e5], "q_data": [10.0, 8e5]}, {}, "Q exploded"),
+        ({"q_policy": [10.0, 400.0], "q_data": [10.0, 100.0]}, {}, "valued far above the data's"),
+        ({"q_policy": [10.0, 110.0], "q_data": [10.0, 100.0]}, {}, None),
+        ({"alpha_cql": [1.0, 5e4]}, {"initial_value": 5.0}, "alpha_cql ran away"),
+        ({"alpha_cql": [1.0, 0.01]}, {"initial_value": 5.0}, "alpha_cql vanished"),
+        ({"alpha_cql": [1.0, 0.2]}, {"initial_value": 5.0}, None),
+        ({"alpha_cql": [5.0, 5.0]}, {}, None),
+    ],
+)
+def test_diagnostics_are_put_into_words(tmp_path, metrics, changes, said):
+    changes = {f"algorithm.alpha_cql.{key}": value for key, value in changes.items()}
+    make_run(tmp_path / "run", [100.0, 3000.0], metrics=metrics, changes=changes)
+    found = remarks(read_results([tmp_path]).groups[0])
+    assert (found == []) if said is None else (len(found) == 1 and said in found[0]), found
+
+
+# What is written ------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_one_page_with_tables_and_figures(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "better": 2000.0}, metrics={"q_data": [1.0, 2.0]})
+    found = report(folder)
+    names = {path.relative_to(folder / "report").as_posix() for path in found.files}
+    assert {"index.html", "table.md", "table.tex", "table.csv", "episodes.csv"} <= names
+    assert {"figures/learning_curves.svg", "figures/outcomes.png", "figures/differences.svg"} <= names
+    assert all(path.stat().st_size for path in found.files)
+    assert not list((folder / "report").rglob(".*")), "nothing half-written is left"
+    page = found.page.read_text()
+    assert "<b>better</b> has the highest mean score" in page
+    assert "It is ahead by 8.1" in page
+    assert "the command" in page
+    before = {path: path.read_bytes() for path in found.files}
+    assert {path: path.read_bytes() for path in report(folder).files} == before, "twice the same"
+
+
+def test_names_cannot_break_the_page(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0})
+    found = renamed(read_results([folder]), {"x": "<script>alert(1)</script> & co"})
+    page = write_report(found, tmp_path / "out", title="<b>t</b>", command="<i>", films="none").page.read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in page
+    assert "<h1>&lt;b&gt;t&lt;/b&gt;</h1>" in page
+
+
+def test_the_verdict_claims_no_more_than_the_seeds_give(tmp_path):
+    close = report(sweep(tmp_path / "close", {"base": 1000.0, "x": 1010.0})).page.read_text()
+    assert "holds zero: the two are not told apart" in close
+    few = report(sweep(tmp_path / "few", {"base": 1000.0, "x": 9000.0}, seeds=(0, 1))).page.read_text()
+    assert "With fewer than 3 finished seeds there is no interval" in few
+    assert "too few for an interval, and none is given" in few
+    many = sweep(tmp_path / "many", {"base": 1000.0, "x": 3000.0}, tasks=("one", "two", "three"))
+    page = report(many).page.read_text()
+    assert "Over 3 tasks <b>x</b> has the highest interquartile mean score" in page
+    assert "better on 3, worse on 0, not told apart on 0 of 3 tasks" in page
+
+
+def test_what_failed_or_is_unfinished_stands_at_the_top(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0})
+    make_run(folder / "arm-base__seed-3", [1.0], changes={"seed": 3, "algorithm.w_cql": 1.0}, status="failed",
+             failure="critic_td is nan; last metrics: step 5")  # fmt: skip
+    page = report(folder).page.read_text()
+    assert "1 run failed or has not finished" in page
+    assert "failed at step 2000: critic_td is nan<" in page
+    assert "3 of 4" in page
+    with pytest.raises(ValueError, match="there is no arm 'y'; there are base, x"):
+        report(folder, base="y")
+
+
+def test_films_are_put_in_linked_or_left_out(tmp_path):
+    from PIL import Image
+
+    folder = sweep(tmp_path / "s", {"base": 1000.0}, seeds=(0,))
+    (folder / "arm-base__seed-0" / "videos").mkdir()
+    path = folder / "arm-base__seed-0" / "videos" / "step_0004000.gif"
+    frames = [Image.new("RGB", (400, 300), (3 * i, 100, 0)) for i in range(80)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=50)
+    assert 'src="data:image/gif;base64,' in report(folder).page.read_text()
+    linked = report(folder, films="link").page.read_text()
+    assert 'src="../arm-base__seed-0/videos/step_0004000.gif"' in linked
+    assert "<img" not in report(folder, films="none").page.read_text()
+    import base64
+
+    with Image.open(io.BytesIO(base64.b64decode(small_film(path).partition(",")[2]))) as small:
+        assert small.size in ((150, 112), (150, 113))
+        assert small.n_frames == 36
+        assert small.info["duration"] == pytest.approx(80 * 50 / 36, abs=10), "as long as it was"
+
+
+def test_figures_for_a_page_take_its_colours_and_have_no_ids_in_common(tmp_path):
+    found = read_results([make_grid(tmp_path / "g", alphas=(1.0, 5.0), taus=(-5.0, -2.0))])
+    element = figures.themed(figures.svg(figures.learning_curves(found)), "label")
+    assert "#222222" not in element
+    assert "var(--ink)" in element
+    assert "var(--c0)" in element
+    assert 'aria-label="label"' in element
+    ids, used = re.findall(r' id="([^"]+)"', element), set(re.findall(r"#([\w-]+)", element))
+    assert set(ids) <= used
+
+
+def test_the_script_reports_and_says_what_is_wrong(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, seeds=(0,))
+
+    def run(*arguments):
+        command = [sys.executable, str(ROOT / "scripts" / "report.py"), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run(folder, "--label", "x=tried", "--statistic", "best")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 runs finished; 2 arms, 1 tasks" in done.stdout
+    assert "tried" in (folder / "report" / "table.md").read_text()
+    for arguments, message in (
+        ([tmp_path / "nowhere"], "neither a folder nor the name of a sweep"),
+        ([folder, "--base", "y"], "there is no arm 'y'"),
+        ([folder, "--label", "y"], "write ARM=TEXT"),
+        ([folder, "--wandb"], "logger.project"),
+    ):
+        done = run(*arguments)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+
+
+# In a browser ---------------------------------------------------------------------------------------------------------
+
+in_browser = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
+
+
+@pytest.fixture(scope="module")
+def grid_page(tmp_path_factory):
+    folder = make_grid(tmp_path_factory.mktemp("grid") / "g", alphas=(0.5, 5.0, 10.0), taus=(-5.0, -2.0))
+    return report(folder).page
+
+
+@in_browser
+def test_a_browser_opens_the_page_without_a_complaint_or_a_request(grid_page):
+    for options in ({}, {"dark": True}, {"width": 390}):
+        with browser.browser(**options) as driver:
+            driver.get(grid_page.as_uri())
+            assert driver.find_element("tag name", "h1").text == "t"
+            assert browser.requests(driver, grid_page) == []
+            assert driver.get_log("browser") == []
+            inner, outer = driver.execute_script(
+                "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+            )
+            assert inner <= outer, "the page itself never scrolls sideways"
+            ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+            assert ground == ("rgb(22, 25, 29)" if options.get("dark") else "rgb(255, 255, 255)")
+
+
+@in_browser
+def test_a_browser_sees_a_request_where_there_is_one(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text('<img src="nowhere.png"><script>console.error("oh")</script>')
+    with browser.browser() as driver:
+        driver.get(page.as_uri())
+        assert any(url.endswith("nowhere.png") for url in browser.requests(driver, page))
+        assert any("oh" in entry["message"] for entry in driver.get_log("browser"))
+
+
+@in_browser
+def test_a_click_sorts_and_a_cell_leads_to_its_runs(grid_page):
+    from selenium.webdriver import ActionChains
+
+    with browser.browser() as driver:
+        driver.get(grid_page.as_uri())
+        table = driver.find_element("css selector", "#result table")
+
+        def column(index):
+            rows = table.find_elements("css selector", "tbody tr")
+            return [row.find_elements("tag name", "td")[index].get_attribute("data-value") for row in rows]
+
+        before = [float(value) for value in column(3)]
+        head = table.find_elements("css selector", "th button")[3]
+        head.click()
+        assert [float(value) for value in column(3)] == sorted(before, reverse=True) != before
+        head.click()
+        assert [float(value) for value in column(3)] == sorted(before)
+        assert table.find_elements("tag name", "th")[3].get_attribute("aria-sort") == "ascending"
+        # The arm that a row began with has no difference to itself, and stands last whichever way.
+        difference = table.find_elements("css selector", "th button")[6]
+        for _ in range(2):
+            difference.click()
+            assert column(6)[-1] == ""
+
+        links = driver.find_elements("css selector", "svg a")
+        targets = {link.get_attribute("xlink:href") or link.get_attribute("href") for link in links}
+        assert len(targets) == 6
+        wanted = "#runs-halfcheetah_medium--alpha_cql_5_tau_cql_-2"
+        assert wanted in targets
+        details = driver.find_element("css selector", wanted.replace("=", "\\="))
+        assert not details.get_property("open")
+        cell = next(link for link in links if wanted in (link.get_attribute("xlink:href"), link.get_attribute("href")))
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", cell)
+        ActionChains(driver).move_to_element(cell).click().perform()
+        assert driver.current_url.endswith(wanted)
+        assert details.get_property("open")
+        assert "alpha_cql-5__tau_cql--2__seed-1" in details.text
+        assert driver.execute_script("return arguments[0].getBoundingClientRect().top < innerHeight", details)
