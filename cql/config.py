@@ -376,7 +376,7 @@ class Dataset:
     timeouts_as_terminals: bool
 
 
-QUALITIES = ("random", "medium", "medium_replay", "medium_expert")
+QUALITIES = ("medium", "medium_replay", "medium_expert", "random")
 EMBEDDED_DATASETS = tuple(f"{task}_{quality}" for task in ("halfcheetah", "hopper") for quality in QUALITIES)
 
 

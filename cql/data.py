@@ -45,6 +45,8 @@ HUB_TIMEOUT = 5.0
 CHUNK = 65536
 # Datasets in the making stand below this folder of Minari's own; Minari passes over names that begin with a dot.
 WORK_FOLDER = ".cql-collecting"
+# Steps after which the environments of D4RL's gym files cut an episode that has not come to a terminal state.
+TIME_LIMIT = 1000
 
 
 class DatasetError(ValueError):
@@ -496,6 +498,9 @@ def new_dataset(dataset_id: str, *, overwrite: bool = False) -> Iterator[Path | 
     to its place. Neither an exception nor a kill leaves anything that passes for a dataset, and what a kill leaves in
     the hidden folder goes when the same dataset is next made. A process that comes second waits for the first.
 
+    A dataset that is replaced makes room by a rename of its own just before. Where the other rename fails it returns to
+    its place at once; where a kill comes between the two it does so when this is next called for it.
+
     Args:
         dataset_id: the dataset's id.
         overwrite: at the block's end, put the dataset in the place of one that exists.
@@ -509,6 +514,7 @@ def new_dataset(dataset_id: str, *, overwrite: bool = False) -> Iterator[Path | 
 
     target = minari_folder(dataset_id)
     hidden_root = minari_root() / WORK_FOLDER / dataset_id.replace("/", "--")
+    made, replaced = hidden_root / dataset_id, hidden_root / "replaced"
     hidden_root.parent.mkdir(exist_ok=True)
     with hidden_root.with_name(f"{hidden_root.name}.lock").open("w") as lock:
         try:  # the lock ends with the process, however it ends
@@ -516,6 +522,7 @@ def new_dataset(dataset_id: str, *, overwrite: bool = False) -> Iterator[Path | 
         except BlockingIOError:
             log.info("another process is making %s; waiting for it", dataset_id)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        _put_back(replaced, target, made)
         if target.exists() and not overwrite:
             yield None
             return
@@ -529,10 +536,22 @@ def new_dataset(dataset_id: str, *, overwrite: bool = False) -> Iterator[Path | 
                     minari.namespace.create_namespace(namespace)
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
-                target.rename(hidden_root / "replaced")  # a folder that holds something cannot be renamed over
-            hidden_root.joinpath(dataset_id).rename(target)
+                target.rename(replaced)  # a folder that holds something cannot be renamed over
+            made.rename(target)
         finally:
+            _put_back(replaced, target, made)  # where this fails too, nothing is deleted
             shutil.rmtree(hidden_root, ignore_errors=True)
+
+
+def _put_back(replaced: Path, target: Path, made: Path) -> None:
+    """Undo a replacement that came no further than its first rename.
+
+    Once the second is done `made` is gone, and `replaced` only waits to be deleted, maybe in part already: whoever
+    deletes the dataset then must not find the old one in its place.
+    """
+    if replaced.exists() and made.exists() and not target.exists():
+        replaced.rename(target)
+        log.info("put %s back, whose replacement was interrupted", target)
 
 
 @contextlib.contextmanager
@@ -552,19 +571,33 @@ def minari_root_set_to(root: Path) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------------ D4RL
 
 
-def load_d4rl(path: str | Path) -> RawData:
-    """Read a D4RL HDF5 file in the layout of the `-v2` gym datasets.
+def load_d4rl(path: str | Path, *, time_limit: int = TIME_LIMIT) -> RawData:
+    """Read a D4RL HDF5 file in the layout of the gym datasets, `-v2` or older.
 
     An episode ends where `terminals` or `timeouts` is set; a step with both counts as terminal, and what follows the
     last end is an episode cut short. Files with `next_observations` keep every transition. Without them the next
     observation is the following row's, so the last step of an episode that was cut has none and is left out, as in
     D4RL's `qlearning_dataset`; that of a terminal step, which no return depends on, repeats its own observation.
 
+    Files without `timeouts`, as the `-v0` ones first were, do not say where an episode was cut. By D4RL's rule for them
+    that is where it comes to the time limit without a terminal step, and the log says so. (D4RL's own loop counts the
+    episode behind a terminal step from 1, and so cuts it a step short of the limit; here all have their full length.)
+    Rewards and flags may stand in a column, (transitions, 1).
+
+    Args:
+        path: of the file.
+        time_limit: steps after which an episode is cut, at least 1, where the file has no `timeouts`; those of files
+            that have them are left alone. The default is the limit of the gym environments.
+
     Raises:
         DatasetNotFoundError: no such file.
         DatasetError: not an HDF5 file, a missing key, or arrays that do not fit together.
+        ValueError: the time limit is below 1.
     """
     import h5py
+
+    if time_limit < 1:
+        raise ValueError(f"time_limit must be at least 1, got {time_limit}")
 
     path = Path(path).expanduser()
     if not path.is_file():
@@ -575,15 +608,10 @@ def load_d4rl(path: str | Path) -> RawData:
         with h5py.File(path, "r") as file:
             keys = ["observations", "actions", "rewards", "terminals"]
             members = {key: _d4rl_member(file, key, path) for key in keys}
-            if "timeouts" not in file:
-                raise DatasetError(
-                    f"D4RL file '{path}' has no 'timeouts': it is a -v0 file, which does not record where its episodes "
-                    "were cut; use the -v2 file"
-                )
             for key in ("timeouts", "next_observations"):
                 if key in file:
                     members[key] = _d4rl_member(file, key, path)
-            return _d4rl_data(members, path)
+            return _d4rl_data(members, path, time_limit)
     except OSError as error:
         raise DatasetError(
             f"'{path}' ({path.stat().st_size} bytes) cannot be read as HDF5 ({error}): download it again, and look "
@@ -591,7 +619,7 @@ def load_d4rl(path: str | Path) -> RawData:
         ) from error
 
 
-def _d4rl_data(members: Mapping[str, Any], path: Path) -> RawData:
+def _d4rl_data(members: Mapping[str, Any], path: Path, time_limit: int) -> RawData:
     lengths = {key: len(member) for key, member in members.items()}
     if len(set(lengths.values())) > 1:
         raise DatasetError(f"D4RL file '{path}': the arrays differ in length: {lengths}")
@@ -603,8 +631,15 @@ def _d4rl_data(members: Mapping[str, Any], path: Path) -> RawData:
             f"D4RL file '{path}': observations have {observations.shape[1]} features, but next_observations "
             f"{next_observations.shape[1]}"
         )
-    terminated = members["terminals"][()].astype(bool)
-    truncated = members["timeouts"][()].astype(bool) & ~terminated
+    terminated = members["terminals"][()].astype(bool).reshape(-1)
+    if "timeouts" in members:
+        truncated = members["timeouts"][()].astype(bool).reshape(-1) & ~terminated
+    else:
+        truncated = _at_time_limit(terminated, time_limit)
+        log.warning(
+            "'%s' has no timeouts, so they were derived: %d episode(s) taken to be cut at %d steps, short of a terminal",
+            path, int(truncated.sum()), time_limit,
+        )  # fmt: skip
     keep = np.ones_like(terminated)
     if next_observations is None:
         keep = ~truncated
@@ -623,13 +658,21 @@ def _d4rl_data(members: Mapping[str, Any], path: Path) -> RawData:
             rows=rows,
             row=row,
             actions=actions,
-            rewards=rewards,
+            rewards=rewards.reshape(-1),
             terminated=terminated[keep],
             truncated=truncated[keep],
             episode=episode,
             name=str(path),
         )
     )
+
+
+def _at_time_limit(terminated: NDArray[np.bool_], limit: int) -> NDArray[np.bool_]:
+    """Which steps (M,) end an episode by being its last within the limit; a terminal one ends it by itself."""
+    index = np.arange(len(terminated))
+    begins = np.append(True, terminated[:-1])  # behind a terminal step
+    since = index - np.maximum.accumulate(np.where(begins, index, 0))
+    return np.asarray((since % limit == limit - 1) & ~terminated)
 
 
 def _d4rl_pairs(
@@ -677,7 +720,11 @@ def _d4rl_member(file: Any, key: str, path: Path) -> Any:
         raise DatasetError(f"D4RL file '{path}' has no '{key}'; it holds {', '.join(sorted(file)) or 'nothing'}")
     member = file[key]
     n_axes = 2 if key in {"observations", "actions", "next_observations"} else 1
-    if not isinstance(member, h5py.Dataset) or member.ndim != n_axes or member.dtype.kind not in "fiub":
+    if (
+        not isinstance(member, h5py.Dataset)
+        or not (member.ndim == n_axes or (n_axes == 1 and member.shape[1:] == (1,)))
+        or member.dtype.kind not in "fiub"
+    ):
         found = f"shape {member.shape}, {member.dtype}" if isinstance(member, h5py.Dataset) else "a group"
         shape = "(transitions, features)" if n_axes == 2 else "(transitions,)"
         raise DatasetError(f"D4RL file '{path}': '{key}' must be an array of numbers of shape {shape}, found {found}")

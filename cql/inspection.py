@@ -792,7 +792,7 @@ def _check_finite(found: Inspection) -> Check:
         "non_finite",
         "refused",
         "Values are NaN or infinite",
-        "any",
+        "any observation, action or reward",
         "; ".join(listed) or "none",
         "Leave such episodes out or repair the file. What overflows float32 becomes infinite: is a column in the right "
         "unit? All other numbers here are of the finite values.",
@@ -833,7 +833,7 @@ def _check_ends(found: Inspection, lost_steps: int) -> Iterator[Check]:
         "single_steps",
         "warning",
         "Episodes of one step",
-        "any",
+        "any such episode",
         share_of(n_short, found.n_episodes, "episodes"),
         "Look at the flags of the ends: an end marked twice, or at every step, leaves such episodes behind.",
         n_short > 0,
@@ -868,7 +868,7 @@ def _check_rewards(found: Inspection) -> Iterator[Check]:
         "warning",
         "Rewards on a scale that the defaults do not suit",
         f"root mean square of the rewards other than 0 below {_REWARD_LOW:g} or above {_REWARD_HIGH:g}",
-        "no reward other than 0" if none else number(size),
+        "no reward other than 0" if none else f"a root mean square of {number(size)}",
         f"alpha_cql, its thresholds and the learning rates are made for rewards of the order of 1: "
         f"`dataset.reward_scale={scale:g}` brings them there. Returns and scores of evaluations stay in the "
         "environment's units.",

@@ -248,7 +248,7 @@ def _draw_actions(found: Inspection) -> Figure | None:
 def _draw_observations(found: Inspection) -> Figure | None:
     """Where each feature lies, and its standard deviation."""
     own, n = found.observations, min(len(found.observations.std), _MOST_BARS)
-    made, (left, right) = _panels(2, columns=2, height=max(2.6, 0.75 + 0.19 * n))
+    made, (left, right) = _panels(2, columns=2, height=max(2.6, 0.75 + (0.19 if n <= 30 else 0.12) * n))
     places = np.arange(n)
     left.hlines(places, own.min[:n], own.max[:n], color=SERIES[0], linewidth=1.2, alpha=0.6)
     left.hlines(places, (own.mean - own.std)[:n], (own.mean + own.std)[:n], color=SERIES[0], linewidth=5.0, alpha=0.55)
@@ -268,7 +268,8 @@ def _draw_observations(found: Inspection) -> Figure | None:
         right.text(floor * 1.05, place, "constant", color=SERIES[1], fontsize=8.5, va="center")
     right.set_xscale("log")
     right.set_xlim(left=floor)
-    ratio = float(own.std[:n][varies].max() / own.std[:n][varies].min()) if varies.any() else 1.0
+    every = own.std[own.std > 0.0]
+    ratio = float(every.max() / every.min()) if len(every) else 1.0
     _head(right, "Their scales", f"largest is {number(ratio)} times the smallest", "standard deviation")
     step = 1 if n <= 30 else 5
     for axes in (left, right):

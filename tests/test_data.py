@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import minari
 import numpy as np
 import pytest
 import torch
+from children import fork
 from minari.data_collector import EpisodeBuffer
 
 from cql import data, experiment
@@ -219,6 +221,95 @@ def test_a_failed_download_leaves_nothing(hub, monkeypatch):
         load_minari("mujoco/ant/medium-v0")
 
 
+def replace_dataset(dataset_id, steps):
+    with data.new_dataset(dataset_id, overwrite=True) as hidden_root, data.minari_root_set_to(hidden_root):
+        write_minari(dataset_id, [make_buffer(steps)])
+
+
+def stop_second_rename(monkeypatch, stop):
+    """Let every rename from the second on be something else."""
+    renames, rename = [], Path.rename
+
+    def counted(self, target):
+        renames.append(target)
+        return rename(self, target) if len(renames) == 1 else stop(rename, self, target, len(renames))
+
+    monkeypatch.setattr(Path, "rename", counted)
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is full"), KeyboardInterrupt()])
+def test_a_failed_replacement_leaves_the_old_dataset(error, monkeypatch, root):
+    def fail_once(rename, self, target, count):
+        if count == 2:
+            raise error
+        return rename(self, target)
+
+    replace_dataset("tests/kept-v0", 2)
+    with monkeypatch.context() as patch:
+        stop_second_rename(patch, fail_once)
+        with pytest.raises(type(error)):
+            replace_dataset("tests/kept-v0", 3)
+    assert len(load_minari("tests/kept-v0", download=False)) == 2
+    assert not [path for path in (root / data.WORK_FOLDER).iterdir() if path.is_dir()]
+    replace_dataset("tests/kept-v0", 3)
+    assert len(load_minari("tests/kept-v0", download=False)) == 3
+
+
+@pytest.mark.parametrize("end", ["killed", "cannot be put back either"])
+@pytest.mark.parametrize("then", ["used", "replaced", "not replaced"])
+def test_an_interrupted_replacement_is_undone_by_the_next_call(end, then, monkeypatch, root, caplog):
+    caplog.set_level("INFO")
+    replace_dataset("tests/kept-v0", 2)
+
+    def stop(*_):
+        if end == "killed":
+            os._exit(9)
+        raise OSError("the disk is full")
+
+    if end == "killed":
+
+        def task():
+            stop_second_rename(monkeypatch, stop)
+            replace_dataset("tests/kept-v0", 3)
+
+        assert os.waitstatus_to_exitcode(os.waitpid(fork(task), 0)[1]) == 9
+    else:
+        with monkeypatch.context() as patch:
+            stop_second_rename(patch, stop)
+            with pytest.raises(OSError, match="the disk is full"):
+                replace_dataset("tests/kept-v0", 3)
+    assert not minari.list_local_datasets()
+
+    match then:
+        case "used":
+            with data.new_dataset("tests/kept-v0") as hidden_root:
+                assert hidden_root is None
+        case "replaced":
+            replace_dataset("tests/kept-v0", 4)
+        case "not replaced":
+            with pytest.raises(ZeroDivisionError), data.new_dataset("tests/kept-v0", overwrite=True):
+                raise ZeroDivisionError
+    assert "kept-v0 back, whose replacement was interrupted" in caplog.text
+    assert len(load_minari("tests/kept-v0", download=False)) == (4 if then == "replaced" else 2)
+
+
+def test_what_was_replaced_does_not_come_back(monkeypatch):
+    replace_dataset("tests/gone-v0", 2)
+    with monkeypatch.context() as patch:
+        # As if killed behind the second rename, before the old one is deleted.
+        patch.setattr(data.shutil, "rmtree", lambda *_, **__: None)
+        replace_dataset("tests/gone-v0", 3)
+    assert len(load_minari("tests/gone-v0", download=False)) == 3
+    minari.delete_dataset("tests/gone-v0")
+    with data.new_dataset("tests/gone-v0") as hidden_root:
+        assert hidden_root is not None
+        assert not list(hidden_root.iterdir())
+        assert not minari.list_local_datasets()
+        with data.minari_root_set_to(hidden_root):
+            write_minari("tests/gone-v0", [make_buffer(5)])
+    assert len(load_minari("tests/gone-v0", download=False)) == 5
+
+
 @pytest.mark.parametrize("dataset_id", ["", "halfcheetah", "mujoco/halfcheetah/medium", "../secret-v0", "a b-v0"])
 def test_malformed_ids_are_refused(dataset_id):
     with pytest.raises(DatasetError, match="not the id of a Minari dataset"):
@@ -363,10 +454,93 @@ def test_d4rl_missing_keys_are_named(path, key):
         load_d4rl(path)
 
 
-def test_d4rl_v0_files_are_refused(path):
-    write_d4rl(path, leave_out={"timeouts"})
-    with pytest.raises(DatasetError, match=r"no 'timeouts': it is a -v0 file.*use the -v2 file"):
-        load_d4rl(path)
+def at_time_limit(terminals, limit):
+    """Step by step, where an episode comes to its limit."""
+    flags, steps = [], 0
+    for terminal in terminals:
+        steps += 1
+        flags.append(steps == limit and not terminal)
+        if terminal or steps == limit:
+            steps = 0
+    return np.array(flags, bool)
+
+
+def write_v0(path, terminals, **changes):
+    """A file as the first `-v0` ones were: four arrays and nothing else."""
+    n = len(terminals)
+    arrays = {
+        "observations": np.arange(n * S, dtype=np.float32).reshape(n, S),
+        "actions": np.zeros((n, A), np.float32),
+        "rewards": np.arange(n, dtype=np.float32),
+        "terminals": np.asarray(terminals, bool),
+        **changes,
+    }
+    with h5py.File(path, "w") as file:
+        for key, array in arrays.items():
+            file[key] = array
+    return arrays
+
+
+def test_d4rl_without_timeouts_is_cut_at_the_time_limit(path, caplog):
+    #                            0  1  2  3  4  5  6  7  8  9 10 11 12 13
+    arrays = write_v0(path, [0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 1, 0, 0])
+    raw = load_d4rl(path, time_limit=3)
+    # Cut at 2. The terminal steps 7 and 10 are third ones and stay what they are; 13, the file's last, has no next.
+    assert raw.rewards.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert raw.episode.tolist() == [0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5]
+    assert np.flatnonzero(raw.terminated).tolist() == [3, 6, 9, 10]
+    assert np.flatnonzero(raw.truncated).tolist() == [1, 11]
+    following = [1, 2, 4, 6, 7, 9, 10, 13]  # never that of another episode
+    np.testing.assert_array_equal(raw.next_observations[~raw.terminated], arrays["observations"][following])
+    check(raw, **SIZES, env_id="Hopper-v5")
+    assert "has no timeouts, so they were derived: 1 episode(s) taken to be cut at 3 steps" in caplog.text
+
+
+def test_d4rl_episodes_without_timeouts_are_of_a_thousand_steps(path):
+    terminals = np.zeros(4500, bool)
+    terminals[1499] = True
+    write_v0(path, terminals)
+    raw = load_d4rl(path)
+    assert raw.episode_lengths.tolist() == [999, 500, 999, 999, 999]  # less the steps that have no next observation
+    assert np.flatnonzero(raw.terminated).tolist() == [1498]
+
+
+@pytest.mark.parametrize("chunk", [7, 10_000])
+@pytest.mark.parametrize("next_observations", [True, False])
+def test_derived_timeouts_are_those_of_a_slow_loop(path, tmp_path, monkeypatch, chunk, next_observations):
+    monkeypatch.setattr(data, "CHUNK", chunk)
+    generator = np.random.default_rng(0)
+    recorded = tmp_path / "recorded.hdf5"
+    for _ in range(40):
+        n, limit = int(generator.integers(2, 60)), int(generator.integers(2, 9))
+        terminals = generator.random(n) < generator.choice([0, 0.05, 0.3])
+        flags = at_time_limit(terminals, limit)
+        more = {"next_observations": generator.standard_normal((n, S))} if next_observations else {}
+        write_v0(path, terminals, **more)
+        write_v0(recorded, terminals, timeouts=flags, **more)
+        derived, expected = load_d4rl(path, time_limit=limit), load_d4rl(recorded)
+        for key in ("observations", "next_observations", "rewards", "terminated", "truncated", "episode"):
+            np.testing.assert_array_equal(getattr(derived, key), getattr(expected, key))
+        assert not next_observations or len(derived) == n  # none is left out where each knows its own
+
+
+def test_recorded_timeouts_are_left_alone(path, caplog):
+    write_d4rl(path)
+    assert fingerprint(load_d4rl(path, time_limit=2)) == fingerprint(load_d4rl(path))
+    assert not caplog.text
+    with pytest.raises(ValueError, match="time_limit must be at least 1, got 0"):
+        load_d4rl(path, time_limit=0)
+
+
+def test_d4rl_rewards_and_flags_may_stand_in_a_column(path):
+    for leave_out in (set(), {"timeouts", "next_observations"}):
+        arrays = write_d4rl(path, leave_out=leave_out)
+        expected = load_d4rl(path)
+        columns = {key: arrays[key][:, None] for key in ("rewards", "terminals", "timeouts") if key in arrays}
+        write_d4rl(path, leave_out=leave_out, **columns)
+        raw = load_d4rl(path)
+        check(raw, **SIZES, env_id="Hopper-v5")
+        assert fingerprint(raw) == fingerprint(expected)
 
 
 def test_d4rl_arrays_that_do_not_fit_are_refused(path):

@@ -441,6 +441,11 @@ def test_what_overflows_float32_is_infinite() -> None:
     assert made.says() == ["non_finite"]
 
 
+def test_the_document_lists_every_warning() -> None:
+    document = (SCRIPT.parents[1] / "docs" / "inspection.md").read_text(encoding="utf-8")
+    assert [each.title for each in Made().inspect().checks if f"| {each.title}" not in document] == []
+
+
 def test_graver_things_stand_first() -> None:
     made = Made((20, 12, 16, 20))
     made.observations[:, 1] *= 100

@@ -51,6 +51,17 @@ ARMS = {
     "bc_warmup": {"algorithm.bc_steps": 1000},
 }
 
+# Of tables: other methods rather than changes to the base.
+TABLE_ARMS = {
+    "bc": {
+        "algorithm.bc_steps": 16000,
+        "algorithm.num_sampled_actions": 1,
+        "algorithm.alpha_temp.kind": "fixed",
+        "algorithm.alpha_cql.value": 0.0,
+    },
+    "sac": {"algorithm.num_sampled_actions": 1, "algorithm.alpha_cql.value": 0.0},
+}
+
 
 @functools.cache
 def load(*overrides):
@@ -116,7 +127,7 @@ def test_the_points_of_a_grid_differ_in_their_values_alone_and_are_one_stack(nam
 
 
 def test_each_arm_is_one_change_to_the_same_base():
-    assert set(config._options("arm")) == set(ARMS)
+    assert set(config._options("arm")) == {*ARMS, *TABLE_ARMS}
     assert len(jobs("ablation")) == len(ARMS) * len(SEEDS)
     base, points = load(*BASES["ablation"]), jobs("ablation", "seed=0")
     assert [job[0] for job in points] == [f"arm={arm}" for arm in ARMS]
@@ -124,6 +135,15 @@ def test_each_arm_is_one_change_to_the_same_base():
     assert found == {arm: {"sweep_name": "ablation"} | change for arm, change in ARMS.items()}
     # Of one action the largest is that one: the arm would be the base under another name.
     assert base.algorithm.num_sampled_actions > 1
+
+
+def test_the_arms_of_tables_are_other_methods():
+    base = load(*BASES["ablation"])
+    for arm, changes in TABLE_ARMS.items():
+        found = load("+experiment=quickstart", f"+arm={arm}")
+        assert differences(base, found) == changes
+    assert load("+experiment=quickstart", "+arm=bc").algorithm.alpha_temp.value == 0.0
+    assert load("+experiment=quickstart", "+arm=bc", "n_steps=50").algorithm.bc_steps == 50
 
 
 def test_the_four_coefficient_arms_have_the_values_of_their_options():
