@@ -143,7 +143,7 @@ def test_the_arms_of_tables_are_other_methods():
         found = load("+experiment=quickstart", f"+arm={arm}")
         assert differences(base, found) == changes
     assert load("+experiment=quickstart", "+arm=bc").algorithm.alpha_temp.value == 0.0
-    assert load("+experiment=quickstart", "+arm=bc", "n_steps=50").algorithm.bc_steps == 50
+    assert load("+experiment=quickstart", "+arm=bc", "n_steps=2000").algorithm.bc_steps == 2000
 
 
 def test_the_four_coefficient_arms_have_the_values_of_their_options():
