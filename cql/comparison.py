@@ -90,7 +90,9 @@ def write_report(
     for name, found in _drawn(results, comparison, statistic, base).items():
         if found is not None:
             drawn[name] = figures.svg(found)
-            written += figures.save(found, folder / "figures", name)
+            # One a task, and looked at in the page: as pictures they would be most of what is written.
+            suffixes = ("svg",) if name.startswith("diagnostics_") else ("svg", "png")
+            written += figures.save(found, folder / "figures", name, suffixes)
     tables = [
         write(folder / "table.csv", as_csv(rows)),
         write(folder / "table.md", as_markdown(results, statistic)),

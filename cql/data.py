@@ -637,7 +637,7 @@ def _d4rl_data(members: Mapping[str, Any], path: Path, time_limit: int) -> RawDa
     else:
         truncated = _at_time_limit(terminated, time_limit)
         log.warning(
-            "'%s' has no timeouts, so they were derived: %d episode(s) taken to be cut at %d steps, short of a terminal",
+            "'%s' has no timeouts, so they were derived: %d episode(s) taken to be cut at %d steps without an end",
             path, int(truncated.sum()), time_limit,
         )  # fmt: skip
     keep = np.ones_like(terminated)

@@ -87,10 +87,10 @@ def themed(element: str, label: str) -> str:
     return re.sub(r'<svg([^>]*?) width="[\d.]+pt"', rf'<svg {style}role="img" aria-label="{label}"\1', element, count=1)
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure: Figure, folder: Path, name: str, suffixes: Sequence[str] = ("svg", "png")) -> list[Path]:
     """Write a figure as ``NAME.svg`` and ``NAME.png``, each whole or not at all."""
     paths = []
-    for suffix in ("svg", "png"):
+    for suffix in suffixes:
         path = folder / f"{name}.{suffix}"
         partial = path.with_name(f".{path.name}")
         if suffix == "svg":

@@ -32,7 +32,7 @@ STATISTICS: tuple[Statistic, ...] = ("last", "best", "last five")
 good; the mean of the last five."""
 
 # Keys that do not make another run, and those that say what it is judged or filmed by.
-_NOT_COMPARED = (
+NOT_COMPARED = (
     "resume", "sweep_name", "retry_failed", "n_threads", "cuda_graph", "eval_worker", "logger", "device", "tf32",
     "video", "n_evals_per_video", "n_epochs_per_checkpoint", "n_kept_checkpoints",
 )  # fmt: skip
@@ -379,7 +379,7 @@ def _without_repetitions(runs: Sequence[Run]) -> tuple[list[Run], tuple[Run, ...
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    compared = {key: value for key, value in config.items() if key.partition(".")[0] not in _NOT_COMPARED}
+    compared = {key: value for key, value in config.items() if key.partition(".")[0] not in NOT_COMPARED}
     # 5 and 5.0 are the same setting.
     return {key: float(value) if _is_number(value) else value for key, value in compared.items()}
 

@@ -23,8 +23,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from cql.points import human_point, parse_point
-from cql.results import STATISTICS, Run, Statistic
+from cql.points import SEED, human_point, parse_point
+from cql.results import NOT_COMPARED, STATISTICS, Run, Statistic
 from cql.statistics import MIN_RUNS, Estimate, mean_estimate, overlap, published_estimate
 
 MARKS = {
@@ -403,12 +403,6 @@ def hydra_options(table: Table, tasks: Sequence[Task], data: Path) -> dict[tuple
 
 # Comparing ------------------------------------------------------------------------------------------------------------
 
-# Keys that do not make another run, and those that say how it is watched.
-_NOT_COMPARED = (
-    "seed", "resume", "sweep_name", "retry_failed", "n_threads", "cuda_graph", "eval_worker", "logger", "device",
-    "tf32", "video", "n_evals_per_video", "n_epochs_per_checkpoint", "n_kept_checkpoints",
-)  # fmt: skip
-
 
 class Arm(NamedTuple):
     """A column of ours: a file of ``configs/arm/``, and what else was varied with it, as text."""
@@ -583,7 +577,7 @@ def _departures(
         for run in runs if wanted is not None else ():
             n_compared += 1
             for key in sorted({*wanted, *run.config} if wanted else ()):
-                if key.partition(".")[0] in _NOT_COMPARED:
+                if key.partition(".")[0] in (SEED, *NOT_COMPARED):
                     continue
                 old, new = (_shown(key, config.get(key, _ABSENT)) for config in (wanted or {}, run.config))
                 if old != new:
