@@ -17,7 +17,7 @@ from tiny import tiny_config, write_dataset
 
 from cql import config, data, experiment
 from cql.agent import Agent
-from cql.checkpoint import CheckpointError, load
+from cql.checkpoint import CheckpointError, CheckpointFolder, load
 from cql.config import TrainConfig
 from cql.envs import env_info
 from cql.experiment import FolderError, RunFailed
@@ -56,6 +56,16 @@ def test_the_folder_holds_everything_the_run_was(finished: Path) -> None:
         "checkpoints/step_0000060.pt",
     } <= names
     assert not any(name.startswith("wandb") for name in names)  # logger=local
+
+
+def test_the_folder_says_what_the_numbers_depend_on(finished: Path) -> None:
+    found = json.loads((finished / "provenance.json").read_text())
+    _, checkpoint = CheckpointFolder(finished / "checkpoints").newest()
+    assert found["versions"] == checkpoint["versions"]
+    assert found["dataset"]["fingerprint"] == checkpoint["data_fingerprint"]
+    assert found["dataset"]["transitions"] > 0
+    assert found["threads"] == 1
+    assert set(found) == {"versions", "commit", "device", "threads", "dataset"}
 
 
 def test_metrics_have_one_row_an_epoch_and_the_names_of_the_design(finished: Path) -> None:

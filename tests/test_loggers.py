@@ -104,6 +104,14 @@ def test_summary_is_replaced_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
+def test_provenance_keeps_what_was_before(tmp_path: Path) -> None:
+    logger = LocalLogger(tmp_path)
+    first, second = {"versions": {"torch": "1"}, "commit": None}, {"versions": {"torch": "2"}, "commit": None}
+    for provenance in (first, first, second, second, first):
+        logger.write_provenance(provenance)
+    assert json.loads((tmp_path / "provenance.json").read_text()) == {**first, "earlier": [first, second]}
+
+
 @pytest.mark.parametrize("step", [0, 9, 10, 30, 40, 69])
 def test_a_rewound_run_ends_with_the_same_bytes(tmp_path: Path, step: int) -> None:
     undisturbed = LocalLogger(tmp_path / "undisturbed")
