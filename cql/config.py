@@ -408,7 +408,7 @@ class MinariDataset(Dataset):
 
 @dataclass(kw_only=True)
 class D4rlDataset(Dataset):
-    """A D4RL HDF5 file in the layout of the `-v2` gym files.
+    """A D4RL HDF5 file. Where it has no `timeouts`, as the first `-v0` files, they are derived by D4RL's rule.
 
     Attributes:
         path: The file.
