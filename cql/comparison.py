@@ -32,7 +32,7 @@ _MEANINGS = {
     "best": "the best evaluation of each run, chosen by what it is judged by and so too good",
     "last five": "the mean of each run's last five evaluations",
 }
-_FILM_SIZE, _FILM_FRAMES, _FILM_COLOURS = 150, 36, 48  # of an embedded film: pixels, frames, colours
+_FILM_SIZE, _FILM_FRAMES, _FILM_COLOURS = 150, 24, 40  # of an embedded film: pixels, frames, colours
 _MOST_FILMS = 40
 _RAN_AWAY = 100.0  # times its starting value
 
@@ -212,18 +212,33 @@ def _or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def remarks(group: Group) -> list[str]:
-    """What the diagnostics say of a group's runs, where something is out of the ordinary."""
+def remarks(group: Group, highest: float) -> list[str]:
+    """What the diagnostics say of a group's runs, where something is out of the ordinary.
+
+    Args:
+        group: the runs.
+        highest: the largest return, in absolute value, that any run on the group's task was seen to earn.
+    """
     found = []
     for run in group.runs:
         who = f"seed {run.seed}"
         q, data, alpha = run.metric("q_policy"), run.metric("q_data"), run.metric("alpha_cql")
-        scale, bias = run.config.get("dataset.reward_scale", 1.0), run.config.get("dataset.reward_bias", 0.0)
-        seen = np.abs(run.evaluations.values).max(initial=0.0) * abs(float(scale))
-        if len(q.values) and seen > 0.0 and bias == 0.0 and abs(q.values[-1]) > max(seen, 100.0):
+        scale, bias = (
+            abs(float(run.config.get("dataset.reward_scale", 1.0))),
+            run.config.get("dataset.reward_bias", 0.0),
+        )
+        own, ever = scale * np.abs(run.evaluations.values).max(initial=0.0), scale * highest
+        # A shifted reward has other returns than those that were seen.
+        comparable = len(q.values) > 0 and len(run.evaluations.values) > 0 and bias == 0.0
+        if comparable and abs(q.values[-1]) > max(ever, 100.0):
             found.append(
-                f"{who}: Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond any return this run was ever seen to "
-                f"earn ({seen:.4g}), which a discounted value cannot be"
+                f"{who}: Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond the {ever:.4g} that the best run "
+                "on this task earned, undiscounted"
+            )
+        elif comparable and q.values[-1] > max(1.2 * own, 50.0):
+            found.append(
+                f"{who}: Q is too high. q_policy ends at {q.values[-1]:.4g}, and the policy never earned more than "
+                f"{own:.4g} in an evaluation, undiscounted"
             )
         elif len(q.values) and q.values[-1] > data.values[-1] + max(0.5 * abs(data.values[-1]), 20.0):
             found.append(
@@ -483,11 +498,12 @@ class _Page:
             found = [statistics.difference_estimate(a, b) for a, b in zip(scores[arm], scores[self.base], strict=True)]
             better = sum(each.has_interval and each.low > 0.0 for each in found)
             worse = sum(each.has_interval and each.high < 0.0 for each in found)
-            rest = len(found) - better - worse
-            lines.append(
-                f"<li>{self._arm(arm)} against {html.escape(self.base)}: better on {better}, worse on {worse}, "
-                f"not told apart on {rest} of {len(found)} tasks.</li>"
-            )
+            open_ = sum(each.has_interval for each in found) - better - worse
+            few = sum(not each.has_interval for each in found)
+            words = [f"better on {better}, worse on {worse}, not told apart on {open_} of {len(found)} tasks"]
+            words += [f"too few seeds on {few}"] if few else []
+            against = f"{self._arm(arm)} against {html.escape(self.base)}"
+            lines.append(f"<li>{against}: {'; '.join(words)}.</li>")
         listed = "".join(lines[1:])
         return lines[0] + (f"<ul>{listed}</ul>" if listed else "")
 
@@ -685,7 +701,7 @@ class _Page:
     def _diagnostics(self) -> str:
         said = []
         for group in self.results.groups:
-            found = remarks(group)
+            found = remarks(group, self._highest(group.task))
             if found:
                 texts = "; ".join(html.escape(each) for each in found)
                 said.append(f"<li>{self._arm(group.arm)} on {html.escape(group.task)}: {texts}.</li>")
@@ -696,7 +712,7 @@ class _Page:
             parts.append(f"<details{opened}>{summary}<ul>{''.join(said)}</ul></details>")
         else:
             parts.append(
-                "<p>No run's Q values left the range of its returns, none values the policy's actions far above the "
+                "<p>No run's Q values lie above what its policy earned, none values the policy's actions far above the "
                 "data's, and no learned alpha_cql ran away or vanished.</p>"
             )
         parts.append(self._legend(self.results.arms))
@@ -711,6 +727,11 @@ class _Page:
                 parts.append(f"<details{opened}><summary>{html.escape(task)}</summary>{drawn}</details>")
         return "".join(parts)
 
+    def _highest(self, task: str) -> float:
+        """The largest return in absolute value of all evaluations on a task."""
+        runs = [run for group in self.results.groups if group.task == task for run in group.runs]
+        return max((float(np.abs(run.evaluations.values).max(initial=0.0)) for run in runs), default=0.0)
+
     def _films(self) -> str:
         if self.films == "none":
             return ""
@@ -722,9 +743,10 @@ class _Page:
         for group in groups[:_MOST_FILMS]:
             run, path = next((run, run.film) for run in group.runs if run.film is not None)
             source = small_film(path) if self.films == "embed" else html.escape(os.path.relpath(path, self.folder))
+            lazy = ' loading="lazy"' if self.films == "link" else ""
             label = html.escape(f"{group.arm} on {group.task}, seed {run.seed}, {path.stem.replace('_', ' ')}")
             shown.append(
-                f'<figure><img loading="lazy" src="{source}" alt="{label}"><figcaption>{self._arm(group.arm)}<br>'
+                f'<figure><img{lazy} src="{source}" alt="{label}"><figcaption>{self._arm(group.arm)}<br>'
                 f"{html.escape(group.task)}, seed {run.seed}</figcaption></figure>"
             )
         note = "<p>The last film of the first seed that has one. A film is one episode, and no evidence.</p>"
