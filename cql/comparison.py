@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from cql import figures, statistics
-from cql.loggers import read_episodes
+from cql.loggers import N_LAST_EVALUATIONS, read_episodes
 from cql.page import Cell, document, figure, table, write
 from cql.report import SERIES
 from cql.results import STATISTICS, Group, Results, Run, Statistic, provenance_of
@@ -153,12 +153,11 @@ class _Comparison:
         if not tasks or len(tasks) == 1 < len(results.tasks):
             return cls(tasks, arms, {}, {}, {})
         aggregates, profiles = {}, {}
-        if results.scored:
+        if results.scored and len(tasks) > 1:
             aggregates = {
                 name: {arm: statistics.aggregate_estimate(scores[arm], function) for arm in arms}
                 for name, function in statistics.AGGREGATES.items()
             }
-        if results.scored or len(tasks) == 1:
             everything = np.concatenate([x for own in scores.values() for x in own])
             low, high = float(everything.min()), float(everything.max())
             room = 0.03 * (high - low or 1.0)
@@ -246,6 +245,12 @@ def remarks(group: Group, highest: float) -> list[str]:
                 f"{data.values[-1]:.4g}): little keeps the policy near the data"
             )
         start = run.config.get("algorithm.alpha_cql.initial_value")
+        residual = run.metric("cql_residual").values
+        if start and len(residual) and abs(residual[-1]) > 1.0:
+            where = "above" if residual[-1] > 0.0 else "below"
+            found.append(
+                f"{who}: the gap still lies {abs(residual[-1]):.2g} {where} tau_cql, where alpha_cql is to hold it"
+            )
         if start and len(alpha.values):
             if alpha.values[-1] > _RAN_AWAY * float(start):
                 found.append(
@@ -470,11 +475,15 @@ class _Page:
             ranked = sorted(arms, key=lambda arm: -float(scores[arm][0].mean()))
             first, second = ranked[0], ranked[1]
             estimate = statistics.difference_estimate(scores[first][0], scores[second][0])
+            others = [statistics.difference_estimate(scores[first][0], scores[arm][0]) for arm in ranked[1:]]
+            n_beaten = sum(each.has_interval and each.low > 0.0 for each in others)
             lead = (
                 f"{where}<b>{html.escape(first)}</b> has the highest mean {self.unit}, "
                 f"{self._plain(statistics.mean_estimate(scores[first][0]))}, before {html.escape(second)} with "
                 f"{self._plain(statistics.mean_estimate(scores[second][0]))}. {self._sure(estimate)}"
             )
+            if len(others) > 1 and any(each.has_interval for each in others):
+                lead += f" It is told apart from {n_beaten} of the {len(others)} other arms, each comparison by itself."
         else:
             by_arm = self.comparison.aggregates.get("IQM", {})
             if not by_arm:
@@ -513,7 +522,7 @@ class _Page:
         shown = f"by {estimate.value:,.1f}, 95 % interval {estimate.low:,.1f} to {estimate.high:,.1f}"
         if estimate.low > 0.0:
             return f"It is ahead {shown}."
-        return f"The difference ({shown}) holds zero: the two are not told apart."
+        return f"The difference ({shown}) includes zero: the two are not told apart."
 
     def _plain(self, estimate: Estimate) -> str:
         digits = 0 if abs(estimate.value) >= 1000 else 1
@@ -541,8 +550,11 @@ class _Page:
         if not lines:
             return ""
         note = "They are drawn as far as they came and enter no average of outcomes."
-        n = sum(run.status != "finished" for run in self.results.runs) + len(self.results.unread)
-        what = "1 run failed or has not finished." if n == 1 else f"{n} runs failed or have not finished."
+        n_failed = sum(run.status == "failed" for run in self.results.runs)
+        n_others = sum(run.status not in ("finished", "failed") for run in self.results.runs) + len(self.results.unread)
+        said = [f"{n_failed} failed"] if n_failed else []
+        said += [f"{n_others} {'has' if n_others == 1 else 'have'} not finished"] if n_others else []
+        what = f"Of the runs {' and '.join(said)}."
         opened = " open" if len(lines) <= 3 else ""
         return f'<details{opened}><summary class="warn">{what} {note}</summary><ul>{"".join(lines)}</ul></details>'
 
@@ -569,9 +581,13 @@ class _Page:
                 cells.append(self._number(row, "minus_base", signed=True))
             lines.append(cells)
         few = [group for group in self.results.groups if len(group.ended) < MIN_RUNS]
+        n_evaluations = min(
+            (len(run.evaluations.values) for group in self.results.groups for run in group.ended), default=0
+        )
         notes = [
-            f"Mean {self.unit} over the seeds that finished, and half the width of its 95 % interval (Student's). "
-            f"The difference is {self._evaluation} minus {html.escape(self.base)}'s, with Welch's interval. "
+            f"Mean {self.unit} over the seeds that finished, with its 95 % interval in brackets (Student's). "
+            f"The difference is {self._evaluation} minus that of {html.escape(self.base)} (another base arm: --base), "
+            "with Welch's interval. "
             "<i>last</i>, <i>best</i> and <i>last five</i> are those evaluations of each run: <i>best</i> is chosen by "
             "what it is judged by, and is too good. A click on a head sorts, on an arm shows its runs."
         ]
@@ -580,6 +596,8 @@ class _Page:
                 f"{len(few)} of {len(self.results.groups)} rows have fewer than {MIN_RUNS} finished seeds: too few for "
                 "an interval, and none is given."
             )
+        if 0 < n_evaluations < N_LAST_EVALUATIONS:
+            notes.append(f"Some runs have {n_evaluations} evaluations in all: <i>last five</i> is the mean of those.")
         if self.results.scored:
             notes.append(
                 "Scores are 0 for a random policy and 100 for the reference expert of the environment's config."
@@ -593,7 +611,7 @@ class _Page:
         digits = 0 if abs(mean) >= 1000 else 1
         text = f"{mean:+,.{digits}f}" if signed else f"{mean:,.{digits}f}"
         if isinstance(low, float) and isinstance(high, float):
-            text += f" ± {(high - low) / 2:,.{digits}f}"
+            text += f" [{low:,.{digits}f}, {high:,.{digits}f}]"
         return Cell(text, mean)
 
     def _figure(self, name: str, caption: str) -> str:
@@ -664,14 +682,15 @@ class _Page:
             ),
             self._figure(
                 "differences",
-                f"The same minus {self.base}, with Welch's 95 % interval: what crosses zero is not told apart.",
+                f"The same minus {self.base}, with Welch's 95 % interval where both have {MIN_RUNS} seeds: what "
+                "crosses zero is not told apart.",
             ),
         ]
         return "".join(parts)
 
     def _over_tasks(self) -> str:
         comparison = self.comparison
-        if not (comparison.aggregates or comparison.profiles):
+        if not (comparison.aggregates or comparison.improvements):
             return ""
         n = len(comparison.tasks)
         left_out = [task for task in self.results.tasks if task not in comparison.tasks]
@@ -683,7 +702,8 @@ class _Page:
             self._figure(
                 "aggregates",
                 "Interquartile mean (of the middle half of all runs), median and mean over tasks, and how far runs "
-                "stay below a score of 100. Bars are 95 % intervals of a stratified bootstrap over seeds.",
+                "stay below a score of 100. Bars are 95 % intervals of a stratified bootstrap over seeds, which "
+                "with few seeds are narrower than Student's above.",
             ),
             self._figure(
                 "profiles",
@@ -712,8 +732,9 @@ class _Page:
             parts.append(f"<details{opened}>{summary}<ul>{''.join(said)}</ul></details>")
         else:
             parts.append(
-                "<p>No run's Q values lie above what its policy earned, none values the policy's actions far above the "
-                "data's, and no learned alpha_cql ran away or vanished.</p>"
+                "<p>Nothing was found by these checks, which is no proof of health: Q above what the policy or the "
+                "best run ever earned, the policy's actions valued far above the data's, a learned alpha_cql that ran "
+                "away or vanished, a gap far from tau_cql.</p>"
             )
         parts.append(self._legend(self.results.arms))
         for index, task in enumerate(self.results.tasks):

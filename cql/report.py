@@ -393,7 +393,8 @@ def _swept_runs(folder: Path) -> list[_SweptRun]:
     """The runs of a sweep that have begun, sorted by their points."""
     runs = []
     for directory in folder.iterdir():
-        files = (METRICS_FILE, EPISODES_FILE, SUMMARY_FILE)
+        # Not by episodes.csv, which the folder of a report has too.
+        files = (METRICS_FILE, SUMMARY_FILE)
         if directory.name.startswith(".") or not any((directory / name).exists() for name in files):
             continue
         metrics = read_metrics(directory)

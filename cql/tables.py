@@ -663,6 +663,8 @@ def document(comparison: Comparison) -> Document:
     sections = [_scores(comparison, None, footnotes)]
     sections += [_scores(comparison, scale, footnotes) for scale in table.scales]
     for arm in comparison.arms:
+        if not any(comparison.cells[task.name, arm].runs for task in table.tasks):
+            continue
         sections.append(_runs(comparison, arm))
         sections += [_against(comparison, arm, key, column, footnotes) for key, column in comparison.compared(arm)]
     warnings = []
@@ -811,6 +813,8 @@ def _runs(comparison: Comparison, arm: Arm) -> Section:
     whole: list[float] = []
     for task in table.tasks:
         cell = comparison.cells[task.name, arm]
+        if not cell.runs:  # its hole stands in the first table
+            continue
         values = cell.outcomes(comparison.statistic, table.unit, None)
         text = _with_spread(values.mean(), _deviation(values)) if len(values) else NOTHING
         seeds = f"{cell.seeds} seeds" + (f", {cell.n_failed} failed" if cell.n_failed else "")
@@ -834,6 +838,8 @@ def _against(comparison: Comparison, arm: Arm, key: str, column: Published, foot
     complete: list[tuple[float, float]] = []
     for task in table.tasks:
         cell = comparison.cells[task.name, arm]
+        if not cell.runs:
+            continue
         values = cell.outcomes(statistic, table.unit, None)
         ours = mean_estimate(values)
         text = _with_spread(values.mean(), _deviation(values)) if len(values) else NOTHING

@@ -50,7 +50,7 @@ def main() -> int:
     print(f"{found.n_runs} runs of {found.n_points} points in the W&B project {found.project}; written: {path}")
     if chosen.dry_run or mode != "online":
         why = "--dry-run" if chosen.dry_run else reason
-        print(f"W&B has not been told ({why}); to save the workspace: {command(chosen)}")
+        print(f"W&B has not been told ({why}); to save it: wandb login, upload the runs, {command(chosen)}")
         return 0
     try:
         address = dashboard.save(built, address)

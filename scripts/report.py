@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 STATISTICS = ("last", "best", "last five")
@@ -46,7 +47,11 @@ def main() -> int:
 
     try:
         folders = [_folder(text) for text in chosen.folders]
-        found = results.renamed(results.read_results(folders), _labels(chosen.label))
+        found = results.read_results(folders)
+        labels = _table_labels(folders, found.arms) | _labels(chosen.label)
+        if chosen.base is not None:  # an arm may be called by its old name or by its new one
+            chosen.base = labels.get(chosen.base, chosen.base)
+        found = results.renamed(found, labels)
         where = "", None
         if chosen.wandb:  # found out before anything is written
             configs = [run.config for run in found.runs]
@@ -67,7 +72,7 @@ def main() -> int:
         return 2
     finished = sum(run.status == "finished" for run in found.runs)
     total = len(found.runs) + len(found.unread)
-    print(f"{finished} of {total} runs finished; {len(found.arms)} arms, {len(found.tasks)} tasks")
+    print(f"{finished} of {total} runs finished; {_count(len(found.arms), 'arm')}, {_count(len(found.tasks), 'task')}")
     print(f"written: {report.page} ({report.page.stat().st_size / 1e6:.1f} MB), tables and figures beside it")
     if chosen.wandb:
         project, entity = where
@@ -93,6 +98,21 @@ def _labels(texts: list[str]) -> dict[str, str]:
             raise ValueError(f"--label {text}: write ARM=TEXT, such as base='CQL, fixed'")
         labels[arm] = label
     return labels
+
+
+def _table_labels(folders: list[Path], arms: Sequence[str]) -> dict[str, str]:
+    """The names that a table gives its arms, where the folder is that of a known table's sweep."""
+    from cql import config, tables
+
+    name = folders[0].resolve().name.removeprefix("table_")
+    if len(folders) > 1 or name not in tables.known_tables(config.CONFIG_DIR / "table"):
+        return {}
+    known = tables.load_table(name, config.CONFIG_DIR / "table").arms
+    return {arm: known[arm] for arm in arms if arm in known}
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _folder(text: str) -> Path:

@@ -144,7 +144,7 @@ def test_names_cannot_break_the_page(tmp_path):
 
 def test_the_verdict_claims_no_more_than_the_seeds_give(tmp_path):
     close = report(sweep(tmp_path / "close", {"base": 1000.0, "x": 1010.0})).page.read_text()
-    assert "holds zero: the two are not told apart" in close
+    assert "includes zero: the two are not told apart" in close
     few = report(sweep(tmp_path / "few", {"base": 1000.0, "x": 9000.0}, seeds=(0, 1))).page.read_text()
     assert "With fewer than 3 finished seeds there is no interval" in few
     assert "too few for an interval, and none is given" in few
@@ -159,11 +159,42 @@ def test_what_failed_or_is_unfinished_stands_at_the_top(tmp_path):
     make_run(folder / "arm-base__seed-3", [1.0], changes={"seed": 3, "algorithm.w_cql": 1.0}, status="failed",
              failure="critic_td is nan; last metrics: step 5")  # fmt: skip
     page = report(folder).page.read_text()
-    assert "1 run failed or has not finished" in page
+    assert "Of the runs 1 failed." in page
     assert "failed at step 2000: critic_td is nan<" in page
     assert "3 of 4" in page
     with pytest.raises(ValueError, match="there is no arm 'y'; there are base, x"):
         report(folder, base="y")
+
+
+def test_before_the_first_evaluation_and_where_all_failed_there_is_a_page_too(tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / "sweep.json").write_text("{}")
+    for arm in ("base", "x"):
+        make_run(folder / f"arm-{arm}__seed-0", [], status="failed", failure="loss is nan",
+                 changes={"algorithm.w_cql": float(len(arm))})  # fmt: skip
+    page = report(folder).page.read_text()
+    assert "there is nothing to compare" in page
+    assert "Of the runs 2 failed." in page
+    assert page.count("loss is nan") == 2
+
+
+def test_a_report_in_a_sweeps_folder_is_no_run_of_it(tmp_path):
+    from cql import sweeps
+    from cql.report import sweep_curves
+
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, spread=5.0)
+    before = sweep_curves(folder, path=tmp_path / "a.png").read_bytes()
+    report(folder)
+    assert sweep_curves(folder, path=tmp_path / "b.png").read_bytes() == before
+    assert len(sweeps.read_sweep(folder)) == len(read_results([folder]).runs) == 6
+
+
+def test_a_gap_far_from_its_threshold_is_named(tmp_path):
+    changes = {"algorithm.alpha_cql": {"kind": "learned", "initial_value": 5.0, "tau_cql": -4.0}}
+    make_run(tmp_path / "run", [1.0, 2.0], metrics={"cql_residual": [9.0, 3.6]}, changes=changes)
+    (found,) = remarks(read_results([tmp_path]).groups[0], 10.0)
+    assert "3.6 above tau_cql" in found
 
 
 def test_films_are_put_in_linked_or_left_out(tmp_path):
@@ -206,7 +237,7 @@ def test_the_script_reports_and_says_what_is_wrong(tmp_path):
 
     done = run(folder, "--label", "x=tried", "--statistic", "best")
     assert done.returncode == 0, done.stderr
-    assert "2 of 2 runs finished; 2 arms, 1 tasks" in done.stdout
+    assert "2 of 2 runs finished; 2 arms, 1 task\n" in done.stdout
     assert "tried" in (folder / "report" / "table.md").read_text()
     for arguments, message in (
         ([tmp_path / "nowhere"], "neither a folder nor the name of a sweep"),
