@@ -586,10 +586,9 @@ def test_a_table_is_trained_taken_up_again_and_shown(tmp_path, monkeypatch, caps
     # The environment has no reference, so there is no score.
     assert "! Runs that finished without a score" in out
     rows = cells(out, "Ours: CQL, last")
-    assert rows[1:3] == [
-        ["absent", "-", "-", "0 of 2 seeds", "0 of 60"],
-        ["first", "-", "-", "1 of 2 seeds", "30 of 60"],
-    ]
+    assert rows[1] == ["first", "-", "-", "1 of 2 seeds", "30 of 60"]
+    assert not any(row[0] == "absent" for row in rows), "where nothing has begun, a hole in the first table is enough"
+    assert ["absent", "-"] in [row[:2] for row in cells(out, "Scores")]
     assert {path.name for path in (tmp_path / "written").iterdir()} == {"table.md", "table.tex", "table.csv"}
     # By the sweep's name too.
     assert call("show", path, "table_tiny", monkeypatch=monkeypatch, capsys=capsys)[1] == out
