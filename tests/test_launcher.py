@@ -28,9 +28,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 GRID = ("algorithm.alpha_cql.value=1,5", "seed=0,1")
 POINTS = ["alpha_cql-1__seed-0", "alpha_cql-1__seed-1", "alpha_cql-5__seed-0", "alpha_cql-5__seed-1"]
 FILES = {
-    ".hydra", ".lock", "checkpoints", "episodes.csv", "key_curves.png", "metrics.jsonl", "provenance.json", "summary.json",
-    "timing.jsonl",
-    "train.log",
+    ".hydra", ".lock", "checkpoints", "episodes.csv", "key_curves.png", "metrics.jsonl", "provenance.json",
+    "summary.json", "timing.jsonl", "train.log",
 }  # fmt: skip
 
 
