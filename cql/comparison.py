@@ -89,10 +89,11 @@ def write_report(
     comparison = _Comparison.of(results, base, statistic)
     for name, found in _drawn(results, comparison, statistic, base).items():
         if found is not None:
-            drawn[name] = figures.svg(found)
             # One a task, and looked at in the page: as pictures they would be most of what is written.
             suffixes = ("svg",) if name.startswith("diagnostics_") else ("svg", "png")
-            written += figures.save(found, folder / "figures", name, suffixes)
+            paths = figures.save(found, folder / "figures", name, suffixes)
+            drawn[name] = paths[0].read_text(encoding="utf-8")
+            written += paths
     tables = [
         write(folder / "table.csv", as_csv(rows)),
         write(folder / "table.md", as_markdown(results, statistic)),

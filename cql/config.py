@@ -775,6 +775,16 @@ def arranged(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def known_reference(env_id: str) -> dict[str, Any] | None:
+    """`name`, `min_score` and `max_score` of the environment's file in `configs/env`; None without a file."""
+    path = CONFIG_DIR / "env" / f"{env_id}.yaml"
+    if not path.is_file():
+        return None
+    plain: Any = OmegaConf.to_container(OmegaConf.load(path))
+    reference: dict[str, Any] | None = plain["reference"]
+    return reference
+
+
 def dataset_label(dataset: Dataset) -> str:
     """A short name that is safe in paths: `halfcheetah_medium`, `mujoco-hopper-medium-v0`, a D4RL file's stem."""
     match dataset:

@@ -6,13 +6,12 @@ replace them by its own in light and in dark: see :func:`svg`.
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,37 +101,44 @@ def save(figure: Figure, folder: Path, name: str, suffixes: Sequence[str] = ("sv
     return paths
 
 
-def data_uri(path: Path, kind: str) -> str:
-    """A file's contents as an address that needs no request."""
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
 # Panels ---------------------------------------------------------------------------------------------------------------
 
 
-def _panels(n: int, *, width: float = 3.7, height: float = 2.7, columns: int = 3, sharex: bool = False) -> Any:
-    """A figure and n panels, filled row by row."""
+def page_panels(n: int, *, width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure for a page and n panels, filled row by row.
+
+    Args:
+        n: how many panels.
+        width: of a panel, in inches.
+        height: of a panel, in inches.
+        columns: panels in a row.
+    """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.ticker import MaxNLocator
 
-    if n == 1:
-        width = max(width, 6.4)
-    columns = min(columns, n)
     rows = -(-n // columns)
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
     figure = Figure(figsize=(width * columns, height * rows), facecolor="none", layout=layout)
     panels: list[Axes] = []
     for index in range(n):
-        axes = figure.add_subplot(rows, columns, index + 1, sharex=panels[0] if sharex and panels else None)
+        axes = figure.add_subplot(rows, columns, index + 1)
         axes.set_facecolor("none")
         axes.grid(True, color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(PALE)
         axes.tick_params(labelsize=9, length=0, labelcolor=INK)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         panels.append(axes)
+    return figure, panels
+
+
+def _panels(n: int, *, width: float = 3.7, height: float = 2.7, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """Those of a report, with few ticks across; one by itself is wide."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, panels = page_panels(n, width=max(width, 6.4) if n == 1 else width, height=height, columns=min(columns, n))
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     return figure, panels
 
 
@@ -184,7 +190,7 @@ def learning_curves(results: Results) -> Figure | None:
     tasks = [task for task in results.tasks if any(len(run.evaluations.steps) for run in _runs(results, task))]
     if not tasks:
         return None
-    figure, panels = _panels(len(tasks), sharex=False)
+    figure, panels = _panels(len(tasks))
     for axes, task in zip(panels, tasks, strict=True):
         _small_title(axes, task)
         for arm in results.arms:
@@ -196,7 +202,7 @@ def learning_curves(results: Results) -> Figure | None:
             axes.set_ylabel(_unit(results), fontsize=9, color=PALE)
     for axes in panels[-min(3, len(panels)) :]:
         axes.set_xlabel("gradient steps", fontsize=9, color=PALE)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _draw_group(axes: Axes, results: Results, group: Group, curve_of: Callable[[Run], Curve]) -> float:
@@ -268,7 +274,7 @@ def outcomes(results: Results, statistic: Statistic, base: str | None = None) ->
         axes.axvline(0.0, color=PALE, linewidth=0.8, zorder=1.4)
     for axes in panels[-min(3, len(panels)) :]:
         axes.set_xlabel(f"{_unit(results)}, {statistic}", fontsize=9, color=PALE)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def differences(results: Results, statistic: Statistic, base: str) -> Figure | None:
@@ -301,7 +307,7 @@ def differences(results: Results, statistic: Statistic, base: str) -> Figure | N
         axes.grid(False, axis="y")
     for axes in panels[-min(3, len(panels)) :]:
         axes.set_xlabel(f"{_unit(results)} minus the base arm's", fontsize=9, color=PALE)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _interval(axes: Axes, estimate: Estimate, y: float, colour: str) -> None:
@@ -361,7 +367,7 @@ def over_number(results: Results, key: str, statistic: Statistic) -> Figure | No
         axes.set_ylabel(f"{_unit(results)}, {statistic}", fontsize=9, color=PALE)
         if others:
             axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def heat_maps(results: Results, statistic: Statistic, link: Callable[[Group], str] | None = None) -> Figure | None:
@@ -418,7 +424,7 @@ def heat_maps(results: Results, statistic: Statistic, link: Callable[[Group], st
         axes.set_ylim(-0.5, len(rows) - 0.5)
         axes.set_xlabel(across, fontsize=10, color=INK)
         axes.set_ylabel(up, fontsize=10, color=INK)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _number(value: float, span: float) -> str:
@@ -468,7 +474,7 @@ def aggregates(estimates: Mapping[str, Mapping[str, Estimate]], results: Results
         axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.set_xlabel("score", fontsize=9, color=PALE)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def profiles(found: Mapping[str, statistics.Profile], results: Results) -> Figure | None:
@@ -484,7 +490,7 @@ def profiles(found: Mapping[str, statistics.Profile], results: Results) -> Figur
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel(f"{_unit(results)} τ", fontsize=9, color=PALE)
     axes.set_ylabel("share of runs above τ", fontsize=9, color=PALE)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def improvements(estimates: Mapping[str, Estimate], base: str, results: Results) -> Figure | None:
@@ -504,7 +510,7 @@ def improvements(estimates: Mapping[str, Estimate], base: str, results: Results)
     axes.set_ylim(len(estimates) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.set_xlabel(f"probability that it beats {_clipped(base)}", fontsize=9, color=PALE)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 # Diagnostics ----------------------------------------------------------------------------------------------------------
@@ -525,4 +531,4 @@ def diagnostics(results: Results, task: str) -> Figure | None:
         if len(sizes) > 1 and sizes[-1] > _EXPLODED * max(sizes[0], 1e-12) and usual > 0.0:
             axes.set_yscale("symlog", linthresh=float(f"{max(sizes[0], sizes[-1] / 1e6):.1g}"))
         _step_axis(axes)
-    return figure  # type: ignore[no-any-return]
+    return figure

@@ -32,7 +32,7 @@ from cql.inspection import (
     summary,
 )
 from cql.page import Cell, document, figure, table, write
-from cql.report import GRID, INK, PALE, SERIES
+from cql.report import INK, PALE, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,21 +75,7 @@ def write_page(found: Inspection, folder: Path, *, title: str, command: str) -> 
 
 def _panels(n: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure as wide as the page and n panels, filled row by row."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    rows = -(-n // columns)
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
-    made = Figure(figsize=(_WIDTH, height * rows), facecolor="none", layout=layout)
-    panels = [made.add_subplot(rows, columns, index + 1) for index in range(n)]
-    for axes in panels:
-        axes.set_facecolor("none")
-        axes.grid(True, color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(PALE)
-        axes.tick_params(labelsize=9, length=0, labelcolor=INK)
-    return made, panels
+    return figures.page_panels(n, width=_WIDTH / columns, height=height, columns=columns)
 
 
 def _head(axes: Axes, left: str, right: str = "", x: str = "", y: str = "") -> None:

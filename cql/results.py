@@ -37,8 +37,10 @@ NOT_COMPARED = (
     "video", "n_evals_per_video", "n_epochs_per_checkpoint", "n_kept_checkpoints",
 )  # fmt: skip
 # What makes a task of a config; how its data are prepared is the arm's.
-_OF_TASK = ("env", "dataset.kind", "dataset.name", "dataset.id", "dataset.path", "dataset.download")
-_OF_TASK_DATA = ("dataset.n_episodes", "dataset.fraction", "dataset.subset_seed")
+_OF_TASK = (
+    "env", "dataset.kind", "dataset.name", "dataset.id", "dataset.path", "dataset.download", "dataset.n_episodes",
+    "dataset.fraction", "dataset.subset_seed",
+)  # fmt: skip
 _TASK_KEYS = ("task", "dataset", "env", "path", "id")  # of a point
 
 
@@ -103,9 +105,7 @@ class Run:
 
     def metric(self, name: str) -> Curve:
         """One column of the metrics, in the rows that have it."""
-        rows = [(row["step"], row[name]) for row in self.metrics if name in row]
-        table = np.asarray(rows, np.float64).reshape(-1, 2)
-        return Curve(table[:, 0], table[:, 1])
+        return _column(self.metrics, name)
 
     def judged(self, scored: bool) -> Curve:
         """Scores of the evaluations, or returns."""
@@ -395,7 +395,7 @@ def _split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     for key, value in _compared(config).items():
         if key == SEED:
             continue
-        of_task = key in (*_OF_TASK, *_OF_TASK_DATA) or key.partition(".")[0] in _OF_TASK
+        of_task = key in _OF_TASK or key.partition(".")[0] in _OF_TASK
         (task if of_task else arm)[key] = value
     return task, arm
 
@@ -469,7 +469,6 @@ def _settings(arms: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], 
     """For each arm the keys in which arms differ, by short labels; and what all have in common."""
     keys = sorted({key for arm in arms for key in arm})
     differing = [key for key in keys if len({_key({"": arm.get(key, _ABSENT)}) for arm in arms}) > 1]
-    # Which variant it is goes without saying where the keys of the variants differ as well.
     shared = {key: arms[0][key] for key in keys if key not in differing} if arms else {}
     own = [{_short(key, differing): arm[key] for key in differing if key in arm} for arm in arms]
     return own, shared

@@ -5,9 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from cql import config
 
@@ -161,15 +159,9 @@ def parts(specs: Sequence[str], n_episodes: int | None, noise: float | None, inf
     return found
 
 
-def known_reference(env_id: str) -> dict[str, Any] | None:
-    """``name``, ``min_score`` and ``max_score`` of the environment's file in ``configs/env``, None without."""
-    path = config.CONFIG_DIR / "env" / f"{env_id}.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["reference"] if path.is_file() else None
-
-
 def train_command(dataset_id: str, env_id: str, reference: tuple[float, float] | None) -> str:
     """The command that trains on a dataset, and scores as it does."""
-    known = known_reference(env_id)
+    known = config.known_reference(env_id)
     has_file = config.CONFIG_DIR.joinpath("env", f"{env_id}.yaml").is_file()
     if reference is not None and (known is None or reference != (known["min_score"], known["max_score"])):
         low, high = reference
@@ -206,7 +198,7 @@ def collect(chosen: argparse.Namespace) -> None:
     acting = parts(chosen.policy, chosen.episodes, chosen.noise, env_info(chosen.env))
     reference, name = None if chosen.reference is None else tuple(chosen.reference), "own"
     if reference is None:
-        known = known_reference(chosen.env)
+        known = config.known_reference(chosen.env)
         if known is None:
             print(
                 f"{chosen.env} has no reference returns: no score; --reference MIN MAX gives it some", file=sys.stderr

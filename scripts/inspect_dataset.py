@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from cql import config
 
 if TYPE_CHECKING:
@@ -76,13 +74,6 @@ def read(text: str, env_id: str | None) -> "tuple[str, Source]":
     return text, inspection.read_minari(text)
 
 
-def known_reference(env_id: str) -> tuple[float, float] | None:
-    """The reference returns of the environment's file in ``configs/env``, None without."""
-    path = config.CONFIG_DIR / "env" / f"{env_id}.yaml"
-    known = yaml.safe_load(path.read_text(encoding="utf-8"))["reference"] if path.is_file() else None
-    return None if known is None else (float(known["min_score"]), float(known["max_score"]))
-
-
 def inspect(chosen: argparse.Namespace) -> None:
     """Read, count, write and report."""
     from cql import inspection, inspection_page
@@ -96,7 +87,8 @@ def inspect(chosen: argparse.Namespace) -> None:
         )
     reference = None if chosen.reference is None else (chosen.reference[0], chosen.reference[1])
     if reference is None and not source.has_reference:
-        reference = known_reference(env_id)
+        known = config.known_reference(env_id)
+        reference = None if known is None else (float(known["min_score"]), float(known["max_score"]))
     found = inspection.inspect(source, env_info(env_id), reference=reference, discount=chosen.discount)
     out = chosen.out or Path("outputs", "datasets", re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed")
     command = shlex.join(["python", "scripts/inspect_dataset.py", *sys.argv[1:]])

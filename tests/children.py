@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from types import ModuleType
 import gymnasium  # noqa: F401  these are imported here so that no child spends its life importing them
 import matplotlib.figure  # noqa: F401
 import mujoco  # noqa: F401
+from entry_points import load_script
 from tiny import OVERRIDES
 
 from cql import experiment  # noqa: F401
@@ -34,12 +34,7 @@ class Ended:
 
 def entry_point() -> ModuleType:
     """`scripts/train.py` as a module."""
-    spec = importlib.util.spec_from_file_location("train_entry_point", ROOT / "scripts" / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("train")
 
 
 def fork(task: Callable[[], object], output: Path | None = None) -> int:

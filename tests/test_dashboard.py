@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import sys
@@ -13,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from entry_points import load_script
 from PIL import Image
 from tiny import tiny_config
 from wandb_reader import OfflineRun, offline_runs
@@ -23,7 +23,6 @@ from cql.config import Reference
 from cql.dashboard import DashboardError, SweepInWandb, in_wandb, log_report, varied_keys, workspace
 from cql.loggers import LocalLogger, open_wandb, read_metrics
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "dashboard.py"
 # Of its own making, at its import.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
 WANDB_VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL")
@@ -328,12 +327,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dashboard_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("dashboard")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ import minari
 import numpy as np
 import pytest
 import torch
+from entry_points import load_script
 from tiny import tiny_config
 
 from cql import config, experiment
@@ -41,12 +41,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("collect_entry_point", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("collect")
 
 
 Call = Callable[..., tuple[int, str, str]]
@@ -248,7 +243,7 @@ def test_the_last_lines_say_what_was_made_and_how_to_train_on_it(call: Call, roo
 def test_the_command_to_train_is_one_that_works(
     script: ModuleType, env: str, given: tuple[float, float] | None, expected: tuple[float, float] | None
 ) -> None:
-    known = script.known_reference(env)
+    known = config.known_reference(env)
     reference = given if given is not None or known is None else (known["min_score"], known["max_score"])
     command = script.train_command("me/some-v0", env, reference).split()
     assert command[:2] == ["python", "scripts/train.py"]

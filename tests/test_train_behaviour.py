@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -15,25 +14,20 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from entry_points import load_script
 
 from cql.collect import NpzPolicy, Part, PolicyError, roll_out
 from cql.envs import env_info, make_env, to_env_actions
 
 stable_baselines3 = pytest.importorskip("stable_baselines3", reason="needs the `behaviour` extra")
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_behaviour.py"
 PENDULUM = "InvertedPendulum-v5"  # S = 4, A = 1, actions in [-3, 3]
 TINY = ("--steps", "60", "--learning-starts", "20", "--batch-size", "16", "--width", "16", "--episodes", "2")
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_behaviour_entry_point", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("train_behaviour")
 
 
 @pytest.fixture(autouse=True)
