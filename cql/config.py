@@ -1512,7 +1512,8 @@ def _missing_option(file: str, options: list[str], text: str) -> str:
     # Hydra's list adds what a user's own config folder has.
     names = sorted({*_options(group), *options})
     plus = "+" if group == "experiment" else ""
-    meant = _did_you_mean([f"{plus}{group}={name}" for name in difflib.get_close_matches(option, names, n=1)])
+    near = difflib.get_close_matches(option, names, n=1) or [name for name in names if option and option in name][:2]
+    meant = _did_you_mean([f"{plus}{group}={name}" for name in near])
     return f"{plus}{group}={option}: there is no such option; there are {', '.join(names)}{meant}"
 
 

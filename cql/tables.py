@@ -580,12 +580,18 @@ def _departures(
                 if key.partition(".")[0] in (SEED, *NOT_COMPARED):
                     continue
                 old, new = (_shown(key, config.get(key, _ABSENT)) for config in (wanted or {}, run.config))
-                if old != new:
+                # An arm that clones for as long as it trains: that it does so for longer follows.
+                follows = key == "algorithm.bc_steps" and (old, new) == _lengths(wanted or {}, run.config)
+                if old != new and not follows:
                     lines[f"{key}: {old} -> {new}"] += 1
     return [f"{line} ({_of_all(count, n_compared)})" for line, count in lines.items()]
 
 
 _ABSENT = object()
+
+
+def _lengths(*configs: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(_shown("n_steps", config.get("n_steps", _ABSENT)) for config in configs)
 
 
 def _shown(key: str, value: Any) -> str:
@@ -836,6 +842,7 @@ def _against(comparison: Comparison, arm: Arm, key: str, column: Published, foot
     table, statistic = comparison.table, column.ours(comparison.statistic)
     rows: list[tuple[str, ...]] = []
     complete: list[tuple[float, float]] = []
+    is_published = column.statistic != OF_DATASET  # data have no seeds and no interval over them
     for task in table.tasks:
         cell = comparison.cells[task.name, arm]
         if not cell.runs:
@@ -845,7 +852,7 @@ def _against(comparison: Comparison, arm: Arm, key: str, column: Published, foot
         text = _with_spread(values.mean(), _deviation(values)) if len(values) else NOTHING
         published = task.published.get(key, ())
         for index, value in enumerate(published):
-            theirs = column.estimate(value)
+            theirs, why = column.estimate(value), column.why_no_interval(value)
             difference = ours.value - theirs.value
             rows.append(
                 (
@@ -853,36 +860,33 @@ def _against(comparison: Comparison, arm: Arm, key: str, column: Published, foot
                     text if index == 0 else "",
                     _interval(ours) if index == 0 else "",
                     _theirs(table, key, value, None, footnotes),
-                    _interval(theirs),
+                    *([_interval(theirs)] if is_published else []),
                     NOTHING if math.isnan(difference) else f"{difference:+.1f}",
-                    _overlap_text(ours, len(values), theirs, column.why_no_interval(value)),
+                    *([_overlap_text(ours, len(values), theirs, why)] if is_published else []),
                     cell.seeds if index == 0 else "",
                 )
             )
         if not published:
-            rows.append((task.name, text, _interval(ours), *[NOTHING] * 4, cell.seeds))
+            rows.append((task.name, text, _interval(ours), *[NOTHING] * (4 if is_published else 2), cell.seeds))
         elif cell.is_complete and len(values):
             complete.append((ours.value, published[0].mean))
-    if column.statistic in STATISTICS:
-        how = f"{statistic} against {column.statistic}"
+    header: tuple[str, ...]
+    if is_published:
+        said = f"{statistic} against {column.statistic}"
+        how = said if column.statistic in STATISTICS else f"ours: {statistic}; theirs: {NOT_SAID}"
+        header = (
+            "task", "ours", "95 % interval", "theirs", "95 % interval", "difference", "intervals overlap", "seeds done",
+        )  # fmt: skip
     else:
-        how = f"ours: {statistic}; theirs: {'the data themselves' if column.statistic == OF_DATASET else NOT_SAID}"
+        how = f"ours: {statistic}; {column.label}: the data themselves"
+        header = ("task", "ours", "95 % interval", column.label, "difference", "seeds done")
     title = f"{comparison.label(arm)} (ours) beside {column.label} [{column.mark}] ({how})"
-    header = (
-        "task",
-        "ours",
-        "95 % interval",
-        "theirs",
-        "95 % interval",
-        "difference",
-        "intervals overlap",
-        "seeds done",
-    )
     if not complete or not _can_average(table):
         return Section(title, header, tuple(rows))
     mine, others = (float(np.mean(column)) for column in zip(*complete, strict=True))
-    label, dash = _average_label(len(complete), len(table.tasks)), NOTHING
-    average = (label, _number(mine), dash, _number(others), dash, f"{mine - others:+.1f}", dash, dash)
+    numbers = {"ours": _number(mine), header[3]: _number(others), "difference": f"{mine - others:+.1f}"}
+    label = _average_label(len(complete), len(table.tasks))
+    average = (label, *(numbers.get(heading, NOTHING) for heading in header[1:]))
     return Section(title, header, tuple(rows), (average,))
 
 
@@ -906,14 +910,17 @@ def _notes(comparison: Comparison, footnotes: _Footnotes) -> Iterable[str]:
         "column does not ask for another. Averages are over complete tasks only, those in which every seed finished, "
         "and of both sides over the same ones; of several values in a cell they take the first."
     )
-    yield (
-        "Theirs: mean ± what was published; intervals are Student's, of the spread over the square root of the seeds, "
-        "where both are known and the spread is one over seeds. Whether intervals overlap is no test: where they do "
-        "not, a difference is likely; where they do, nothing is said."
-    )
+    if any(column.statistic != OF_DATASET for column in table.published.values()):
+        yield (
+            "Theirs: mean ± what was published; intervals are Student's, of the spread over the square root of the "
+            "seeds, where both are known and the spread is one over seeds. Whether intervals overlap is no test: where "
+            "they do not, a difference is likely; where they do, nothing is said."
+        )
     used = {column.mark for column in table.published.values()}
     for column in table.published.values():
         seeds = "seeds not said" if column.seeds is None else _count(column.seeds, "seed")
+        if column.statistic == OF_DATASET:
+            seeds = ""
         parts = [column.data, _SAID[column.statistic], seeds, _OF_SPREAD[column.spread], column.protocol, column.source]
         yield f"{column.label} [{column.mark}]: {'; '.join(filter(None, parts))}."
     for text, letter in footnotes.letters.items():

@@ -227,11 +227,8 @@ def collect(chosen: argparse.Namespace) -> None:
     print(f"train on it: {train_command(chosen.dataset_id, chosen.env, reference)}")
 
 
-def main() -> int:
+def checked(chosen: argparse.Namespace) -> int:
     """Collect; errors of the user's go to stderr with exit code 2."""
-    chosen = arguments()
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("cql.data").setLevel(logging.INFO)  # says whom it waits for
     from cql.checkpoint import CheckpointError
     from cql.collect import PolicyError
     from cql.data import DatasetError
@@ -242,10 +239,19 @@ def main() -> int:
     except (UsageError, CheckpointError, PolicyError, DatasetError, EnvError, config.ConfigError) as error:
         print(error, file=sys.stderr)
         return 2
+    return 0
+
+
+def main() -> int:
+    """The entry point; an interrupt, from the first import on, ends it with exit code 130."""
+    chosen = arguments()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("cql.data").setLevel(logging.INFO)  # says whom it waits for
+    try:
+        return checked(chosen)
     except KeyboardInterrupt:
         print(f"interrupted: nothing of {chosen.dataset_id} is kept", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

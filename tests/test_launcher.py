@@ -372,8 +372,16 @@ def test_a_wrong_sweep_is_refused_and_its_name_stays_free(
     assert ended.code == 2, ended.text
     assert message in ended.text
     assert "Traceback" not in ended.text
-    assert runs_of(sweep_of(tmp_path)) == []
+    assert not sweep_of(tmp_path).exists()
     assert train(dataset, tmp_path, "-m", "sweep_name=four", "seed=0", "n_steps=10").code == 0
+
+
+def test_a_refusal_leaves_the_folder_of_a_sweep_that_has_runs(dataset: Path, swept: Path, tmp_path: Path) -> None:
+    folder = copy(swept, tmp_path)
+    before = sorted(sweep_of(folder).rglob("*"))
+    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID, "hydra.launcher.stack_size=0")
+    assert ended.code == 2, ended.text
+    assert sorted(sweep_of(folder).rglob("*")) == before
 
 
 def test_what_is_trained_elsewhere_is_said_and_left_alone(dataset: Path, swept: Path, tmp_path: Path) -> None:

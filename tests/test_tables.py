@@ -1,6 +1,7 @@
 """A paper's table: its file, its grid, its runs, and what is written of them."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -409,6 +410,45 @@ def test_what_runs_have_otherwise_than_the_table_is_said_first(half_run):
     assert tables.document(comparison).warnings[0].startswith("Ours are not the table's settings: algorithm.w: 1 ->")
 
 
+@pytest.mark.parametrize(("steps", "own", "is_said"), [(60, 60, False), (60, 30, True), (1000, 1000, True)])
+def test_cloning_for_as_long_as_one_trains_follows_from_how_long(half_run, steps, own, is_said):
+    table, runs = half_run
+    runs = [
+        dataclasses.replace(run, config={**run.config, "n_steps": steps, "algorithm.bc_steps": own})
+        for run in runs
+        if run.point["task"] == "easy"
+    ]
+    # The table means to clone for all of 1,000 steps.
+    wanted = {**runs[0].config, "n_steps": 1000, "algorithm.bc_steps": 1000}
+    if steps == own == 1000:
+        wanted |= {"algorithm.bc_steps": 500}
+    said = tables.compare(table, runs, planned={("easy", "base"): wanted}).departures
+    assert any(line.startswith("algorithm.bc_steps") for line in said) == is_said
+
+
+def test_the_data_themselves_have_no_seeds_and_no_interval(tmp_path, half_run):
+    _, runs = half_run
+    behaviour = {"label": "behaviour", "arm": "*", "statistic": "dataset", "source": "our data", "mark": "own",
+                 "data": "v0", "spread": "episodes"}  # fmt: skip
+    plain = {
+        **PLAIN,
+        "published": {"behaviour": behaviour},
+        "tasks": {name: {"published": {"behaviour": [15.0, 4.0]}} for name in ("easy", "hard")},
+    }
+    text = tables.as_text(tables.document(tables.compare(load(str(write(tmp_path, plain))), runs)), 300)
+    half = T_2 * 10.0 / math.sqrt(3.0)
+    header, easy, hard, average = cells(
+        text, "ours (ours) beside behaviour [own] (ours: last; behaviour: the data themselves)"
+    )
+    assert header == ["task", "ours", "95 % interval", "behaviour", "difference", "seeds done"]
+    interval = f"{20 - half:.1f} to {20 + half:.1f}"
+    assert easy == ["easy", "20.0 +- 10.0", interval, "15.0 +- 4.0", "+5.0", "3 of 3"]
+    assert hard == ["hard", "50.0", "-", "15.0 +- 4.0", "+35.0", "1 of 3"]
+    assert average == ["average of 1 complete of 2", "20.0", "-", "15.0", "+5.0", "-"]
+    assert "heirs" not in text
+    assert "seeds not said" not in text
+
+
 def test_runs_of_other_arms_variations_and_tables(tmp_path, half_run):
     table, runs = half_run
     other = tmp_path / "other"
@@ -510,9 +550,8 @@ def test_files_are_looked_for_where_the_environment_says(monkeypatch, capsys, tm
     code, _, err = call("run", "corl_v2", "--tasks", "hopper-medium", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 2
     url = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2/hopper_medium-v2.hdf5"
-    assert (
-        f"left out: hopper-medium, for which there is no hopper_medium-v2.hdf5 in {tmp_path}; published at {url}" in err
-    )
+    assert f"left out, for want of their files in {tmp_path}:" in err
+    assert f"  hopper-medium  hopper_medium-v2.hdf5  published at {url}\n" in err
     monkeypatch.delenv("D4RL_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert script.default_data() == tmp_path / ".d4rl" / "datasets"
@@ -566,7 +605,7 @@ def test_a_table_is_trained_taken_up_again_and_shown(tmp_path, monkeypatch, caps
         return result
 
     result = run("n_steps=30", "--data", str(data), "--tasks", "absent,second", "seed=0")
-    assert f"left out: absent, for which there is no absent.hdf5 in {data}" in result.stderr
+    assert f"left out, for want of their files in {data}:\n  absent  absent.hdf5  the table does not" in result.stderr
     assert "1 of 3 tasks (second)" in result.stderr
     sweep = tmp_path / "outputs" / "sweeps" / "table_tiny"
     assert {path.parent.name for path in sweep.glob("*/summary.json")} == {"arm-base__task-second__seed-0"}

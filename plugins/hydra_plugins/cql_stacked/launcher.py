@@ -92,21 +92,15 @@ class StackedLauncher(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         from cql import experiment
-        from cql.config import ConfigError
 
-        for name, value in (("stack_size", self.stack_size), ("workers", self.workers)):
-            if value is not None and value < 1:
-                raise ConfigError(f"hydra.launcher.{name}={value} is out of range: it must be at least 1")
-        if self.workers > 1 and self.inner is None:
-            raise ConfigError(
-                f"hydra.launcher.workers={self.workers} has no effect in one process: choose "
-                "hydra/launcher=stacked_joblib, or drop it"
-            )
-        if self.config.hydra.job.chdir:
-            raise ConfigError("hydra.job.chdir=true cannot hold for runs that share a process: leave it out")
         sweep = Path(str(self.config.hydra.sweep.dir))
         sweep.mkdir(parents=True, exist_ok=True)
-        jobs, configs, folders = self._compose(job_overrides, initial_job_idx)
+        try:
+            self._check()
+            jobs, configs, folders = self._compose(job_overrides, initial_job_idx)
+        except Exception:
+            _clear_away(sweep)
+            raise
         by_name: dict[str, Job] = {}
         for job in jobs:
             by_name.setdefault(job.directory.name, job)
@@ -134,6 +128,25 @@ class StackedLauncher(Launcher):
                 done |= dict(zip((job.directory for job in stack), returns, strict=True))
         _conclude(sweep, done)
         return [done[by_name[job.directory.name].directory] for job in jobs]
+
+    def _check(self) -> None:
+        """See that the options fit each other.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        from cql.config import ConfigError
+
+        for name, value in (("stack_size", self.stack_size), ("workers", self.workers)):
+            if value is not None and value < 1:
+                raise ConfigError(f"hydra.launcher.{name}={value} is out of range: it must be at least 1")
+        if self.workers > 1 and self.inner is None:
+            raise ConfigError(
+                f"hydra.launcher.workers={self.workers} has no effect in one process: choose "
+                "hydra/launcher=stacked_joblib, or drop it"
+            )
+        if self.config.hydra.job.chdir:
+            raise ConfigError("hydra.job.chdir=true cannot hold for runs that share a process: leave it out")
 
     def _compose(
         self, job_overrides: Sequence[Sequence[str]], first: int
@@ -449,6 +462,18 @@ def _wait_for_others(stacks: list[list[Job]]) -> None:
 _GRACE = 30.0  # seconds without a sign of life, longer than a worker takes to start
 
 
+def _clear_away(sweep: Path) -> None:
+    """Remove what stands in the folder of a sweep before its first run, if there is nothing else."""
+    from cql import config
+
+    before_runs = {config.SWEEP_FILE, "multirun.yaml", "sweep.log"}
+    there = list(sweep.iterdir())
+    if {path.name for path in there} <= before_runs:
+        for path in there:
+            path.unlink()
+        sweep.rmdir()
+
+
 def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
     """Say how the sweep went, tell the failures how many they are, and draw the figure."""
     from cql import report
@@ -466,6 +491,8 @@ def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
         log.info("to upload what W&B has offline: wandb sync %s/*/wandb/offline-run-*", sweep)
     try:
         log.info("figure: %s", report.sweep_curves(sweep))
+    except FileNotFoundError as error:
+        log.info("no figure of the sweep: %s", error)
     except Exception as error:  # noqa: BLE001  the figure can be drawn again, the night's runs cannot
         log.warning("no figure of the sweep: %s: %s", type(error).__name__, error)
 
