@@ -17,7 +17,7 @@ import numpy as np
 
 from cql import figures, statistics
 from cql.loggers import N_LAST_EVALUATIONS, read_episodes
-from cql.page import Cell, document, figure, table, write
+from cql.page import Cell, breakable, document, figure, table, write
 from cql.report import SERIES
 from cql.results import STATISTICS, Group, Results, Run, Statistic, provenance_of
 from cql.statistics import MIN_RUNS, Estimate
@@ -219,9 +219,12 @@ def remarks(group: Group, highest: float) -> list[str]:
         group: the runs.
         highest: the largest return, in absolute value, that any run on the group's task was seen to earn.
     """
-    found = []
+    found: dict[str, list[int]] = {}
     for run in group.runs:
-        who = f"seed {run.seed}"
+
+        def say(text: str, seed: int = run.seed) -> None:
+            found.setdefault(text, []).append(seed)
+
         q, data, alpha = run.metric("q_policy"), run.metric("q_data"), run.metric("alpha_cql")
         scale, bias = (
             abs(float(run.config.get("dataset.reward_scale", 1.0))),
@@ -231,39 +234,37 @@ def remarks(group: Group, highest: float) -> list[str]:
         # A shifted reward has other returns than those that were seen.
         comparable = len(q.values) > 0 and len(run.evaluations.values) > 0 and bias == 0.0
         if comparable and abs(q.values[-1]) > max(ever, 100.0):
-            found.append(
-                f"{who}: Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond the {ever:.4g} that the best run "
+            say(
+                f"Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond the {ever:.4g} that the best run "
                 "on this task earned, undiscounted"
             )
         elif comparable and q.values[-1] > max(1.2 * own, 50.0):
-            found.append(
-                f"{who}: Q is too high. q_policy ends at {q.values[-1]:.4g}, and the policy never earned more than "
+            say(
+                f"Q is too high. q_policy ends at {q.values[-1]:.4g}, and the policy never earned more than "
                 f"{own:.4g} in an evaluation, undiscounted"
             )
         elif len(q.values) and q.values[-1] > data.values[-1] + max(0.5 * abs(data.values[-1]), 20.0):
-            found.append(
-                f"{who}: the policy's actions are valued far above the data's ({q.values[-1]:.4g} against "
+            say(
+                f"the policy's actions are valued far above the data's ({q.values[-1]:.4g} against "
                 f"{data.values[-1]:.4g}): little keeps the policy near the data"
             )
         start = run.config.get("algorithm.alpha_cql.initial_value")
         residual = run.metric("cql_residual").values
         if start and len(residual) and abs(residual[-1]) > 1.0:
             where = "above" if residual[-1] > 0.0 else "below"
-            found.append(
-                f"{who}: the gap still lies {abs(residual[-1]):.2g} {where} tau_cql, where alpha_cql is to hold it"
-            )
+            say(f"the gap still lies {abs(residual[-1]):.2g} {where} tau_cql, where alpha_cql is to hold it")
         if start and len(alpha.values):
             if alpha.values[-1] > _RAN_AWAY * float(start):
-                found.append(
-                    f"{who}: alpha_cql ran away, from {float(start):g} to {alpha.values[-1]:.3g}: the gap cannot be "
+                say(
+                    f"alpha_cql ran away, from {float(start):g} to {alpha.values[-1]:.3g}: the gap cannot be "
                     "brought down to tau_cql; a higher threshold is worth a try"
                 )
             elif alpha.values[-1] < float(start) / _RAN_AWAY:
-                found.append(
-                    f"{who}: alpha_cql vanished, from {float(start):g} to {alpha.values[-1]:.3g}: the gap lies below "
+                say(
+                    f"alpha_cql vanished, from {float(start):g} to {alpha.values[-1]:.3g}: the gap lies below "
                     "tau_cql and nothing is conservative any more; a lower threshold is worth a try"
                 )
-    return found
+    return [f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {t}" for t, seeds in found.items()]
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -561,6 +562,45 @@ class _Page:
 
     # Sections ---------------------------------------------------------------------------------------------------------
 
+    def _glance(self, rows: Sequence[Mapping[str, object]]) -> str:
+        """Tasks down, arms across, where there are several of both; what is told apart from the base arm is marked."""
+        results = self.results
+        if len(results.tasks) == 1 or len(results.arms) == 1:
+            return ""
+        by_place = {(row["task"], row["arm"]): row for row in rows}
+        cells, best = _matrix(results, self.statistic)
+        heads = [Cell("task", is_text=True)] + [Cell(self._arm(arm), is_html=True) for arm in results.arms]
+        lines = []
+        for task, row, highest in zip(results.tasks, cells, best, strict=True):
+            line = [Cell(task, is_text=True)]
+            for index, arm in enumerate(results.arms):
+                mean, _, n, of = row[index]
+                if math.isnan(mean):
+                    line.append(Cell("", ""))
+                    continue
+                digits = 0 if abs(mean) >= 1000 else 1
+                text = f"{mean:,.{digits}f}" + ("" if n == of else f" [{n} of {of}]")
+                text = f"<b>{text}</b>" if index == highest else text
+                low, high = (by_place[task, arm].get(f"minus_base_{end}") for end in ("low", "high"))
+                mark = "up" if isinstance(low, float) and low > 0.0 else ""
+                mark = "down" if isinstance(high, float) and high < 0.0 else mark
+                title = {"up": f"above {self.base}", "down": f"below {self.base}"}.get(mark, "")
+                text = f'<span class="{mark or "same"}" title="{html.escape(title, quote=True)}">{text}</span>'
+                line.append(Cell(text, mean, is_html=True))
+            lines.append(line)
+        mean_of = _means(results, self.statistic, lambda label, texts: "\n".join([label, *texts]))
+        if mean_of:
+            label, *texts = mean_of[0].split("\n")
+            texts = [f'<span class="same">{text}</span>' for text in texts]
+            lines.append([Cell(label, is_text=True), *(Cell(text, is_html=True) for text in texts)])
+        base = html.escape(self.base)
+        note = (
+            f"Mean {self.unit} of {self._evaluation} over the seeds that finished; the highest of a row is bold. "
+            f"<span class=up></span> and <span class=down></span>: above or below {base} by Welch's 95 % interval, "
+            "each task by itself."
+        )
+        return table(heads, lines, sortable=False, sums=bool(mean_of)) + f'<p class="pale">{note}</p>'
+
     def _table(self, rows: Sequence[Mapping[str, object]]) -> str:
         columns = [("seeds", False), *((name, False) for name in STATISTICS), ("difference", False)]
         if len(self.results.arms) == 1:
@@ -603,7 +643,7 @@ class _Page:
             notes.append(
                 "Scores are 0 for a random policy and 100 for the reference expert of the environment's config."
             )
-        return table(heads, lines) + "".join(f'<p class="pale">{note}</p>' for note in notes)
+        return self._glance(rows) + table(heads, lines) + "".join(f'<p class="pale">{note}</p>' for note in notes)
 
     def _number(self, row: Mapping[str, object], label: str, *, signed: bool = False) -> Cell:
         mean, low, high = (row.get(f"{label}_{part}") for part in ("mean", "low", "high"))
@@ -652,7 +692,7 @@ class _Page:
         settings = self.results.arm_settings
         keys = list(dict.fromkeys(key for own in settings.values() for key in own))
         if keys and not (axes and len(axes) <= 2):
-            heads = [Cell("arm", is_text=True), *(Cell(key, is_text=True) for key in keys)]
+            heads = [Cell("arm", is_text=True), *(Cell(breakable(key), is_html=True, is_text=True) for key in keys)]
             lines = [
                 [
                     Cell(self._arm(arm), arm, is_html=True, is_text=True),
@@ -706,6 +746,7 @@ class _Page:
                 "stay below a score of 100. Bars are 95 % intervals of a stratified bootstrap over seeds, which "
                 "with few seeds are narrower than Student's above.",
             ),
+            '<div class="side">',
             self._figure(
                 "profiles",
                 "Performance profiles: the share of runs above each value, averaged over tasks. A curve that lies "
@@ -716,6 +757,7 @@ class _Page:
                 f"Probability that a run beats one of {self.base} on the same task, averaged over tasks; it says "
                 "nothing of by how much.",
             ),
+            "</div>",
         ]
         return "".join(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ _SERIES = (
 )  # fmt: skip
 
 _LIGHT = (
-    "--ink:#222222;--pale:#6b6b6b;--grid:#e3e3e3;--paper:#ffffff;--panel:#f6f7f9;--link:#1a5fa8;--warn:#9a3b00;"
+    "--ink:#222222;--pale:#6b6b6b;--grid:#e3e3e3;--paper:#ffffff;--panel:#f6f7f9;--link:#1a5fa8;--warn:#9a3b00;--up:#1a7f37;--down:#b35900;"
     + "".join(f"--c{index}:{light};" for index, (light, _) in enumerate(_SERIES))
 )
 _DARK = (
-    "--ink:#e6e6e6;--pale:#a0a0a0;--grid:#3a3f46;--paper:#16191d;--panel:#1f2429;--link:#7db8f5;--warn:#ffb27a;"
+    "--ink:#e6e6e6;--pale:#a0a0a0;--grid:#3a3f46;--paper:#16191d;--panel:#1f2429;--link:#7db8f5;--warn:#ffb27a;--up:#6fd08c;--down:#ffb27a;"
     + "".join(f"--c{index}:{dark};" for index, (_, dark) in enumerate(_SERIES))
 )
 
@@ -49,9 +50,16 @@ svg text{font-family:inherit!important;pointer-events:none}
 svg a text{pointer-events:auto}
 svg a:hover path{stroke:var(--ink)!important;stroke-width:1.5!important}
 .scroll{overflow-x:auto}
+.side{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));gap:0 1.6rem;align-items:start}
+.side figure{min-width:0}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;margin:.5rem 0}
 th,td{padding:.28rem .7rem;border-bottom:1px solid var(--grid);text-align:right;white-space:nowrap}
 th.text,td.text{text-align:left}
+th.text{white-space:normal}
+tr.sum td{border-top:2px solid var(--grid)}
+.same::after{content:" ▲";visibility:hidden;font-size:.8em}
+.up::after{content:" ▲";color:var(--up);font-size:.8em}
+.down::after{content:" ▼";color:var(--down);font-size:.8em}
 th{position:sticky;top:0;background:var(--paper);font-weight:600;vertical-align:bottom}
 th button{all:unset;cursor:pointer}
 th button:focus-visible{outline:2px solid var(--link);outline-offset:2px}
@@ -156,7 +164,12 @@ def document(title: str, body: str) -> str:
 
 
 def table(
-    heads: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, sortable: bool = True, ids: Sequence[str] = ()
+    heads: Sequence[Cell],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    sortable: bool = True,
+    ids: Sequence[str] = (),
+    sums: bool = False,
 ) -> str:
     """A table that scrolls by itself where the screen is narrow.
 
@@ -165,6 +178,7 @@ def table(
         rows: of cells, as many as there are heads.
         sortable: by a click on a head.
         ids: of the rows.
+        sums: the last row is of all others together.
     """
     head = "".join(
         f"<th{_class(cell)} scope=col>{f'<button type=button>{_html(cell)}</button>' if sortable else _html(cell)}</th>"
@@ -174,10 +188,16 @@ def table(
     for index, row in enumerate(rows):
         identity = f' id="{ids[index]}"' if ids else ""
         cells = "".join(f"<td{_class(cell)}{_value(cell)}>{_html(cell)}</td>" for cell in row)
-        lines.append(f"<tr{identity}>{cells}</tr>")
+        kind = " class=sum" if sums and index == len(rows) - 1 else ""
+        lines.append(f"<tr{identity}{kind}>{cells}</tr>")
     kind = ' class="sortable"' if sortable else ""
     body = "\n".join(lines)
     return f'<div class="scroll"><table{kind}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def breakable(text: str) -> str:
+    """HTML of a long name that may be broken behind its dots and underscores."""
+    return re.sub(r"([._])(?=\w)", r"\1<wbr>", html.escape(text))
 
 
 def figure(element: str, caption: str) -> str:

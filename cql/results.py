@@ -481,10 +481,9 @@ def _short(key: str, among: Sequence[str]) -> str:
     """``alpha_cql`` for ``algorithm.alpha_cql.value``: as short as it can be and still be told from the others."""
 
     def shortened(key: str) -> str:
-        parts = key.split(".")
-        if parts[-1] in ("value", "initial_value", "kind") and len(parts) > 1:
-            return parts[-2] if parts[-1] != "kind" else f"{parts[-2]} kind"
-        return parts[-1]
+        *parents, leaf = key.split(".")
+        said = {"value": "{}", "initial_value": "initial {}", "kind": "{} kind"}.get(leaf, leaf)
+        return said.format(parents[-1]) if parents else leaf
 
     label = shortened(key)
     return label if [shortened(other) for other in among].count(label) <= 1 else re.sub(r"^algorithm\.", "", key)

@@ -133,6 +133,27 @@ def test_a_report_is_one_page_with_tables_and_figures(tmp_path):
     assert {path: path.read_bytes() for path in report(folder).files} == before, "twice the same"
 
 
+def test_tasks_and_arms_at_a_glance_mark_only_what_is_told_apart(tmp_path):
+    arms = {"base": 1000.0, "better": 2000.0, "near": 1010.0, "worse": 100.0}
+    folder = sweep(tmp_path / "s", arms, tasks=("one", "two"), scored=False)
+    shutil.rmtree(folder / "arm-better__task-two__seed-2")
+    shutil.rmtree(folder / "arm-better__task-two__seed-1")
+    first = report(folder).page.read_text().partition("</table>")[0]
+    rows = re.findall("<tr>(.*?)</tr>", first.partition("<tbody>")[2])
+    marks = [re.findall('<span class="(same|up|down)"', row) for row in rows]
+    assert marks == [["same", "up", "same", "down"], ["same", "same", "same", "down"]]
+    texts = [[re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", row)] for row in rows]
+    assert texts == [["one", "1,100", "2,100", "1,110", "200.0"], ["two", "1,100", "2,000", "1,110", "200.0"]]
+    assert [re.findall("<b>(.*?)</b>", row) for row in rows] == [["2,100"], ["2,000"]]
+    # Returns of different environments have no mean; scores have.
+    assert "class=sum" not in first
+    scored = report(sweep(tmp_path / "scored", arms, tasks=("one", "two"))).page.read_text().partition("</table>")[0]
+    (last,) = re.findall("<tr class=sum>(.*?)</tr>", scored)
+    assert re.sub("<.*?>", " ", last).split()[:3] == ["mean", f"{1380 / 124.15:.1f}", f"{2380 / 124.15:.1f}"]
+    one_arm = report(sweep(tmp_path / "alone", {"base": 1.0}, tasks=("one", "two"))).page.read_text()
+    assert 'class="same"' not in one_arm
+
+
 def test_names_cannot_break_the_page(tmp_path):
     folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0})
     found = renamed(read_results([folder]), {"x": "<script>alert(1)</script> & co"})
@@ -195,6 +216,14 @@ def test_a_gap_far_from_its_threshold_is_named(tmp_path):
     make_run(tmp_path / "run", [1.0, 2.0], metrics={"cql_residual": [9.0, 3.6]}, changes=changes)
     (found,) = remarks(read_results([tmp_path]).groups[0], 10.0)
     assert "3.6 above tau_cql" in found
+
+
+def test_what_holds_of_several_seeds_is_said_once(tmp_path):
+    for seed, q in ((0, 9e5), (1, 9e5), (2, 8e5), (3, 110.0)):
+        metrics = {"q_policy": [10.0, q], "q_data": [10.0, 100.0]}
+        make_run(tmp_path / f"seed-{seed}", [100.0, 3000.0], metrics=metrics, changes={"seed": seed})
+    found = remarks(read_results([tmp_path]).groups[0], 6000.0)
+    assert [text.partition(".")[0] for text in found] == ["seeds 0, 1: Q exploded", "seed 2: Q exploded"]
 
 
 def test_films_are_put_in_linked_or_left_out(tmp_path):

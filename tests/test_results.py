@@ -71,6 +71,15 @@ def test_only_what_differs_is_shown_where_names_say_nothing(tmp_path):
     assert found.numeric_axes() == []
 
 
+def test_where_a_learned_multiplier_starts_is_not_taken_for_its_value(tmp_path):
+    for start in (1.0, 5.0):
+        learned = {"kind": "learned", "initial_value": start, "tau_cql": -4.0}
+        make_run(tmp_path / f"alpha_cql-{start:g}__seed-0", [1.0], changes={"algorithm.alpha_cql": learned})
+    found = read_results([tmp_path])
+    assert found.numeric_axes() == ["initial alpha_cql"]
+    assert found.arms == ("alpha_cql=1", "alpha_cql=5")  # by their folders
+
+
 def test_tasks_are_told_by_environment_and_data(tmp_path):
     make_run(tmp_path / "a", [1.0])
     make_run(tmp_path / "b", [1.0], changes={"dataset.name": "halfcheetah_random"})
