@@ -452,12 +452,13 @@ class _Page:
         steps = sorted({run.n_steps for run in runs})
         tiles = [
             (f"{finished} of {len(runs) + len(results.unread)}", "runs finished"),
-            (str(len(results.tasks)), "task" if len(results.tasks) == 1 else "tasks"),
+            (results.tasks[0], "task") if len(results.tasks) == 1 else (str(len(results.tasks)), "tasks"),
             (str(len(results.arms)), "arm" if len(results.arms) == 1 else "arms"),
             (str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}", "seeds each"),
             (f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}", "gradient steps"),
         ]
-        return '<div class="tiles">' + "".join(f'<div class="tile"><b>{n}</b>{t}</div>' for n, t in tiles) + "</div>"
+        boxes = (f'<div class="tile"><b>{html.escape(value)}</b>{what}</div>' for value, what in tiles)
+        return f'<div class="tiles">{"".join(boxes)}</div>'
 
     def _verdict(self) -> str:
         """Which arm is ahead, by how much, and whether that can be told apart from chance."""
@@ -606,6 +607,8 @@ class _Page:
         if len(self.results.arms) == 1:
             columns.pop()
         heads = [Cell("task", is_text=True), Cell("arm", is_text=True)] + [Cell(name) for name, _ in columns]
+        # One task stands at the top of the page.
+        first = 1 if len(self.results.tasks) == 1 else 0
         lines = []
         for row, group in zip(rows, self.results.groups, strict=True):
             cells = [
@@ -620,15 +623,15 @@ class _Page:
                 cells.append(self._number(row, f"{self.unit}_{name.replace(' ', '_')}"))
             if len(self.results.arms) > 1:
                 cells.append(self._number(row, "minus_base", signed=True))
-            lines.append(cells)
+            lines.append(cells[first:])
         few = [group for group in self.results.groups if len(group.ended) < MIN_RUNS]
         n_evaluations = min(
             (len(run.evaluations.values) for group in self.results.groups for run in group.ended), default=0
         )
         notes = [
             f"Mean {self.unit} over the seeds that finished, with its 95 % interval in brackets (Student's). "
-            f"The difference is {self._evaluation} minus that of {html.escape(self.base)} (another base arm: --base), "
-            "with Welch's interval. "
+            f"The difference is {self._evaluation} minus that of {html.escape(self.base)}, with Welch's interval "
+            '(another base arm: <code class="word">--base</code>). '
             "<i>last</i>, <i>best</i> and <i>last five</i> are those evaluations of each run: <i>best</i> is chosen by "
             "what it is judged by, and is too good. A click on a head sorts, on an arm shows its runs."
         ]
@@ -643,7 +646,9 @@ class _Page:
             notes.append(
                 "Scores are 0 for a random policy and 100 for the reference expert of the environment's config."
             )
-        return self._glance(rows) + table(heads, lines) + "".join(f'<p class="pale">{note}</p>' for note in notes)
+        return (
+            self._glance(rows) + table(heads[first:], lines) + "".join(f'<p class="pale">{note}</p>' for note in notes)
+        )
 
     def _number(self, row: Mapping[str, object], label: str, *, signed: bool = False) -> Cell:
         mean, low, high = (row.get(f"{label}_{part}") for part in ("mean", "low", "high"))
@@ -672,9 +677,14 @@ class _Page:
     def _arm(self, arm: str) -> str:
         return self._swatch(arm) + html.escape(arm)
 
+    def _side(self, parts: Sequence[str]) -> str:
+        """Figures beside each other where there is room: those of one task are small."""
+        shown = "".join(parts)
+        return f'<div class="side">{shown}</div>' if shown and len(self.results.tasks) == 1 else shown
+
     def _swept(self) -> str:
         axes = self.results.numeric_axes()
-        parts = [
+        drawn = [
             self._figure(
                 "heat_map",
                 "The stronger the colour, the higher; a star marks cells with runs that have not finished. A click on "
@@ -682,13 +692,14 @@ class _Page:
             )
         ]
         for key in axes:
-            parts.append(
+            drawn.append(
                 self._figure(
                     f"over_{_file_safe(key)}",
                     f"The {self.statistic} evaluation against {key}: mean over seeds with its 95 % interval, and every "
                     "seed as a point. The values stand at equal distances.",
                 )
             )
+        parts = [self._side(drawn)]
         settings = self.results.arm_settings
         keys = list(dict.fromkeys(key for own in settings.values() for key in own))
         if keys and not (axes and len(axes) <= 2):
@@ -727,7 +738,7 @@ class _Page:
                 "crosses zero is not told apart.",
             ),
         ]
-        return "".join(parts)
+        return self._side(parts)
 
     def _over_tasks(self) -> str:
         comparison = self.comparison

@@ -82,7 +82,7 @@ def themed(element: str, label: str) -> str:
     if width:
         pixels = float(width[1]) * 4 / 3
         # On a narrow screen it shrinks by as much as its texts can be read, and then scrolls.
-        style = f'style="max-width:{pixels:.0f}px;min-width:{0.55 * pixels:.0f}px" '
+        style = f'style="max-width:{pixels:.0f}px;min-width:{0.6 * pixels:.0f}px" '
     return re.sub(r'<svg([^>]*?) width="[\d.]+pt"', rf'<svg {style}role="img" aria-label="{label}"\1', element, count=1)
 
 
@@ -347,9 +347,11 @@ def over_number(results: Results, key: str, statistic: Statistic) -> Figure | No
                 line = lines.setdefault(tuple(float(own[other]) for other in others), [])
                 line.append((float(own[key]), statistics.mean_estimate(values), values))
         colours = [SERIES[index % len(SERIES)] for index in range(len(lines))]
-        for colour, (held, points) in zip(colours, sorted(lines.items()), strict=True):
+        # Beside each other, so that no interval hides another.
+        offsets = min(0.08, 0.4 / max(len(lines), 1)) * (np.arange(len(lines)) - (len(lines) - 1) / 2)
+        for colour, offset, (held, points) in zip(colours, offsets, sorted(lines.items()), strict=True):
             points.sort(key=lambda point: point[0])
-            places = [xs.index(x) for x, _, _ in points]
+            places = [xs.index(x) + float(offset) for x, _, _ in points]
             label = ", ".join(f"{other}={value:g}" for other, value in zip(others, held, strict=True))
             axes.plot(
                 places, [e.value for _, e, _ in points], color=colour, linewidth=1.8, zorder=3, label=label or None

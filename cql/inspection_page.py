@@ -433,7 +433,10 @@ def _returns_section(found: Inspection, shown: _Shown) -> str:
         rows += [(f"{name}, {n:,} episodes", Spread.of(own)) for name, n, own in by_behaviour(found, found.returns)]
     caption = "Returns of the episodes, undiscounted, and in the order they stand in the data."
     if found.n_episodes > 20:
-        caption += " The line is a running median: it rises where the data are those of a policy while it learnt."
+        caption += (
+            " The line is a running median: it rises where the data are those of a policy while it learnt, and jumps "
+            "where one policy follows another."
+        )
     if found.n_episodes > _MOST_DOTS:
         caption += f" {_MOST_DOTS:,} of {found.n_episodes:,} episodes are drawn as dots, evenly chosen."
     score = ""

@@ -35,6 +35,7 @@ h3{font-size:1rem;margin:1.2rem 0 .3rem}
 p{max-width:46rem;margin:.4rem 0}
 a{color:var(--link)}
 code{font:.87em ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
+code.word{white-space:nowrap}
 pre{background:var(--panel);padding:.6rem .8rem;border-radius:6px;overflow-x:auto;font-size:.85rem;white-space:pre-wrap}
 .pale{color:var(--pale)}
 .warn{color:var(--warn)}
