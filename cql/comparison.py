@@ -34,6 +34,7 @@ _MEANINGS = {
 }
 _FILM_SIZE, _FILM_FRAMES, _FILM_COLOURS = 150, 24, 40  # of an embedded film: pixels, frames, colours
 _MOST_FILMS = 40
+_FEW_SEEDS = 5  # below which percentiles of a bootstrap are no good intervals
 _RAN_AWAY = 100.0  # times its starting value
 
 
@@ -494,9 +495,11 @@ class _Page:
             ranked = sorted(by_arm, key=lambda arm: -by_arm[arm].value)
             first, second = ranked[0], ranked[1]
             touch = statistics.overlap(by_arm[first], by_arm[second])
+            n_seeds = min(len(own) for arm in (first, second) for own in scores[arm])
+            narrow = f", which a bootstrap over {n_seeds} seeds makes too narrow" if n_seeds < _FEW_SEEDS else ""
             sure = {
                 True: "Their intervals overlap: over these tasks the two are not told apart.",
-                False: "Their intervals do not overlap.",
+                False: f"Their intervals{narrow}{',' if narrow else ''} do not overlap.",
                 None: f"With fewer than {MIN_RUNS} seeds there is no interval to say how sure that is.",
             }[touch]
             lead = (

@@ -148,6 +148,7 @@ def test_tasks_and_arms_at_a_glance_mark_only_what_is_told_apart(tmp_path):
     # Returns of different environments have no mean; scores have.
     assert "class=sum" not in first
     scored = report(sweep(tmp_path / "scored", arms, tasks=("one", "two"))).page.read_text().partition("</table>")[0]
+    assert "Their intervals, which a bootstrap over 3 seeds makes too narrow, do not overlap." in scored
     (last,) = re.findall("<tr class=sum>(.*?)</tr>", scored)
     assert re.sub("<.*?>", " ", last).split()[:3] == ["mean", f"{1380 / 124.15:.1f}", f"{2380 / 124.15:.1f}"]
     one_arm = report(sweep(tmp_path / "alone", {"base": 1.0}, tasks=("one", "two"))).page.read_text()
