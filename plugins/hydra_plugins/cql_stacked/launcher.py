@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import multiprocessing
+import contextlib
 import os
 import sys
 import time
@@ -469,9 +470,10 @@ def _clear_away(sweep: Path) -> None:
     before_runs = {config.SWEEP_FILE, "multirun.yaml", "sweep.log"}
     there = list(sweep.iterdir())
     if {path.name for path in there} <= before_runs:
-        for path in there:
-            path.unlink()
-        sweep.rmdir()
+        with contextlib.suppress(OSError):  # what was refused is said all the same
+            for path in there:
+                path.unlink()
+            sweep.rmdir()
 
 
 def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
