@@ -8,11 +8,11 @@ Hydra imports this module at every start: what is heavy is imported where it is 
 annotations`` here: Hydra 1.3 executes the module before it is in ``sys.modules``, and a dataclass then fails.
 """
 
+import contextlib
 import itertools
 import json
 import logging
 import multiprocessing
-import contextlib
 import os
 import sys
 import time
