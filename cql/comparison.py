@@ -8,7 +8,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -341,7 +341,7 @@ def as_markdown(results: Results, statistic: Statistic) -> str:
         if highest is not None and len(row) > 1:
             texts[highest] = f"**{texts[highest]}**"
         lines.append(f"| {_markdown_safe(task)} | {' | '.join(texts)} |")
-    lines += _means(results, statistic, lambda label, texts: f"| {label} | {' | '.join(texts)} |")
+    lines += [f"| {label} | {' | '.join(texts)} |" for label, texts in _means(results, statistic)]
     return "\n".join([*lines, "", _caption(results, statistic), ""])
 
 
@@ -363,13 +363,13 @@ def as_latex(results: Results, statistic: Statistic) -> str:
         if highest is not None and len(row) > 1:
             texts[highest] = f"\\textbf{{{texts[highest]}}}"
         lines.append(f"    {latex_safe(task)} & {' & '.join(texts)} \\\\")
-    means = _means(results, statistic, lambda label, texts: f"    {label} & {' & '.join(texts)} \\\\")
+    means = [f"    {label} & {' & '.join(texts)} \\\\" for label, texts in _means(results, statistic)]
     lines += ["    \\midrule", *means] if means else []
     return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}", ""])
 
 
-def _means(results: Results, statistic: Statistic, line: Callable[[str, list[str]], str]) -> list[str]:
-    """A last row with means over the tasks that every arm has, where that means something."""
+def _means(results: Results, statistic: Statistic) -> list[tuple[str, list[str]]]:
+    """A last row, label and texts, with means over the tasks that every arm has; none where that means nothing."""
     tasks, arms = figures.complete(results, statistic)
     if not results.scored or len(tasks) < 2:
         return []
@@ -378,7 +378,7 @@ def _means(results: Results, statistic: Statistic, line: Callable[[str, list[str
         for arm in results.arms
     ]
     of = "" if len(tasks) == len(results.tasks) else f" of {len(tasks)} tasks"
-    return [line(f"mean{of}", texts)]
+    return [(f"mean{of}", texts)]
 
 
 def latex_safe(text: str) -> str:
@@ -592,18 +592,17 @@ class _Page:
                 text = f'<span class="{mark or "same"}" title="{html.escape(title, quote=True)}">{text}</span>'
                 line.append(Cell(text, mean, is_html=True))
             lines.append(line)
-        mean_of = _means(results, self.statistic, lambda label, texts: "\n".join([label, *texts]))
-        if mean_of:
-            label, *texts = mean_of[0].split("\n")
-            texts = [f'<span class="same">{text}</span>' for text in texts]
-            lines.append([Cell(label, is_text=True), *(Cell(text, is_html=True) for text in texts)])
+        means = _means(results, self.statistic)
+        for label, texts in means:
+            cells_of_means = [Cell(f'<span class="same">{text}</span>', is_html=True) for text in texts]
+            lines.append([Cell(label, is_text=True), *cells_of_means])
         base = html.escape(self.base)
         note = (
             f"Mean {self.unit} of {self._evaluation} over the seeds that finished; the highest of a row is bold. "
-            f"<span class=up></span> and <span class=down></span>: above or below {base} by Welch's 95 % interval, "
+            f"<span class=up></span> and <span class=down></span>: above or below {base} by Welch's 95 % interval, "
             "each task by itself."
         )
-        return table(heads, lines, sortable=False, sums=bool(mean_of)) + f'<p class="pale">{note}</p>'
+        return table(heads, lines, sortable=False, sums=bool(means)) + f'<p class="pale">{note}</p>'
 
     def _table(self, rows: Sequence[Mapping[str, object]]) -> str:
         columns = [("seeds", False), *((name, False) for name in STATISTICS), ("difference", False)]
