@@ -8,7 +8,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +17,7 @@ import numpy as np
 
 from cql import figures, statistics
 from cql.loggers import N_LAST_EVALUATIONS, read_episodes
-from cql.page import Cell, breakable, document, figure, table, write
+from cql.page import Cell, beside, breakable, document, figure, table, write
 from cql.report import SERIES
 from cql.results import STATISTICS, Group, Results, Run, Statistic, provenance_of
 from cql.statistics import MIN_RUNS, Estimate
@@ -222,50 +222,51 @@ def remarks(group: Group, highest: float) -> list[str]:
     """
     found: dict[str, list[int]] = {}
     for run in group.runs:
-
-        def say(text: str, seed: int = run.seed) -> None:
-            found.setdefault(text, []).append(seed)
-
-        q, data, alpha = run.metric("q_policy"), run.metric("q_data"), run.metric("alpha_cql")
-        scale, bias = (
-            abs(float(run.config.get("dataset.reward_scale", 1.0))),
-            run.config.get("dataset.reward_bias", 0.0),
-        )
-        own, ever = scale * np.abs(run.evaluations.values).max(initial=0.0), scale * highest
-        # A shifted reward has other returns than those that were seen.
-        comparable = len(q.values) > 0 and len(run.evaluations.values) > 0 and bias == 0.0
-        if comparable and abs(q.values[-1]) > max(ever, 100.0):
-            say(
-                f"Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond the {ever:.4g} that the best run "
-                "on this task earned, undiscounted"
-            )
-        elif comparable and q.values[-1] > max(1.2 * own, 50.0):
-            say(
-                f"Q is too high. q_policy ends at {q.values[-1]:.4g}, and the policy never earned more than "
-                f"{own:.4g} in an evaluation, undiscounted"
-            )
-        elif len(q.values) and q.values[-1] > data.values[-1] + max(0.5 * abs(data.values[-1]), 20.0):
-            say(
-                f"the policy's actions are valued far above the data's ({q.values[-1]:.4g} against "
-                f"{data.values[-1]:.4g}): little keeps the policy near the data"
-            )
-        start = run.config.get("algorithm.alpha_cql.initial_value")
-        residual = run.metric("cql_residual").values
-        if start and len(residual) and abs(residual[-1]) > 1.0:
-            where = "above" if residual[-1] > 0.0 else "below"
-            say(f"the gap still lies {abs(residual[-1]):.2g} {where} tau_cql, where alpha_cql is to hold it")
-        if start and len(alpha.values):
-            if alpha.values[-1] > _RAN_AWAY * float(start):
-                say(
-                    f"alpha_cql ran away, from {float(start):g} to {alpha.values[-1]:.3g}: the gap cannot be "
-                    "brought down to tau_cql; a higher threshold is worth a try"
-                )
-            elif alpha.values[-1] < float(start) / _RAN_AWAY:
-                say(
-                    f"alpha_cql vanished, from {float(start):g} to {alpha.values[-1]:.3g}: the gap lies below "
-                    "tau_cql and nothing is conservative any more; a lower threshold is worth a try"
-                )
+        for text in _remarks_on(run, highest):
+            found.setdefault(text, []).append(run.seed)
     return [f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {t}" for t, seeds in found.items()]
+
+
+def _remarks_on(run: Run, highest: float) -> Iterator[str]:
+    q, data, alpha = run.metric("q_policy"), run.metric("q_data"), run.metric("alpha_cql")
+    scale, bias = (
+        abs(float(run.config.get("dataset.reward_scale", 1.0))),
+        run.config.get("dataset.reward_bias", 0.0),
+    )
+    own, ever = scale * np.abs(run.evaluations.values).max(initial=0.0), scale * highest
+    # A shifted reward has other returns than those that were seen.
+    comparable = len(q.values) > 0 and len(run.evaluations.values) > 0 and bias == 0.0
+    if comparable and abs(q.values[-1]) > max(ever, 100.0):
+        yield (
+            f"Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond the {ever:.4g} that the best run "
+            "on this task earned, undiscounted"
+        )
+    elif comparable and q.values[-1] > max(1.2 * own, 50.0):
+        yield (
+            f"Q is too high. q_policy ends at {q.values[-1]:.4g}, and the policy never earned more than "
+            f"{own:.4g} in an evaluation, undiscounted"
+        )
+    elif len(q.values) and q.values[-1] > data.values[-1] + max(0.5 * abs(data.values[-1]), 20.0):
+        yield (
+            f"the policy's actions are valued far above the data's ({q.values[-1]:.4g} against "
+            f"{data.values[-1]:.4g}): little keeps the policy near the data"
+        )
+    start = run.config.get("algorithm.alpha_cql.initial_value")
+    residual = run.metric("cql_residual").values
+    if start and len(residual) and abs(residual[-1]) > 1.0:
+        where = "above" if residual[-1] > 0.0 else "below"
+        yield f"the gap still lies {abs(residual[-1]):.2g} {where} tau_cql, where alpha_cql is to hold it"
+    if start and len(alpha.values):
+        if alpha.values[-1] > _RAN_AWAY * float(start):
+            yield (
+                f"alpha_cql ran away, from {float(start):g} to {alpha.values[-1]:.3g}: the gap cannot be "
+                "brought down to tau_cql; a higher threshold is worth a try"
+            )
+        elif alpha.values[-1] < float(start) / _RAN_AWAY:
+            yield (
+                f"alpha_cql vanished, from {float(start):g} to {alpha.values[-1]:.3g}: the gap lies below "
+                "tau_cql and nothing is conservative any more; a lower threshold is worth a try"
+            )
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -324,10 +325,15 @@ def _caption(results: Results, statistic: Statistic) -> str:
     )
 
 
+def _digits(value: float) -> int:
+    """Decimals that are shown of a score or a return."""
+    return 0 if abs(value) >= 1000 else 1
+
+
 def _cell(mean: float, spread: float, n: int, of: int, plus_minus: str) -> str:
     if math.isnan(mean):
         return "-"
-    digits = 0 if abs(mean) >= 1000 else 1
+    digits = _digits(mean)
     text = f"{mean:.{digits}f}" + ("" if math.isnan(spread) else f" {plus_minus} {spread:.{digits}f}")
     return text if n == of else f"{text} [{n} of {of}]"
 
@@ -496,10 +502,10 @@ class _Page:
             first, second = ranked[0], ranked[1]
             touch = statistics.overlap(by_arm[first], by_arm[second])
             n_seeds = min(len(own) for arm in (first, second) for own in scores[arm])
-            narrow = f", which a bootstrap over {n_seeds} seeds makes too narrow" if n_seeds < _FEW_SEEDS else ""
+            narrow = f", which a bootstrap over {n_seeds} seeds makes too narrow," if n_seeds < _FEW_SEEDS else ""
             sure = {
                 True: "Their intervals overlap: over these tasks the two are not told apart.",
-                False: f"Their intervals{narrow}{',' if narrow else ''} do not overlap.",
+                False: f"Their intervals{narrow} do not overlap.",
                 None: f"With fewer than {MIN_RUNS} seeds there is no interval to say how sure that is.",
             }[touch]
             lead = (
@@ -531,7 +537,7 @@ class _Page:
         return f"The difference ({shown}) includes zero: the two are not told apart."
 
     def _plain(self, estimate: Estimate) -> str:
-        digits = 0 if abs(estimate.value) >= 1000 else 1
+        digits = _digits(estimate.value)
         text = f"{estimate.value:,.{digits}f}"
         return f"{text} ({estimate.low:,.{digits}f} to {estimate.high:,.{digits}f})" if estimate.has_interval else text
 
@@ -582,8 +588,7 @@ class _Page:
                 if math.isnan(mean):
                     line.append(Cell("", ""))
                     continue
-                digits = 0 if abs(mean) >= 1000 else 1
-                text = f"{mean:,.{digits}f}" + ("" if n == of else f" [{n} of {of}]")
+                text = f"{mean:,.{_digits(mean)}f}" + ("" if n == of else f" [{n} of {of}]")
                 text = f"<b>{text}</b>" if index == highest else text
                 low, high = (by_place[task, arm].get(f"minus_base_{end}") for end in ("low", "high"))
                 mark = "up" if isinstance(low, float) and low > 0.0 else ""
@@ -605,10 +610,9 @@ class _Page:
         return table(heads, lines, sortable=False, sums=bool(means)) + f'<p class="pale">{note}</p>'
 
     def _table(self, rows: Sequence[Mapping[str, object]]) -> str:
-        columns = [("seeds", False), *((name, False) for name in STATISTICS), ("difference", False)]
-        if len(self.results.arms) == 1:
-            columns.pop()
-        heads = [Cell("task", is_text=True), Cell("arm", is_text=True)] + [Cell(name) for name, _ in columns]
+        heads = [Cell("task", is_text=True), Cell("arm", is_text=True), Cell("seeds"), *map(Cell, STATISTICS)]
+        if len(self.results.arms) > 1:
+            heads.append(Cell("difference"))
         # One task stands at the top of the page.
         first = 1 if len(self.results.tasks) == 1 else 0
         lines = []
@@ -656,7 +660,7 @@ class _Page:
         mean, low, high = (row.get(f"{label}_{part}") for part in ("mean", "low", "high"))
         if not isinstance(mean, float):
             return Cell("", "")
-        digits = 0 if abs(mean) >= 1000 else 1
+        digits = _digits(mean)
         text = f"{mean:+,.{digits}f}" if signed else f"{mean:,.{digits}f}"
         if isinstance(low, float) and isinstance(high, float):
             text += f" [{low:,.{digits}f}, {high:,.{digits}f}]"
@@ -681,8 +685,7 @@ class _Page:
 
     def _side(self, parts: Sequence[str]) -> str:
         """Figures beside each other where there is room: those of one task are small."""
-        shown = "".join(parts)
-        return f'<div class="side">{shown}</div>' if shown and len(self.results.tasks) == 1 else shown
+        return beside(parts) if len(self.results.tasks) == 1 else "".join(parts)
 
     def _swept(self) -> str:
         axes = self.results.numeric_axes()
@@ -750,6 +753,16 @@ class _Page:
         left_out = [task for task in self.results.tasks if task not in comparison.tasks]
         text = "<p>" + (f"Over the {n} tasks on which every arm has a finished run" if n > 1 else "There is one task")
         text += f"; left out: {', '.join(map(html.escape, left_out))}.</p>" if left_out else ".</p>"
+        profiles = self._figure(
+            "profiles",
+            "Performance profiles: the share of runs above each value, averaged over tasks. A curve that lies "
+            "above another everywhere is better; where they cross, it depends on what is wanted.",
+        )
+        improvement = self._figure(
+            "improvement",
+            f"Probability that a run beats one of {self.base} on the same task, averaged over tasks; it says "
+            "nothing of by how much.",
+        )
         parts = [
             text,
             self._legend(comparison.arms),
@@ -759,18 +772,7 @@ class _Page:
                 "stay below a score of 100. Bars are 95 % intervals of a stratified bootstrap over seeds, which "
                 "with few seeds are narrower than Student's above.",
             ),
-            '<div class="side">',
-            self._figure(
-                "profiles",
-                "Performance profiles: the share of runs above each value, averaged over tasks. A curve that lies "
-                "above another everywhere is better; where they cross, it depends on what is wanted.",
-            ),
-            self._figure(
-                "improvement",
-                f"Probability that a run beats one of {self.base} on the same task, averaged over tasks; it says "
-                "nothing of by how much.",
-            ),
-            "</div>",
+            beside([profiles, improvement]),
         ]
         return "".join(parts)
 
@@ -859,7 +861,7 @@ class _Page:
 
     def _outcome(self, run: Run, statistic: Statistic) -> Cell:
         value = run.outcome(statistic, scored=self.results.scored)
-        return Cell("", "") if value is None else Cell(f"{value:,.{0 if abs(value) >= 1000 else 1}f}", value)
+        return Cell("", "") if value is None else Cell(f"{value:,.{_digits(value)}f}", value)
 
     def _how(self, command: str) -> str:
         known = provenance_of(self.results.runs)

@@ -211,6 +211,16 @@ def figure(element: str, caption: str) -> str:
     return f'<figure><div class="scroll">{element}</div><figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
+def beside(figures: Sequence[str]) -> str:
+    """Figures beside each other where there is room, below each other where there is none.
+
+    Args:
+        figures: HTML of each, empty for one that is not there.
+    """
+    shown = "".join(figures)
+    return f'<div class="side">{shown}</div>' if shown else ""
+
+
 def write(path: Path, text: str) -> Path:
     """Write a file whole or not at all."""
     partial = path.with_name(f".{path.name}")

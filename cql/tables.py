@@ -96,6 +96,11 @@ class Published:
     seeds: int | None = None
     protocol: str = ""
 
+    @property
+    def is_of_data(self) -> bool:
+        """Whether it tells of the data themselves: they have no seeds, and no interval over them."""
+        return self.statistic == OF_DATASET
+
     def ours(self, chosen: Statistic) -> Statistic:
         """The statistic of our runs that it is compared with: its own, or the chosen one where it has none."""
         return self.statistic if self.statistic in STATISTICS else chosen
@@ -579,9 +584,9 @@ def _departures(
             for key in sorted({*wanted, *run.config} if wanted else ()):
                 if key.partition(".")[0] in (SEED, *NOT_COMPARED):
                     continue
-                old, new = (_shown(key, config.get(key, _ABSENT)) for config in (wanted or {}, run.config))
+                old, new = change = _change(key, wanted or {}, run.config)
                 # An arm that clones for as long as it trains: that it does so for longer follows.
-                follows = key == "algorithm.bc_steps" and (old, new) == _lengths(wanted or {}, run.config)
+                follows = key == "algorithm.bc_steps" and change == _change("n_steps", wanted or {}, run.config)
                 if old != new and not follows:
                     lines[f"{key}: {old} -> {new}"] += 1
     return [f"{line} ({_of_all(count, n_compared)})" for line, count in lines.items()]
@@ -590,8 +595,8 @@ def _departures(
 _ABSENT = object()
 
 
-def _lengths(*configs: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(_shown("n_steps", config.get("n_steps", _ABSENT)) for config in configs)
+def _change(key: str, wanted: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, str]:
+    return _shown(key, wanted.get(key, _ABSENT)), _shown(key, own.get(key, _ABSENT))
 
 
 def _shown(key: str, value: Any) -> str:
@@ -842,7 +847,6 @@ def _against(comparison: Comparison, arm: Arm, key: str, column: Published, foot
     table, statistic = comparison.table, column.ours(comparison.statistic)
     rows: list[tuple[str, ...]] = []
     complete: list[tuple[float, float]] = []
-    is_published = column.statistic != OF_DATASET  # data have no seeds and no interval over them
     for task in table.tasks:
         cell = comparison.cells[task.name, arm]
         if not cell.runs:
@@ -852,7 +856,7 @@ def _against(comparison: Comparison, arm: Arm, key: str, column: Published, foot
         text = _with_spread(values.mean(), _deviation(values)) if len(values) else NOTHING
         published = task.published.get(key, ())
         for index, value in enumerate(published):
-            theirs, why = column.estimate(value), column.why_no_interval(value)
+            theirs = column.estimate(value)
             difference = ours.value - theirs.value
             rows.append(
                 (
@@ -860,34 +864,36 @@ def _against(comparison: Comparison, arm: Arm, key: str, column: Published, foot
                     text if index == 0 else "",
                     _interval(ours) if index == 0 else "",
                     _theirs(table, key, value, None, footnotes),
-                    *([_interval(theirs)] if is_published else []),
+                    _interval(theirs),
                     NOTHING if math.isnan(difference) else f"{difference:+.1f}",
-                    *([_overlap_text(ours, len(values), theirs, why)] if is_published else []),
+                    _overlap_text(ours, len(values), theirs, column.why_no_interval(value)),
                     cell.seeds if index == 0 else "",
                 )
             )
         if not published:
-            rows.append((task.name, text, _interval(ours), *[NOTHING] * (4 if is_published else 2), cell.seeds))
+            rows.append((task.name, text, _interval(ours), *[NOTHING] * 4, cell.seeds))
         elif cell.is_complete and len(values):
             complete.append((ours.value, published[0].mean))
-    header: tuple[str, ...]
-    if is_published:
-        said = f"{statistic} against {column.statistic}"
-        how = said if column.statistic in STATISTICS else f"ours: {statistic}; theirs: {NOT_SAID}"
-        header = (
-            "task", "ours", "95 % interval", "theirs", "95 % interval", "difference", "intervals overlap", "seeds done",
-        )  # fmt: skip
-    else:
+    if column.is_of_data:
         how = f"ours: {statistic}; {column.label}: the data themselves"
-        header = ("task", "ours", "95 % interval", column.label, "difference", "seeds done")
+    elif column.statistic in STATISTICS:
+        how = f"{statistic} against {column.statistic}"
+    else:
+        how = f"ours: {statistic}; theirs: {NOT_SAID}"
     title = f"{comparison.label(arm)} (ours) beside {column.label} [{column.mark}] ({how})"
-    if not complete or not _can_average(table):
-        return Section(title, header, tuple(rows))
-    mine, others = (float(np.mean(column)) for column in zip(*complete, strict=True))
-    numbers = {"ours": _number(mine), header[3]: _number(others), "difference": f"{mine - others:+.1f}"}
-    label = _average_label(len(complete), len(table.tasks))
-    average = (label, *(numbers.get(heading, NOTHING) for heading in header[1:]))
-    return Section(title, header, tuple(rows), (average,))
+    theirs_head = column.label if column.is_of_data else "theirs"
+    header = (
+        "task", "ours", "95 % interval", theirs_head, "95 % interval", "difference", "intervals overlap", "seeds done",
+    )  # fmt: skip
+    averages: list[tuple[str, ...]] = []
+    if complete and _can_average(table):
+        mine, others = (float(np.mean(column)) for column in zip(*complete, strict=True))
+        label, dash = _average_label(len(complete), len(table.tasks)), NOTHING
+        averages.append((label, _number(mine), dash, _number(others), dash, f"{mine - others:+.1f}", dash, dash))
+    # Data have no interval over seeds, and nothing that could overlap.
+    shown = [index for index in range(len(header)) if not (column.is_of_data and index in (4, 6))]
+    head, *body = (tuple(row[index] for index in shown) for row in (header, *rows, *averages))
+    return Section(title, head, tuple(body[: len(rows)]), tuple(body[len(rows) :]))
 
 
 def _overlap_text(ours: Estimate, n: int, theirs: Estimate, why: str) -> str:
@@ -910,7 +916,7 @@ def _notes(comparison: Comparison, footnotes: _Footnotes) -> Iterable[str]:
         "column does not ask for another. Averages are over complete tasks only, those in which every seed finished, "
         "and of both sides over the same ones; of several values in a cell they take the first."
     )
-    if any(column.statistic != OF_DATASET for column in table.published.values()):
+    if not all(column.is_of_data for column in table.published.values()):
         yield (
             "Theirs: mean ± what was published; intervals are Student's, of the spread over the square root of the "
             "seeds, where both are known and the spread is one over seeds. Whether intervals overlap is no test: where "
@@ -919,8 +925,7 @@ def _notes(comparison: Comparison, footnotes: _Footnotes) -> Iterable[str]:
     used = {column.mark for column in table.published.values()}
     for column in table.published.values():
         seeds = "seeds not said" if column.seeds is None else _count(column.seeds, "seed")
-        if column.statistic == OF_DATASET:
-            seeds = ""
+        seeds = "" if column.is_of_data else seeds
         parts = [column.data, _SAID[column.statistic], seeds, _OF_SPREAD[column.spread], column.protocol, column.source]
         yield f"{column.label} [{column.mark}]: {'; '.join(filter(None, parts))}."
     for text, letter in footnotes.letters.items():

@@ -85,17 +85,17 @@ def run(table: tables.Table, tasks: list[tables.Task], data: Path, overrides: li
     missing = tables.missing_files(tasks, data)
     if missing:
         print(f"left out, for want of their files in {data}:", file=sys.stderr)
-    names = max((len(task.name) for task, _ in missing), default=0)
-    files = max((len(path.name) for _, path in missing), default=0)
-    for task, path in missing:
-        where = f"published at {task.url}" if task.url else "the table does not say where it is published"
-        print(f"  {task.name:{names}}  {path.name:{files}}  {where}", file=sys.stderr)
+        task_width = max(len(task.name) for task, _ in missing)
+        file_width = max(len(path.name) for _, path in missing)
+        for task, path in missing:
+            where = f"published at {task.url}" if task.url else "the table does not say where it is published"
+            print(f"  {task.name:{task_width}}  {path.name:{file_width}}  {where}", file=sys.stderr)
     there = [task for task in tasks if all(task is not other for other, _ in missing)]
     if not there:
         print(f"nothing to train: no file is in {data}; give their folder with --data FOLDER", file=sys.stderr)
         return 2
-    left = ", ".join(task.name for task in there)
-    print(f"table {table.name}: {len(there)} of {len(table.tasks)} tasks ({left})", file=sys.stderr)
+    names = ", ".join(task.name for task in there)
+    print(f"table {table.name}: {len(there)} of {len(table.tasks)} tasks ({names})", file=sys.stderr)
     from cql.scripts import train
 
     store(table, there, data)

@@ -468,9 +468,9 @@ def _clear_away(sweep: Path) -> None:
     from cql import config
 
     before_runs = {config.SWEEP_FILE, "multirun.yaml", "sweep.log"}
-    there = list(sweep.iterdir())
-    if {path.name for path in there} <= before_runs:
-        with contextlib.suppress(OSError):  # what was refused is said all the same
+    with contextlib.suppress(OSError):  # what was refused is said all the same
+        there = list(sweep.iterdir())
+        if {path.name for path in there} <= before_runs:
             for path in there:
                 path.unlink()
             sweep.rmdir()
