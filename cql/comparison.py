@@ -8,10 +8,12 @@ import io
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from cql.page import Cell, beside, breakable, document, figure, table, write
 from cql.report import SERIES
 from cql.results import STATISTICS, Group, Results, Run, Statistic, provenance_of
 from cql.statistics import MIN_RUNS, Estimate
+from cql.tables import latex
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +37,7 @@ _MEANINGS = {
 }
 _FILM_SIZE, _FILM_FRAMES, _FILM_COLOURS = 150, 24, 40  # of an embedded film: pixels, frames, colours
 _MOST_FILMS = 40
+_MOST_VERDICTS = 8  # of tasks one by one
 _FEW_SEEDS = 5  # below which percentiles of a bootstrap are no good intervals
 _RAN_AWAY = 100.0  # times its starting value
 
@@ -97,8 +101,8 @@ def write_report(
             written += paths
     tables = [
         write(folder / "table.csv", as_csv(rows)),
-        write(folder / "table.md", as_markdown(results, statistic)),
-        write(folder / "table.tex", as_latex(results, statistic)),
+        write(folder / "table.md", as_markdown(results, statistic, base)),
+        write(folder / "table.tex", as_latex(results, statistic, base)),
         write(folder / "episodes.csv", episodes_csv(results)),
     ]
     writer = _Page(results, comparison, drawn, folder, statistic, base, films)
@@ -131,11 +135,11 @@ def _drawn(results: Results, comparison: _Comparison, statistic: Statistic, base
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Arms over the tasks that all of them have finished runs on.
+    """Arms over the tasks that all of them have finished runs on: see :func:`cql.figures.complete`.
 
     Attributes:
         tasks: those tasks.
-        arms: those with a finished run.
+        arms: those arms.
         aggregates: by the statistic's name and the arm; empty without scores or tasks.
         profiles: by arm.
         improvements: over the base arm, by arm.
@@ -149,7 +153,7 @@ class _Comparison:
 
     @classmethod
     def of(cls, results: Results, base: str, statistic: Statistic) -> _Comparison:
-        tasks, arms = figures.complete(results, statistic)
+        tasks, arms = figures.complete(results, statistic, base)
         scores = {arm: figures.scores_of(results, tasks, arm, statistic) for arm in arms}
         # One task of several stands for none of the others.
         if not tasks or len(tasks) == 1 < len(results.tasks):
@@ -180,11 +184,12 @@ def table_rows(results: Results, base: str, statistic: Statistic) -> list[dict[s
         row: dict[str, object] = {
             "task": group.task,
             "arm": group.arm,
+            "planned": group.n_planned,
             "runs": len(group.runs),
             "finished": len(group.ended),
             "failed": sum(run.status == "failed" for run in group.runs),
-            "steps": max(run.step for run in group.runs),
-            "n_steps": max(run.n_steps for run in group.runs),
+            "steps": max((run.step for run in group.runs), default=0),
+            "n_steps": max((run.n_steps for run in group.runs), default=None),
         }
         for kind, scored in (("return", False), ("score", True)):
             if scored and not results.scored:
@@ -233,13 +238,13 @@ def _remarks_on(run: Run, highest: float) -> Iterator[str]:
         abs(float(run.config.get("dataset.reward_scale", 1.0))),
         run.config.get("dataset.reward_bias", 0.0),
     )
-    own, ever = scale * np.abs(run.evaluations.values).max(initial=0.0), scale * highest
+    own, ever = scale * run.evaluations.values.max(initial=-np.inf), scale * highest
     # A shifted reward has other returns than those that were seen.
     comparable = len(q.values) > 0 and len(run.evaluations.values) > 0 and bias == 0.0
     if comparable and abs(q.values[-1]) > max(ever, 100.0):
         yield (
-            f"Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond the {ever:.4g} that the best run "
-            "on this task earned, undiscounted"
+            f"Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond {ever:.4g}, the return of the largest size "
+            "of any run on this task, undiscounted"
         )
     elif comparable and q.values[-1] > max(1.2 * own, 50.0):
         yield (
@@ -301,7 +306,7 @@ def episodes_csv(results: Results) -> str:
 def _matrix(
     results: Results, statistic: Statistic
 ) -> tuple[list[list[tuple[float, float, int, int]]], list[int | None]]:
-    """For each task and arm mean, standard deviation, finished runs and all runs; and the best arm of each task."""
+    """For each task and arm mean, standard deviation, finished and planned runs; and the best arm of each task."""
     cells, best = [], []
     for task in results.tasks:
         row = []
@@ -310,7 +315,7 @@ def _matrix(
             values = np.array([]) if group is None else group.outcomes(statistic, scored=results.scored)
             mean = float(values.mean()) if len(values) else math.nan
             spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-            row.append((mean, spread, len(values), 0 if group is None else len(group.runs)))
+            row.append((mean, spread, len(values), 0 if group is None else group.n_planned))
         means = [mean for mean, *_ in row]
         cells.append(row)
         best.append(None if all(math.isnan(mean) for mean in means) else int(np.nanargmax(means)))
@@ -332,14 +337,20 @@ def _digits(value: float) -> int:
 
 def _cell(mean: float, spread: float, n: int, of: int, plus_minus: str) -> str:
     if math.isnan(mean):
-        return "-"
+        return f"- [0 of {of}]" if of else "-"
     digits = _digits(mean)
     text = f"{mean:.{digits}f}" + ("" if math.isnan(spread) else f" {plus_minus} {spread:.{digits}f}")
     return text if n == of else f"{text} [{n} of {of}]"
 
 
-def as_markdown(results: Results, statistic: Statistic) -> str:
-    """Tasks down, arms across."""
+def as_markdown(results: Results, statistic: Statistic, base: str | None = None) -> str:
+    """Tasks down, arms across.
+
+    Args:
+        results: of the runs.
+        statistic: which evaluations.
+        base: the arm that the means are not to do without.
+    """
     cells, best = _matrix(results, statistic)
     lines = [f"| task | {' | '.join(map(_markdown_safe, results.arms))} |", "|---" * (len(results.arms) + 1) + "|"]
     for task, row, highest in zip(results.tasks, cells, best, strict=True):
@@ -347,36 +358,36 @@ def as_markdown(results: Results, statistic: Statistic) -> str:
         if highest is not None and len(row) > 1:
             texts[highest] = f"**{texts[highest]}**"
         lines.append(f"| {_markdown_safe(task)} | {' | '.join(texts)} |")
-    lines += [f"| {label} | {' | '.join(texts)} |" for label, texts in _means(results, statistic)]
+    lines += [f"| {label} | {' | '.join(texts)} |" for label, texts in _means(results, statistic, base)]
     return "\n".join([*lines, "", _caption(results, statistic), ""])
 
 
-def as_latex(results: Results, statistic: Statistic) -> str:
+def as_latex(results: Results, statistic: Statistic, base: str | None = None) -> str:
     """The same for a paper, with the package booktabs."""
     cells, best = _matrix(results, statistic)
     lines = [
         "% \\usepackage{booktabs}",
         "\\begin{table}",
         "  \\centering",
-        f"  \\caption{{{latex_safe(_caption(results, statistic))}}}",
+        f"  \\caption{{{latex(_caption(results, statistic))}}}",
         f"  \\begin{{tabular}}{{l{'r' * len(results.arms)}}}",
         "    \\toprule",
-        f"    task & {' & '.join(map(latex_safe, results.arms))} \\\\",
+        f"    task & {' & '.join(map(latex, results.arms))} \\\\",
         "    \\midrule",
     ]
     for task, row, highest in zip(results.tasks, cells, best, strict=True):
         texts = [_cell(*cell, plus_minus="$\\pm$") for cell in row]
         if highest is not None and len(row) > 1:
             texts[highest] = f"\\textbf{{{texts[highest]}}}"
-        lines.append(f"    {latex_safe(task)} & {' & '.join(texts)} \\\\")
-    means = [f"    {label} & {' & '.join(texts)} \\\\" for label, texts in _means(results, statistic)]
+        lines.append(f"    {latex(task)} & {' & '.join(texts)} \\\\")
+    means = [f"    {label} & {' & '.join(texts)} \\\\" for label, texts in _means(results, statistic, base)]
     lines += ["    \\midrule", *means] if means else []
     return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}", ""])
 
 
-def _means(results: Results, statistic: Statistic) -> list[tuple[str, list[str]]]:
-    """A last row, label and texts, with means over the tasks that every arm has; none where that means nothing."""
-    tasks, arms = figures.complete(results, statistic)
+def _means(results: Results, statistic: Statistic, base: str | None) -> list[tuple[str, list[str]]]:
+    """A last row, label and texts, with means over the tasks that can be averaged; none where that means nothing."""
+    tasks, arms = figures.complete(results, statistic, base)
     if not results.scored or len(tasks) < 2:
         return []
     texts = [
@@ -385,12 +396,6 @@ def _means(results: Results, statistic: Statistic) -> list[tuple[str, list[str]]
     ]
     of = "" if len(tasks) == len(results.tasks) else f" of {len(tasks)} tasks"
     return [(f"mean{of}", texts)]
-
-
-def latex_safe(text: str) -> str:
-    """A text that LaTeX prints as it is."""
-    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    return re.sub(r"[\\~^&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), text)
 
 
 def _markdown_safe(text: str) -> str:
@@ -406,7 +411,10 @@ def identity(group: Group) -> str:
 
 
 def _file_safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_.") or "unnamed"
+    """A name for a file or a place in a page: one of its own for texts that differ in more than spaces and ``=``."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_.")
+    # What is told apart by letters that are left out is told apart by a number.
+    return safe if re.fullmatch(r"[\w.=-]+( [\w.=-]+)*", text, re.ASCII) else f"{safe}-{zlib.crc32(text.encode()):08x}"
 
 
 class _Page:
@@ -454,7 +462,7 @@ class _Page:
     def _tiles(self) -> str:
         results = self.results
         runs = results.runs
-        seeds = sorted({len(group.runs) for group in results.groups})
+        seeds = sorted({group.n_planned for group in results.groups})
         finished = sum(run.status == "finished" for run in runs)
         steps = sorted({run.n_steps for run in runs})
         tiles = [
@@ -469,64 +477,117 @@ class _Page:
 
     def _verdict(self) -> str:
         """Which arm is ahead, by how much, and whether that can be told apart from chance."""
-        tasks, arms = self.comparison.tasks, self.comparison.arms
-        if not tasks:
-            return '<p class="lead">No task has a finished run of every arm yet: there is nothing to compare.</p>'
-        if len(arms) == 1:
-            return ""
-        lines = []
-        scores = {arm: figures.scores_of(self.results, tasks, arm, self.statistic) for arm in arms}
-        if len(tasks) == 1:
-            where = (
-                ""
-                if len(self.results.tasks) == 1
-                else f"On {html.escape(tasks[0])}, the one task that every arm has finished, "
-            )
-            ranked = sorted(arms, key=lambda arm: -float(scores[arm][0].mean()))
-            first, second = ranked[0], ranked[1]
-            estimate = statistics.difference_estimate(scores[first][0], scores[second][0])
-            others = [statistics.difference_estimate(scores[first][0], scores[arm][0]) for arm in ranked[1:]]
-            n_beaten = sum(each.has_interval and each.low > 0.0 for each in others)
-            lead = (
-                f"{where}<b>{html.escape(first)}</b> has the highest mean {self.unit}, "
-                f"{self._plain(statistics.mean_estimate(scores[first][0]))}, before {html.escape(second)} with "
-                f"{self._plain(statistics.mean_estimate(scores[second][0]))}. {self._sure(estimate)}"
-            )
-            if len(others) > 1 and any(each.has_interval for each in others):
-                lead += f" It is told apart from {n_beaten} of the {len(others)} other arms, each comparison by itself."
+        by_task = {task: found for task in self.results.tasks if len(found := self._compared(task)) > 1}
+        iqm = self.comparison.aggregates.get("IQM", {})
+        if len(iqm) > 1:
+            leads = [self._lead_over_tasks(iqm)]
         else:
-            by_arm = self.comparison.aggregates.get("IQM", {})
-            if not by_arm:
-                return ""
-            ranked = sorted(by_arm, key=lambda arm: -by_arm[arm].value)
-            first, second = ranked[0], ranked[1]
-            touch = statistics.overlap(by_arm[first], by_arm[second])
-            n_seeds = min(len(own) for arm in (first, second) for own in scores[arm])
-            narrow = f", which a bootstrap over {n_seeds} seeds makes too narrow," if n_seeds < _FEW_SEEDS else ""
-            sure = {
-                True: "Their intervals overlap: over these tasks the two are not told apart.",
-                False: f"Their intervals{narrow} do not overlap.",
-                None: f"With fewer than {MIN_RUNS} seeds there is no interval to say how sure that is.",
-            }[touch]
-            lead = (
-                f"Over {len(tasks)} tasks <b>{html.escape(first)}</b> has the highest interquartile mean score, "
-                f"{self._plain(by_arm[first])}, before {html.escape(second)} with {self._plain(by_arm[second])}. {sure}"
-            )
-        lines.append(f'<p class="lead">{lead}</p>')
-        for arm in arms:
-            if arm == self.base or self.base not in arms or len(tasks) == 1:
+            leads = [self._lead_on(task, scores) for task, scores in by_task.items()]
+        if not leads:
+            # One arm has nothing that it could be compared with.
+            nothing = "No task has finished runs of two arms yet: there is nothing to compare."
+            return f'<p class="lead">{nothing}</p>' if len(self.results.arms) > 1 else ""
+        lines = [*self._against_base(by_task), *self._warnings(by_task)]
+        if len(leads) == 1:
+            text = f'<p class="lead">{leads[0]}</p>'
+        else:
+            more = len(leads) - _MOST_VERDICTS
+            lines = [*leads[:_MOST_VERDICTS], *([f"And on {more} more tasks: see below."] if more > 0 else []), *lines]
+            text = '<p class="lead">The arms cannot be averaged over tasks; task by task:</p>'
+        return text + (f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>" if lines else "")
+
+    def _compared(self, task: str) -> dict[str, np.ndarray]:
+        """Outcomes on a task by arm, of those that have any."""
+        found = {arm: figures.scores_of(self.results, [task], arm, self.statistic)[0] for arm in self.results.arms}
+        return {arm: values for arm, values in found.items() if len(values)}
+
+    def _lead_on(self, task: str, scores: Mapping[str, np.ndarray]) -> str:
+        """Who is ahead on one task."""
+        first, second, *others = sorted(scores, key=lambda arm: -float(scores[arm].mean()))
+        where = "" if len(self.results.tasks) == 1 else f"On {html.escape(task)}, "
+        means = [self._plain(statistics.mean_estimate(scores[arm])) for arm in (first, second)]
+        gaps = [statistics.difference_estimate(scores[first], scores[arm]) for arm in (second, *others)]
+        lead = self._sentence(
+            f"{where}judged by {self._evaluation}, <b>{html.escape(first)}</b> has the highest mean {self.unit}, "
+            f"{means[0]}{self._survivors(first, [task])}, before {html.escape(second)} with "
+            f"{means[1]}{self._survivors(second, [task])}. {self._sure(gaps[0])}"
+        )
+        if others and any(each.has_interval for each in gaps):
+            n_beaten = sum(each.has_interval and each.low > 0.0 for each in gaps)
+            lead += f" It is told apart from {n_beaten} of the {len(gaps)} other arms, each comparison by itself."
+        return lead
+
+    def _lead_over_tasks(self, iqm: Mapping[str, Estimate]) -> str:
+        """Who is ahead over the tasks that can be averaged."""
+        tasks = self.comparison.tasks
+        first, second = sorted(iqm, key=lambda arm: -iqm[arm].value)[:2]
+        a, b = (figures.scores_of(self.results, tasks, arm, self.statistic) for arm in (first, second))
+        gap = statistics.aggregate_difference(a, b, statistics.iqm)
+        n_seeds = min(map(len, (*a, *b)))
+        narrow = f" A bootstrap over {n_seeds} seeds makes that interval too narrow."
+        return (
+            f"Over {len(tasks)} tasks, judged by {self._evaluation}, <b>{html.escape(first)}</b> has the highest "
+            f"interquartile mean score, {self._plain(iqm[first])}{self._survivors(first, tasks)}, before "
+            f"{html.escape(second)} with {self._plain(iqm[second])}{self._survivors(second, tasks)}. {self._sure(gap)}"
+            + (narrow if gap.has_interval and n_seeds < _FEW_SEEDS else "")
+        )
+
+    def _against_base(self, by_task: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+        """On how many tasks each arm is better or worse than the base arm, of those that both have."""
+        lines = []
+        for arm in self.results.arms if len(self.results.tasks) > 1 else ():
+            pairs = [(own[arm], own[self.base]) for own in by_task.values() if arm in own and self.base in own]
+            if arm == self.base or not pairs:
                 continue
-            found = [statistics.difference_estimate(a, b) for a, b in zip(scores[arm], scores[self.base], strict=True)]
+            found = [statistics.difference_estimate(*pair) for pair in pairs]
             better = sum(each.has_interval and each.low > 0.0 for each in found)
             worse = sum(each.has_interval and each.high < 0.0 for each in found)
-            open_ = sum(each.has_interval for each in found) - better - worse
             few = sum(not each.has_interval for each in found)
-            words = [f"better on {better}, worse on {worse}, not told apart on {open_} of {len(found)} tasks"]
+            open_ = len(found) - better - worse - few
+            of = f"{len(found)} task{'' if len(found) == 1 else 's'}"
+            words = [f"better on {better}, worse on {worse}, not told apart on {open_} of {of}"]
             words += [f"too few seeds on {few}"] if few else []
-            against = f"{self._arm(arm)} against {html.escape(self.base)}"
-            lines.append(f"<li>{against}: {'; '.join(words)}.</li>")
-        listed = "".join(lines[1:])
-        return lines[0] + (f"<ul>{listed}</ul>" if listed else "")
+            lines.append(f"{self._arm(arm)} against {html.escape(self.base)}: {'; '.join(words)}.")
+        return lines
+
+    def _warnings(self, by_task: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+        """What a reader of the verdict must know beside it."""
+        lines = []
+        beside = set(
+            self.comparison.arms if self.comparison.aggregates else (arm for own in by_task.values() for arm in own)
+        )
+        n_tasks = {arm: sum(arm in self._compared(task) for task in self.results.tasks) for arm in self.results.arms}
+        left_out = [
+            f"{self._arm(arm)} ({f'finished on {n} of {len(self.results.tasks)} tasks' if n else 'no run finished'})"
+            for arm, n in n_tasks.items()
+            if arm not in beside
+        ]
+        if left_out:
+            lines.append(f"Left out: {', '.join(left_out)}.")
+        if self.statistic == "best":
+            lines.append(
+                "The best evaluation is chosen by what it is judged by, and so too good; the more of them, the better."
+            )
+        if self.results.unscored_tasks and len(self.results.unscored_tasks) < len(self.results.tasks):
+            names = ", ".join(map(html.escape, self.results.unscored_tasks))
+            lines.append(
+                f"Without reference scores: {names}. All tasks are shown as returns, which are averaged over none; "
+                "without those runs the report has scores."
+            )
+        return lines
+
+    def _survivors(self, arm: str, tasks: Sequence[str]) -> str:
+        """How many of an arm's runs an outcome is of, where it is not of all."""
+        groups = [group for group in self.results.groups if group.arm == arm and group.task in tasks]
+        planned, ended = sum(group.n_planned for group in groups), sum(len(group.ended) for group in groups)
+        failed = sum(run.status == "failed" for group in groups for run in group.runs)
+        if ended == planned:
+            return ""
+        return f" [{ended} of {planned} runs; {f'{failed} failed' if failed else 'the others have not finished'}]"
+
+    @staticmethod
+    def _sentence(text: str) -> str:
+        return text[:1].upper() + text[1:]
 
     def _sure(self, estimate: Estimate) -> str:
         if not estimate.has_interval:
@@ -586,7 +647,7 @@ class _Page:
             for index, arm in enumerate(results.arms):
                 mean, _, n, of = row[index]
                 if math.isnan(mean):
-                    line.append(Cell("", ""))
+                    line.append(Cell(f"0 of {of}" if of else "", ""))
                     continue
                 text = f"{mean:,.{_digits(mean)}f}" + ("" if n == of else f" [{n} of {of}]")
                 text = f"<b>{text}</b>" if index == highest else text
@@ -597,7 +658,7 @@ class _Page:
                 text = f'<span class="{mark or "same"}" title="{html.escape(title, quote=True)}">{text}</span>'
                 line.append(Cell(text, mean, is_html=True))
             lines.append(line)
-        means = _means(results, self.statistic)
+        means = _means(results, self.statistic, self.base)
         for label, texts in means:
             cells_of_means = [Cell(f'<span class="same">{text}</span>', is_html=True) for text in texts]
             lines.append([Cell(label, is_text=True), *cells_of_means])
@@ -623,7 +684,7 @@ class _Page:
                     f'{self._swatch(group.arm)}<a href="#{identity(group)}">{html.escape(group.arm)}</a>',
                     group.arm, is_html=True, is_text=True,
                 ),
-                Cell(f"{row['finished']} of {row['runs']}", float(str(row["finished"]))),
+                Cell(f"{row['finished']} of {row['planned']}", float(str(row["finished"]))),
             ]  # fmt: skip
             for name in STATISTICS:
                 cells.append(self._number(row, f"{self.unit}_{name.replace(' ', '_')}"))
@@ -631,9 +692,7 @@ class _Page:
                 cells.append(self._number(row, "minus_base", signed=True))
             lines.append(cells[first:])
         few = [group for group in self.results.groups if len(group.ended) < MIN_RUNS]
-        n_evaluations = min(
-            (len(run.evaluations.values) for group in self.results.groups for run in group.ended), default=0
-        )
+        counts = sorted({len(run.evaluations.values) for group in self.results.groups for run in group.ended})
         notes = [
             f"Mean {self.unit} over the seeds that finished, with its 95 % interval in brackets (Student's). "
             f"The difference is {self._evaluation} minus that of {html.escape(self.base)}, with Welch's interval "
@@ -646,8 +705,13 @@ class _Page:
                 f"{len(few)} of {len(self.results.groups)} rows have fewer than {MIN_RUNS} finished seeds: too few for "
                 "an interval, and none is given."
             )
-        if 0 < n_evaluations < N_LAST_EVALUATIONS:
-            notes.append(f"Some runs have {n_evaluations} evaluations in all: <i>last five</i> is the mean of those.")
+        if counts and 0 < counts[0] < N_LAST_EVALUATIONS:
+            notes.append(f"Some runs have {counts[0]} evaluations in all: <i>last five</i> is the mean of those.")
+        if len(counts) > 1:
+            notes.append(
+                f"Runs have between {counts[0]} and {counts[-1]} evaluations: <i>best</i> is the better the more of "
+                "them there are, whatever the arm."
+            )
         if self.results.scored:
             notes.append(
                 "Scores are 0 for a random policy and 100 for the reference expert of the environment's config."
@@ -712,17 +776,28 @@ class _Page:
             lines = [
                 [
                     Cell(self._arm(arm), arm, is_html=True, is_text=True),
-                    *(Cell(_shown(own.get(key)), is_text=True) for key in keys),
+                    *(Cell(self._setting(arm, key) if key in own else "", is_text=True) for key in keys),
                 ]
                 for arm, own in settings.items()
             ]
             parts.append("<p>The settings in which the arms differ; all others are the same.</p>" + table(heads, lines))
         return "".join(parts)
 
+    def _setting(self, arm: str, key: str) -> str:
+        """A value of an arm's; of a threshold that is found out, what the runs found."""
+        value = self.results.arm_settings[arm][key]
+        runs = [run for group in self.results.groups if group.arm == arm for run in group.runs]
+        if value is None and key == "tau_cql":
+            rows = [row for run in runs for row in run.metrics[-1:] if {"cql_gap", "cql_residual"} <= row.keys()]
+            found = sorted({f"{row['cql_gap'] - row['cql_residual']:.4g}" for row in rows})
+            return f"null: {', '.join(found)}" if found else "null"
+        return _shown(value)
+
     def _curves(self) -> str:
         caption = (
             f"Evaluations over training: mean over seeds, with a band of 95 % (Student's) from {MIN_RUNS} seeds on "
-            f"where there are at most {figures.MOST_BANDS} arms. A cross is where a run failed."
+            f"where there are at most {figures.MOST_BANDS} arms. A run that failed is a thin line of its own that ends "
+            "in a cross, and in no mean; so is what a run has beyond others that still train."
         )
         return (
             self._legend(self.results.arms) + self._figure("learning_curves", caption)
@@ -749,19 +824,30 @@ class _Page:
         comparison = self.comparison
         if not (comparison.aggregates or comparison.improvements):
             return ""
-        n = len(comparison.tasks)
+        n, n_arms = len(comparison.tasks), len(comparison.arms)
+        every = "every arm has" if n_arms == len(self.results.arms) else f"these {n_arms} arms have"
         left_out = [task for task in self.results.tasks if task not in comparison.tasks]
-        text = "<p>" + (f"Over the {n} tasks on which every arm has a finished run" if n > 1 else "There is one task")
+        left_out += [arm for arm in self.results.arms if arm not in comparison.arms]
+        text = f"<p>Over the {n} tasks on which {every} a finished run" if n > 1 else "<p>There is one task"
+        text += f"; judged by {self._evaluation}"
         text += f"; left out: {', '.join(map(html.escape, left_out))}.</p>" if left_out else ".</p>"
+        n_seeds = min(
+            (len(x) for arm in comparison.arms for x in figures.scores_of(self.results, comparison.tasks, arm,
+                                                                         self.statistic)), default=0
+        )  # fmt: skip
+        narrow = (
+            f" Over {n_seeds} seeds a bootstrap's intervals are too narrow." if MIN_RUNS <= n_seeds < _FEW_SEEDS else ""
+        )
         profiles = self._figure(
             "profiles",
             "Performance profiles: the share of runs above each value, averaged over tasks. A curve that lies "
-            "above another everywhere is better; where they cross, it depends on what is wanted.",
+            f"above another everywhere is better; where they cross, it depends on what is wanted.{narrow}",
         )
         improvement = self._figure(
             "improvement",
             f"Probability that a run beats one of {self.base} on the same task, averaged over tasks; it says "
-            "nothing of by how much.",
+            "nothing of by how much. Intervals are of a stratified bootstrap; where one side wins every pair, that "
+            f"of Clopper and Pearson over pairs without a run in common.{narrow}",
         )
         parts = [
             text,
@@ -799,7 +885,7 @@ class _Page:
             drawn = self._figure(
                 f"diagnostics_{_file_safe(task)}",
                 "Means over the minibatches of an epoch, over seeds, with a band of 95 %. Where arms lie orders of "
-                "magnitude apart, the axis is logarithmic in both directions.",
+                "magnitude apart, the axis is logarithmic in both directions. Thin lines are single runs, as above.",
             )
             if drawn:
                 opened = " open" if index == 0 else ""
@@ -821,7 +907,7 @@ class _Page:
             ]
         for group in groups[:_MOST_FILMS]:
             run, path = next((run, run.film) for run in group.runs if run.film is not None)
-            source = small_film(path) if self.films == "embed" else html.escape(os.path.relpath(path, self.folder))
+            source = small_film(path) if self.films == "embed" else self._link(path)
             lazy = ' loading="lazy"' if self.films == "link" else ""
             label = html.escape(f"{group.arm} on {group.task}, seed {run.seed}, {path.stem.replace('_', ' ')}")
             shown.append(
@@ -838,26 +924,31 @@ class _Page:
         for group in self.results.groups:
             lines = []
             for run in group.runs:
-                where = os.path.relpath(run.directory, self.folder)
+                where = self._link(run.directory)
                 lines.append(
                     [
                         Cell(str(run.seed), run.seed),
                         Cell(run.status, is_text=True),
                         Cell(f"{run.step:,}", run.step),
                         *(self._outcome(run, name) for name in STATISTICS),
-                        Cell(f'<a href="{html.escape(where)}">{html.escape(run.name)}</a>', is_html=True, is_text=True),
+                        Cell(f'<a href="{where}">{html.escape(run.name)}</a>', is_html=True, is_text=True),
                     ]
                 )
             parts.append(
                 f'<details id="{identity(group)}"><summary>{self._arm(group.arm)} on {html.escape(group.task)} '
-                f"({len(group.ended)} of {len(group.runs)} finished)</summary>{table(heads, lines)}</details>"
+                f"({len(group.ended)} of {group.n_planned} finished)</summary>{table(heads, lines)}</details>"
             )
         if self.results.repeated:
             names = ", ".join(html.escape(run.name) for run in self.results.repeated)
             parts.append(
-                f"<p>Left out, since another run has the same config and seed and has come further: {names}.</p>"
+                "<p>Left out, since another run has the same config and seed and has come as far or further: "
+                f"{names}.</p>"
             )
         return "".join(parts)
+
+    def _link(self, path: Path) -> str:
+        """The address of a file or a folder, as seen from the page."""
+        return html.escape(quote(Path(os.path.relpath(path, self.folder)).as_posix()))
 
     def _outcome(self, run: Run, statistic: Statistic) -> Cell:
         value = run.outcome(statistic, scored=self.results.scored)
@@ -887,7 +978,7 @@ _STATUS = {"running": "is running", "stopped": "was stopped", "waiting": "waits 
 
 
 def _shown(value: object) -> str:
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def small_film(path: Path) -> str:

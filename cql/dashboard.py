@@ -91,7 +91,7 @@ def in_wandb(folder: Path, *, project: str | None = None, entity: str | None = N
             damaged, or the sweep's name is none that W&B's filters can hold.
     """
     name = folder.resolve().name
-    if re.search(r"[^\w.-]", name):
+    if re.search(r"[^\w.-]", name, re.ASCII):
         raise DashboardError(
             f"{folder}: a sweep with a dashboard has a name of letters, digits, dots, dashes and underscores, as a "
             "sweep_name is; W&B's filters read others as operators"
@@ -372,7 +372,8 @@ def log_report(
         for figure in figures:
             logger.log_figure(figure)
         if files:
-            artifact = re.sub(r"[^\w.-]", "_", f"{REPORT}-{name}")
+            # W&B takes these letters, and as many.
+            artifact = re.sub(r"[^\w.-]", "_", f"{REPORT}-{name}", flags=re.ASCII)[:128]
             logger.log_artifact({_inside(path, folder): path for path in files}, artifact, REPORT)
         return logger.place if logger.active else "W&B could not be given the report: see the warning above"
 

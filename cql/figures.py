@@ -83,7 +83,8 @@ def themed(element: str, label: str) -> str:
         pixels = float(width[1]) * 4 / 3
         # On a narrow screen it shrinks by as much as its texts can be read, and then scrolls.
         style = f'style="max-width:{pixels:.0f}px;min-width:{0.6 * pixels:.0f}px" '
-    return re.sub(r'<svg([^>]*?) width="[\d.]+pt"', rf'<svg {style}role="img" aria-label="{label}"\1', element, count=1)
+    opening = f'<svg {style}role="img" aria-label="{label}"'
+    return re.sub(r'<svg([^>]*?) width="[\d.]+pt"', lambda found: opening + found[1], element, count=1)
 
 
 def save(figure: Figure, folder: Path, name: str, suffixes: Sequence[str] = ("svg", "png")) -> list[Path]:
@@ -150,8 +151,13 @@ def _step_axis(axes: Axes) -> None:
     axes.set_xlim(left=0)
 
 
+def _words(text: str) -> str:
+    """A user's text, in which matplotlib would take what stands between two dollars for a formula."""
+    return text.replace("$", r"\$")
+
+
 def _small_title(axes: Axes, text: str, right: str = "") -> None:
-    axes.set_title(text, loc="left", fontsize=10, fontweight="bold", color=INK)
+    axes.set_title(_words(text), loc="left", fontsize=10, fontweight="bold", color=INK)
     if right:
         axes.set_title(right, loc="right", fontsize=8.5, color=PALE)
 
@@ -168,21 +174,18 @@ def _unit(results: Results) -> str:
 
 
 def over_seeds(curves: Sequence[Curve]) -> tuple[NDArray[np.float64], list[Estimate]]:
-    """At each step that a curve has, the mean over those that have it, with Student's interval.
+    """At each step that every curve has, the mean over them with Student's interval.
 
-    Steps at which fewer curves than at the first one have a value are left out where a run stopped early: a mean over
-    other runs than before would jump.
+    Where some lack a step there is no mean: over other runs than before it would jump.
     """
     at: dict[float, list[float]] = {}
     for curve in curves:
         for step, value in zip(curve.steps.tolist(), curve.values.tolist(), strict=True):
             at.setdefault(step, []).append(value)
-    steps = sorted(at)
+    steps = sorted(step for step, values in at.items() if len(values) == len(curves))
     if len(steps) > _MOST_POINTS:
         steps = [steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).round().astype(int))]
-    full = max((len(values) for values in at.values()), default=0)
-    kept = [step for step in steps if len(at[step]) == full]
-    return np.array(kept), [statistics.mean_estimate(at[step]) for step in kept]
+    return np.array(steps), [statistics.mean_estimate(at[step]) for step in steps]
 
 
 def learning_curves(results: Results) -> Figure | None:
@@ -206,28 +209,42 @@ def learning_curves(results: Results) -> Figure | None:
 
 
 def _draw_group(axes: Axes, results: Results, group: Group, curve_of: Callable[[Run], Curve]) -> float:
-    """A line and its band; returns the largest absolute value drawn."""
-    curves = [curve_of(run) for run in group.runs]
-    curves = [Curve(c.steps[np.isfinite(c.values)], c.values[np.isfinite(c.values)]) for c in curves]
-    steps, estimates = over_seeds([curve for curve in curves if len(curve.steps)])
-    if not len(steps):
+    """A line and its band, and thin lines of runs where there is no mean over all; the largest absolute value drawn.
+
+    The mean is over the runs that have not failed, as far as all of them have come.
+    """
+    curves = [(run, _finite(curve_of(run))) for run in group.runs]
+    curves = [(run, curve) for run, curve in curves if len(curve.steps)]
+    if not curves:
         return 0.0
-    colour = colour_of(results, group.arm)
-    means = np.array([estimate.value for estimate in estimates])
-    lows, highs = (np.array([getattr(e, bound) for e in estimates]) for bound in ("low", "high"))
-    if np.isfinite(lows).all() and len(results.arms) <= MOST_BANDS:
-        axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0, zorder=2)
-    style = "-" if results.arms.index(group.arm) < _MOST_ARMS else (0, (4, 2))
-    marker = "o" if len(steps) <= 15 else ""
-    # Ever thinner: a line on which another one lies shows as its edge.
-    width = 3.2 - 1.8 * results.arms.index(group.arm) / max(len(results.arms) - 1, 1)
-    axes.plot(steps, means, color=colour, linewidth=width, linestyle=style, marker=marker, markersize=2.8, zorder=3)
-    for run, curve in zip(group.runs, curves, strict=True):
-        if run.status == "failed" and len(curve.steps):
-            axes.plot(
-                curve.steps[-1], curve.values[-1], "X", color=colour, markersize=8, markeredgecolor=PAPER, zorder=5
-            )
-    return float(np.abs(means).max())
+    steps, estimates = over_seeds([curve for run, curve in curves if run.status != "failed"])
+    colour, index = colour_of(results, group.arm), results.arms.index(group.arm)
+    sizes = []
+    if len(steps):
+        means = np.array([estimate.value for estimate in estimates])
+        lows, highs = (np.array([getattr(e, bound) for e in estimates]) for bound in ("low", "high"))
+        if np.isfinite(lows).all() and len(results.arms) <= MOST_BANDS:
+            axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0, zorder=2)
+        style = "-" if index < _MOST_ARMS else (0, (4, 2))
+        marker = "o" if len(steps) <= 15 else ""
+        # Ever thinner: a line on which another one lies shows as its edge.
+        width = 3.2 - 1.8 * index / max(len(results.arms) - 1, 1)
+        axes.plot(steps, means, color=colour, linewidth=width, linestyle=style, marker=marker, markersize=2.8, zorder=3)
+        sizes.append(np.abs(means).max())
+    for run, curve in curves:
+        alone = curve.steps >= (steps[-1] if len(steps) and run.status != "failed" else -np.inf)
+        if run.status == "failed" or alone.sum() > 1:
+            axes.plot(curve.steps[alone], curve.values[alone], color=colour, linewidth=0.9, alpha=0.8, zorder=2.8)
+            sizes.append(np.abs(curve.values[alone]).max())
+        if run.status == "failed":
+            end = [max(run.step, curve.steps[-1])], [curve.values[-1]]
+            axes.plot(*end, "X", color=colour, markersize=8, markeredgecolor=PAPER, zorder=5)
+    return float(max(sizes))
+
+
+def _finite(curve: Curve) -> Curve:
+    known = np.isfinite(curve.values)
+    return Curve(curve.steps[known], curve.values[known])
 
 
 def _runs(results: Results, task: str) -> list[Run]:
@@ -322,7 +339,7 @@ def _outcomes(results: Results, task: str, arm: str, statistic: Statistic) -> ND
 
 
 def _clipped(text: str, length: int = 34) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return _words(text if len(text) <= length else text[: length - 1] + "…")
 
 
 # Sweeps over numbers --------------------------------------------------------------------------------------------------
@@ -352,7 +369,7 @@ def over_number(results: Results, key: str, statistic: Statistic) -> Figure | No
         for colour, offset, (held, points) in zip(colours, offsets, sorted(lines.items()), strict=True):
             points.sort(key=lambda point: point[0])
             places = [xs.index(x) + float(offset) for x, _, _ in points]
-            label = ", ".join(f"{other}={value:g}" for other, value in zip(others, held, strict=True))
+            label = ", ".join(f"{_words(other)}={value:g}" for other, value in zip(others, held, strict=True))
             axes.plot(
                 places, [e.value for _, e, _ in points], color=colour, linewidth=1.8, zorder=3, label=label or None
             )
@@ -365,7 +382,7 @@ def over_number(results: Results, key: str, statistic: Statistic) -> Figure | No
         # At equal distances: swept numbers are seldom evenly spaced, and may be 0.
         axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
         axes.set_xlim(-0.4, len(xs) - 0.6)
-        axes.set_xlabel(key, fontsize=10, color=INK)
+        axes.set_xlabel(_words(key), fontsize=10, color=INK)
         axes.set_ylabel(f"{_unit(results)}, {statistic}", fontsize=9, color=PALE)
         if others:
             axes.legend(frameon=False, fontsize=8, labelcolor=INK)
@@ -411,7 +428,7 @@ def heat_maps(results: Results, statistic: Statistic, link: Callable[[Group], st
             cell = Rectangle(
                 (x - 0.48, y - 0.46), 0.96, 0.92, facecolor=SERIES[0], alpha=strength, linewidth=0, zorder=2
             )
-            missing = len(group.runs) - len(group.ended)
+            missing = group.n_planned - len(group.ended)
             text = ("–" if math.isnan(mean) else _number(mean, high - low)) + ("*" if missing else "")
             words = axes.text(x, y, text, ha="center", va="center", fontsize=9.5, color=INK, zorder=3)
             if link is not None:
@@ -424,8 +441,8 @@ def heat_maps(results: Results, statistic: Statistic, link: Callable[[Group], st
         axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(-0.5, len(rows) - 0.5)
-        axes.set_xlabel(across, fontsize=10, color=INK)
-        axes.set_ylabel(up, fontsize=10, color=INK)
+        axes.set_xlabel(_words(across), fontsize=10, color=INK)
+        axes.set_ylabel(_words(up), fontsize=10, color=INK)
     return figure
 
 
@@ -436,16 +453,34 @@ def _number(value: float, span: float) -> str:
 # Aggregates over tasks ------------------------------------------------------------------------------------------------
 
 
-def complete(results: Results, statistic: Statistic) -> tuple[list[str], list[str]]:
+def complete(results: Results, statistic: Statistic, base: str | None = None) -> tuple[list[str], list[str]]:
     """The tasks and arms that can be averaged: tasks on which every such arm has a run that finished.
 
-    Arms without any finished run are left out first, then the tasks that a remaining arm lacks.
+    Arms without any finished run are left out, then those that stand in the way of others: an arm on few tasks, where
+    the rest can be compared on twice as many without it.
+
+    Args:
+        results: of the runs.
+        statistic: which evaluations.
+        base: an arm that is not left out as long as it has a finished run.
+
+    Returns:
+        Tasks and arms, each in the order of the results; no task where no two arms have one in common.
     """
-    arms = [a for a in results.arms if any(len(_outcomes(results, task, a, statistic)) for task in results.tasks)]
+    done = {
+        arm: {task for task in results.tasks if len(_outcomes(results, task, arm, statistic))} for arm in results.arms
+    }
+    arms = [arm for arm in results.arms if done[arm]]
     if not arms:
         return [], []
-    tasks = [task for task in results.tasks if all(len(_outcomes(results, task, arm, statistic)) for arm in arms)]
-    return tasks, arms
+    best_arms, best_tasks = arms, set.intersection(*(done[arm] for arm in arms))
+    while len(arms) > 2:
+        weakest = min((arm for arm in reversed(arms) if arm != base), key=lambda arm: len(done[arm]))
+        arms = [arm for arm in arms if arm != weakest]
+        tasks = set.intersection(*(done[arm] for arm in arms))
+        if len(tasks) >= max(2 * len(best_tasks), 1):
+            best_arms, best_tasks = arms, tasks
+    return [task for task in results.tasks if task in best_tasks], best_arms
 
 
 def scores_of(results: Results, tasks: Sequence[str], arm: str, statistic: Statistic) -> list[NDArray[np.float64]]:

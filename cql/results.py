@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from cql.loggers import METRICS_FILE, N_LAST_EVALUATIONS, PROVENANCE_FILE, SUMMARY_FILE, read_episodes, read_metrics
+from cql.loggers import (
+    METRICS_FILE,
+    N_LAST_EVALUATIONS,
+    PROVENANCE_FILE,
+    SUMMARY_FILE,
+    EpisodeRow,
+    read_episodes,
+    read_metrics,
+)
 from cql.points import SEED, order, parse_point
 from cql.sweeps import Status, read_sweep, status
 
@@ -31,15 +40,15 @@ STATISTICS: tuple[Statistic, ...] = ("last", "best", "last five")
 """Of a run's evaluations: the last one; the best one, which was chosen by what it is judged by and is therefore too
 good; the mean of the last five."""
 
-# Keys that do not make another run, and those that say what it is judged or filmed by.
-NOT_COMPARED = (
+# Keys, or groups of them, that do not make another run, and those that say what it is filmed by.
+_NOT_COMPARED = (
     "resume", "sweep_name", "retry_failed", "n_threads", "cuda_graph", "eval_worker", "logger", "device", "tf32",
-    "video", "n_evals_per_video", "n_epochs_per_checkpoint", "n_kept_checkpoints",
+    "video", "n_evals_per_video", "n_epochs_per_checkpoint", "n_kept_checkpoints", "dataset.download",
 )  # fmt: skip
 # What makes a task of a config; how its data are prepared is the arm's.
 _OF_TASK = (
-    "env", "dataset.kind", "dataset.name", "dataset.id", "dataset.path", "dataset.download", "dataset.n_episodes",
-    "dataset.fraction", "dataset.subset_seed",
+    "env", "dataset.kind", "dataset.name", "dataset.id", "dataset.path", "dataset.n_episodes", "dataset.fraction",
+    "dataset.subset_seed",
 )  # fmt: skip
 _TASK_KEYS = ("task", "dataset", "env", "path", "id")  # of a point
 
@@ -96,7 +105,7 @@ class Run:
     @property
     def point(self) -> dict[str, str]:
         """What the sweep varied, by the folder's name, without the seed."""
-        return {key: value for key, value in parse_point(self.directory.name).items() if key != SEED}
+        return _point(self.directory)
 
     @property
     def name(self) -> str:
@@ -142,12 +151,19 @@ class Group:
     Attributes:
         task: label of environment and dataset.
         arm: label of all else.
-        runs: at least one.
+        runs: those that can be read; none where a table's cell has not begun.
+        n_unread: how many more there are to be, which have not begun or cannot be read.
     """
 
     task: str
     arm: str
     runs: tuple[Run, ...]
+    n_unread: int = 0
+
+    @property
+    def n_planned(self) -> int:
+        """How many runs there are to be, as far as the folders tell."""
+        return len(self.runs) + self.n_unread
 
     @property
     def ended(self) -> tuple[Run, ...]:
@@ -172,7 +188,7 @@ class Results:
         arm_settings: for each arm the config keys in which arms differ, by their short labels.
         shared: config keys that all runs have in common.
         unread: runs whose folders have no config yet or could not be read, with the reason.
-        repeated: runs that have the config and the seed of another one that has come further, which was taken.
+        repeated: runs that have the config and the seed of another one, which has come as far or further and was taken.
     """
 
     folders: tuple[Path, ...]
@@ -192,8 +208,18 @@ class Results:
     @cached_property
     def scored(self) -> bool:
         """Whether every run that was evaluated has normalised scores."""
-        evaluated = [run for run in self.runs if len(run.evaluations.values)]
-        return bool(evaluated) and all(len(run.scores.values) == len(run.evaluations.values) for run in evaluated)
+        return not self.unscored_tasks and any(len(run.evaluations.values) for run in self.runs)
+
+    @cached_property
+    def unscored_tasks(self) -> tuple[str, ...]:
+        """The tasks of which a run was evaluated without normalised scores."""
+        without = {
+            group.task
+            for group in self.groups
+            for run in group.runs
+            if len(run.scores.values) < len(run.evaluations.values)
+        }
+        return tuple(task for task in self.tasks if task in without)
 
     def group(self, task: str, arm: str) -> Group | None:
         """The runs of an arm on a task, None where there are none."""
@@ -262,15 +288,19 @@ def read_results(folders: Iterable[Path]) -> Results:
                 runs.append(run)
             else:
                 unread.append((directory, f"was stopped before its {CONFIG_FILE} was written"))
-    for sweep in {run.sweep for run in runs if run.sweep is not None}:
+    # Of sweeps that are read whole; somebody who names some runs of one asks for no others.
+    whole = {folder.resolve() for folder in folders}
+    for sweep in sorted({run.sweep for run in runs if run.sweep is not None}):
+        if whole.isdisjoint((sweep.resolve(), *sweep.resolve().parents)):
+            continue
         known = {path.name for path in found if path.parent == sweep.resolve()}
-        waiting = (run.name for run in read_sweep(sweep) if run.name not in known)
-        unread += [(sweep / name, "has not begun") for name in waiting if sweep in folders]
+        unread += [(sweep / run.name, "has not begun") for run in read_sweep(sweep) if run.name not in known]
     if not runs:
         path, reason = unread[0]
         raise ResultsError(f"none of the {len(unread)} runs can be read yet; {path}: {reason}")
-    runs, repeated = _without_repetitions(runs)
-    return _grouped(folders, runs, tuple(unread), repeated)
+    by_name = all({"task", "arm"} <= set(run.point) for run in runs)
+    runs, repeated = _without_repetitions(runs, by_name=by_name)
+    return _grouped(folders, runs, tuple(unread), repeated, by_name=by_name)
 
 
 def _run_directories(folder: Path) -> Iterable[Path]:
@@ -304,6 +334,8 @@ def read_run(directory: Path) -> Run:
         evaluations, scores = _column(metrics, "eval_return_mean"), _column(metrics, "eval_score")
     steps = [int(summary.get("step") or 0), *(int(row["step"]) for row in metrics[-1:])]
     found = status(directory, summary)
+    if found != "finished":  # an evaluation may be half-written
+        evaluations, scores = _without_torn(evaluations, episodes), _without_torn(scores, episodes)
     return Run(
         directory=directory,
         sweep=directory.parent if (directory.parent / "sweep.json").exists() else None,
@@ -337,6 +369,12 @@ def _by_step(rows: Sequence[tuple[int, float]]) -> Curve:
     return Curve(np.array(steps, np.float64), np.array([np.mean(at[step]) for step in steps], np.float64))
 
 
+def _without_torn(curve: Curve, episodes: Sequence[EpisodeRow]) -> Curve:
+    """Without a last evaluation of fewer episodes than the one before it."""
+    n_episodes = list(Counter(row.step for row in episodes).values())  # in the order of the file
+    return curve if n_episodes[-1:] >= n_episodes[-2:-1] else Curve(curve.steps[:-1], curve.values[:-1])
+
+
 def _column(metrics: Sequence[Mapping[str, float]], name: str) -> Curve:
     rows = np.asarray([(row["step"], row[name]) for row in metrics if name in row], np.float64).reshape(-1, 2)
     return Curve(rows[:, 0], rows[:, 1])
@@ -365,27 +403,51 @@ def _json(path: Path) -> dict[str, Any]:
 # Grouping -------------------------------------------------------------------------------------------------------------
 
 
-def _without_repetitions(runs: Sequence[Run]) -> tuple[list[Run], tuple[Run, ...]]:
-    """One run for each config and seed: the finished one, or the one that has come furthest."""
-    by_config: dict[str, list[Run]] = {}
+def is_compared(key: str) -> bool:
+    """Whether runs that differ in a config key, which is dotted, are other runs."""
+    return key not in _NOT_COMPARED and key.partition(".")[0] not in _NOT_COMPARED
+
+
+def first_choice(run: Run) -> Any:
+    """Sorting key of runs of which one is enough: finished, then the one that has come furthest, then the newest."""
+    written = max((path.stat().st_mtime for path in run.directory.glob("*.json*")), default=0.0)
+    return run.status != "finished", -run.step, -written, str(run.directory)
+
+
+def _without_repetitions(runs: Sequence[Run], *, by_name: bool) -> tuple[list[Run], tuple[Run, ...]]:
+    """One run for each config and seed; two arms of a table may be the same on some task, and are two all the same."""
+    by_config: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        by_config.setdefault(_key(_compared(run.config)), []).append(run)
+        by_config.setdefault((_key(_compared(run.config)), str(_names(run.point)) if by_name else ""), []).append(run)
     kept, repeated = [], []
     for same in by_config.values():
-        first, *others = sorted(same, key=lambda run: (run.status != "finished", -run.step, run.name))
+        first, *others = sorted(same, key=first_choice)
         kept.append(first)
         repeated += others
     return kept, tuple(repeated)
 
 
+def _point(directory: Path) -> dict[str, str]:
+    return {key: value for key, value in parse_point(directory.name).items() if key != SEED}
+
+
+def _names(point: Mapping[str, str]) -> tuple[str, str]:
+    """Task and arm as a table names them, the arm with what else was varied."""
+    others = (f"{key}={value}" for key, value in point.items() if key not in ("task", "arm"))
+    return point["task"], " ".join([point["arm"], *others])
+
+
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    compared = {key: value for key, value in config.items() if key.partition(".")[0] not in NOT_COMPARED}
-    # 5 and 5.0 are the same setting.
-    return {key: float(value) if _is_number(value) else value for key, value in compared.items()}
+    """What makes a run, in a form in which equal settings are equal."""
+    compared = {key: float(value) if _is_number(value) else value for key, value in config.items() if is_compared(key)}
+    if isinstance(path := compared.get("dataset.path"), str):
+        compared["dataset.path"] = str(Path(path).expanduser().resolve())
+    return compared
 
 
 def _key(plain: Mapping[str, Any]) -> str:
-    return json.dumps(plain, sort_keys=True, default=str)
+    """The same for equal settings; a key that is null is one that is not there."""
+    return json.dumps({key: value for key, value in plain.items() if value is not None}, sort_keys=True, default=str)
 
 
 def _split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -401,47 +463,105 @@ def _split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _grouped(
-    folders: tuple[Path, ...], runs: Sequence[Run], unread: tuple[tuple[Path, str], ...], repeated: tuple[Run, ...]
+    folders: tuple[Path, ...],
+    runs: Sequence[Run],
+    unread: tuple[tuple[Path, str], ...],
+    repeated: tuple[Run, ...],
+    *,
+    by_name: bool,
 ) -> Results:
-    tasks: dict[str, dict[str, Any]] = {}
-    arms: dict[str, dict[str, Any]] = {}
+    splits = [_split(run.config) for run in runs]
+    places = _places_by_name(runs, splits) if by_name else _places_by_config(runs, splits)
     members: dict[tuple[str, str], list[Run]] = {}
-    by_name = _are_of_one_table(runs)
-    for run in runs:
-        task, arm = _split(run.config)
-        keys = (run.point["task"], run.point["arm"]) if by_name else (_key(task), _key(arm))
-        tasks[keys[0]] = task
+    arms: dict[str, dict[str, Any]] = {}
+    for run, place, (_, arm) in zip(runs, places, splits, strict=True):
+        members.setdefault(place, []).append(run)
         # Of a table's arm what it has on all tasks: a task may have settings of its own.
-        before = arms.get(keys[1], arm)
-        arms[keys[1]] = {key: value for key, value in arm.items() if before.get(key, _ABSENT) == value}
-        members.setdefault(keys, []).append(run)
-    task_labels = {key: key for key in tasks} if by_name else _task_labels(tasks)
-    settings, shared = _settings(list(arms.values()))
-    by_arm = dict(zip(arms, settings, strict=True))
-    arm_labels = {key: key for key in arms} if by_name else _arm_labels(by_arm, members)
-    arms_in_order = sorted(arms, key=lambda key: _arm_order(arm_labels[key], by_arm[key]))
-    tasks_in_order = sorted(tasks, key=lambda key: task_labels[key])
+        before = arms.get(place[1], arm)
+        arms[place[1]] = {key: value for key, value in arm.items() if key in before and before[key] == value}
+    own, shared = _settings(list(arms.values()))
+    settings = dict(zip(arms, own, strict=True))
+    n_unread = _unread_places(runs, places, unread, by_name=by_name)
+    settings |= {arm: {} for _, arm in n_unread if arm not in settings}
+    tasks = sorted({task for task, _ in (*places, *n_unread)})
+    arms_in_order = sorted(settings, key=lambda arm: _arm_order(arm, settings[arm]))
     groups = [
-        Group(task_labels[task], arm_labels[arm], tuple(sorted(members[task, arm], key=lambda run: run.seed)))
-        for task in tasks_in_order
+        Group(task, arm, tuple(sorted(members.get((task, arm), ()), key=lambda run: run.seed)), n_unread[task, arm])
+        for task in tasks
         for arm in arms_in_order
-        if (task, arm) in members
+        if (task, arm) in members or (task, arm) in n_unread
     ]
     return Results(
         folders=folders,
         groups=tuple(groups),
-        tasks=tuple(task_labels[key] for key in tasks_in_order),
-        arms=tuple(arm_labels[key] for key in arms_in_order),
-        arm_settings={arm_labels[key]: by_arm[key] for key in arms_in_order},
+        tasks=tuple(tasks),
+        arms=tuple(arms_in_order),
+        arm_settings={arm: settings[arm] for arm in arms_in_order},
         shared=shared,
         unread=unread,
         repeated=repeated,
     )
 
 
-def _are_of_one_table(runs: Sequence[Run]) -> bool:
-    """Whether all runs are of one sweep over tasks and arms, which are then told by their names."""
-    return len({run.sweep for run in runs}) == 1 and all({"task", "arm"} == set(run.point) for run in runs)
+_Split = tuple[Mapping[str, Any], Mapping[str, Any]]
+
+
+def _places_by_config(runs: Sequence[Run], splits: Sequence[_Split]) -> list[tuple[str, str]]:
+    """Labels of task and arm for each run."""
+    keys = [(_key(task), _key(arm)) for task, arm in splits]
+    tasks = {key: task for (key, _), (task, _) in zip(keys, splits, strict=True)}
+    arms = {key: arm for (_, key), (_, arm) in zip(keys, splits, strict=True)}
+    own, _ = _settings(list(arms.values()))
+    points: dict[str, set[str]] = {key: set() for key in arms}
+    for (_, key), run in zip(keys, runs, strict=True):
+        point = {name: value for name, value in run.point.items() if name not in _TASK_KEYS}
+        said = point.values() if list(point) == ["arm"] else (f"{name}={value}" for name, value in point.items())
+        points[key].add(" ".join(said))
+    task_labels, arm_labels = _task_labels(tasks), _arm_labels(dict(zip(arms, own, strict=True)), points)
+    return [(task_labels[task], arm_labels[arm]) for task, arm in keys]
+
+
+def _places_by_name(runs: Sequence[Run], splits: Sequence[_Split]) -> list[tuple[str, str]]:
+    """Labels of task and arm for each run: a table's names, with what differs beside the seed between runs of a name.
+
+    On another task an arm may have other settings; on the same one it is another arm.
+    """
+    names = [_names(run.point) for run in runs]
+    tasks = _told_apart([task for task, _ in names], [task for task, _ in splits], [""] * len(runs))
+    return list(zip(tasks, _told_apart([arm for _, arm in names], [arm for _, arm in splits], tasks), strict=True))
+
+
+def _told_apart(names: Sequence[str], plains: Sequence[Mapping[str, Any]], within: Sequence[str]) -> list[str]:
+    """Each name, with the settings in which bearers of the same name within the same place differ."""
+    places: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for name, plain, place in zip(names, plains, within, strict=True):
+        places.setdefault((name, place), []).append(plain)
+    differing: dict[str, set[str]] = {name: set() for name in names}
+    for (name, _), several in places.items():
+        differing[name].update(_differing(several))
+    return [_label(name, plain, sorted(differing[name])) for name, plain in zip(names, plains, strict=True)]
+
+
+def _unread_places(
+    runs: Sequence[Run],
+    places: Sequence[tuple[str, str]],
+    unread: Iterable[tuple[Path, str]],
+    *,
+    by_name: bool,
+) -> Counter[tuple[str, str]]:
+    """How many seeds of which task and arm are still to come, by the names of their folders."""
+    by_point = {(run.directory.parent, _key(run.point)): place for run, place in zip(runs, places, strict=True)}
+    seeds = {place: {run.seed for run, own in zip(runs, places, strict=True) if own == place} for place in set(places)}
+    found: Counter[tuple[str, str]] = Counter()
+    for directory, _ in unread:
+        point, seed = _point(directory), parse_point(directory.name).get(SEED, "0")
+        place = by_point.get((directory.parent, _key(point)))
+        if place is None and by_name and {"task", "arm"} <= set(point):
+            place = _names(point)
+        if place is not None and not (seed.isdigit() and int(seed) in seeds.setdefault(place, set())):
+            found[place] += 1
+            seeds[place].update([int(seed)] if seed.isdigit() else [])
+    return found
 
 
 def _task_labels(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -449,13 +569,19 @@ def _task_labels(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     short = {key: _dataset_label(task) for key, task in tasks.items()}
     labels = {}
     for key, task in tasks.items():
-        same = [other for other in tasks if short[other] == short[key]]
-        names = sorted({name for other in same for name in tasks[other]})
-        differing = [name for name in names if len({_text(tasks[other].get(name)) for other in same}) > 1]
-        labels[key] = " ".join(
-            [short[key], *(f"{_short(name, differing)}={_text(task.get(name))}" for name in differing)]
-        )
+        same = [tasks[other] for other in tasks if short[other] == short[key]]
+        labels[key] = _label(short[key], task, _differing(same))
     return labels
+
+
+def _label(name: str, plain: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return " ".join([name, *(f"{_short(key, keys).replace(' ', '_')}={_text(plain.get(key))}" for key in keys)])
+
+
+def _differing(plains: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which settings differ; a key that is null is one that is not there."""
+    keys = sorted({key for plain in plains for key in plain})
+    return [key for key in keys if len({_key({"": plain.get(key)}) for plain in plains}) > 1]
 
 
 def _dataset_label(task: Mapping[str, Any]) -> str:
@@ -467,14 +593,10 @@ def _dataset_label(task: Mapping[str, Any]) -> str:
 
 def _settings(arms: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """For each arm the keys in which arms differ, by short labels; and what all have in common."""
-    keys = sorted({key for arm in arms for key in arm})
-    differing = [key for key in keys if len({_key({"": arm.get(key, _ABSENT)}) for arm in arms}) > 1]
-    shared = {key: arms[0][key] for key in keys if key not in differing} if arms else {}
+    differing = _differing(arms)
+    shared = {key: value for key, value in sorted(arms[0].items()) if key not in differing} if arms else {}
     own = [{_short(key, differing): arm[key] for key in differing if key in arm} for arm in arms]
     return own, shared
-
-
-_ABSENT = "<absent>"
 
 
 def _short(key: str, among: Sequence[str]) -> str:
@@ -489,15 +611,8 @@ def _short(key: str, among: Sequence[str]) -> str:
     return label if [shortened(other) for other in among].count(label) <= 1 else re.sub(r"^algorithm\.", "", key)
 
 
-def _arm_labels(
-    settings: Mapping[str, Mapping[str, Any]], members: Mapping[tuple[str, str], Sequence[Run]]
-) -> dict[str, str]:
+def _arm_labels(settings: Mapping[str, Mapping[str, Any]], points: Mapping[str, set[str]]) -> dict[str, str]:
     """The points' own words where they tell the arms apart, else the settings in which they differ."""
-    points: dict[str, set[str]] = {key: set() for key in settings}
-    for (_, arm), runs in members.items():
-        for run in runs:
-            own = {key: value for key, value in run.point.items() if key not in _TASK_KEYS}
-            points[arm].add(" ".join(own.values() if list(own) == ["arm"] else (f"{k}={v}" for k, v in own.items())))
     texts = {key: next(iter(found)) for key, found in points.items() if len(found) == 1}
     if len(texts) == len(settings) == len(set(texts.values())) and all(texts.values()):
         return texts
@@ -505,7 +620,7 @@ def _arm_labels(
         key: " ".join(f"{name.replace(' ', '_')}={_text(value)}" for name, value in own.items()) or "all runs"
         for key, own in settings.items()
     }
-    if len(set(labels.values())) < len(labels):  # the absence of a key is all that tells them apart
+    if len(set(labels.values())) < len(labels):  # the kind of a value is all that tells them apart
         return {key: f"{label} ({index + 1})" for index, (key, label) in enumerate(labels.items())}
     return labels
 

@@ -24,7 +24,7 @@ import yaml
 from numpy.typing import NDArray
 
 from cql.points import SEED, human_point, parse_point
-from cql.results import NOT_COMPARED, STATISTICS, Run, Statistic
+from cql.results import STATISTICS, Run, Statistic, first_choice, is_compared
 from cql.statistics import MIN_RUNS, Estimate, mean_estimate, overlap, published_estimate
 
 MARKS = {
@@ -521,36 +521,41 @@ def compare(
     tasks = {task.name for task in table.tasks}
     places: dict[tuple[str, Arm, int], list[Run]] = {}
     strangers, n_waiting = [], 0
+    seeds: dict[Arm, set[int]] = {}
     for path, why in unread:
         point = parse_point(path.name)
         if point.get("task") in tasks and "arm" in point and not path.exists():
             n_waiting += 1
+            seed = point.pop(SEED, "")
+            if seed.isdigit():
+                seeds.setdefault(_arm(point), set()).add(int(seed))
         else:
             strangers.append(f"{path.name}: {why}")
     for run in runs:
-        point = run.point
-        task, name = point.pop("task", None), point.pop("arm", None)
-        if task not in tasks or name is None:
+        task = run.point.get("task")
+        if task not in tasks or "arm" not in run.point:
             strangers.append(f"{run.name}: its name has no task and arm of this table")
         else:
-            arm = Arm(name, " ".join(f"{key}={value}" for key, value in point.items()))
-            places.setdefault((task, arm, run.seed), []).append(run)
+            places.setdefault((task, arm := _arm(run.point), run.seed), []).append(run)
+            seeds.setdefault(arm, set()).add(run.seed)
     found: dict[tuple[str, Arm], list[Run]] = {}
     for (task, arm, _), several in sorted(places.items()):
-        first, *others = sorted(several, key=lambda run: (run.status != "finished", -run.step, str(run.directory)))
+        first, *others = sorted(several, key=first_choice)
         found.setdefault((task, arm), []).append(first)
         strangers += [f"{run.name}: {first.name} stands in its place" for run in others]
     seen = sorted({arm for _, arm in found})
     named = [Arm(name) for name in table.arms if Arm(name) in seen or all(arm.name != name for arm in seen)]
     arms = (*named, *(arm for arm in seen if arm not in named))
-    seeds = {
-        arm: set(table.seeds) | {run.seed for (_, a), own in found.items() if a == arm for run in own} for arm in arms
-    }
+    # An arm that was given other seeds altogether has those instead of the table's.
+    n_planned = {}
+    for arm in arms:
+        own = seeds.get(arm, set())
+        n_planned[arm] = len(own if own and own.isdisjoint(table.seeds) else own.union(table.seeds))
     # Of runs that have not begun: as many steps as the others have, or as the table means them to have.
     lengths = [run.n_steps for own in found.values() for run in own]
     n_steps = max(lengths or [int(config.get("n_steps", 0)) for config in planned.values()], default=None)
     cells = {
-        (row.name, arm): Cell(tuple(found.get((row.name, arm), ())), len(seeds[arm]), n_steps)
+        (row.name, arm): Cell(tuple(found.get((row.name, arm), ())), n_planned[arm], n_steps)
         for row, arm in itertools.product(table.tasks, arms)
     }
     all_runs = [run for own in found.values() for run in own]
@@ -571,6 +576,11 @@ def compare(
     )
 
 
+def _arm(point: Mapping[str, str]) -> Arm:
+    """A column of ours, of a run's point without its seed."""
+    return Arm(point["arm"], " ".join(f"{key}={value}" for key, value in point.items() if key not in ("task", "arm")))
+
+
 def _departures(
     found: Mapping[tuple[str, Arm], Sequence[Run]], planned: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> list[str]:
@@ -582,7 +592,7 @@ def _departures(
         for run in runs if wanted is not None else ():
             n_compared += 1
             for key in sorted({*wanted, *run.config} if wanted else ()):
-                if key.partition(".")[0] in (SEED, *NOT_COMPARED):
+                if key == SEED or not is_compared(key):
                     continue
                 old, new = change = _change(key, wanted or {}, run.config)
                 # An arm that clones for as long as it trains: that it does so for longer follows.
@@ -950,7 +960,7 @@ _SAID: Mapping[str, str] = {
 }
 _OF_SPREAD: Mapping[str, str] = {
     "sample": "± standard deviation (n - 1) over seeds",
-    "population": "± standard deviation (n) over seeds, widened by n/(n - 1) for its interval",
+    "population": "± standard deviation (n) over seeds, widened by the square root of n/(n - 1) for its interval",
     "not said": "± of a kind that is not said, read as a standard deviation (n - 1) over seeds",
     "episodes": "± standard deviation over episodes",
     "none": "",
@@ -1021,7 +1031,7 @@ def as_latex(document: Document) -> str:
             "",
             r"\begin{table}[htbp]",
             r"  \centering",
-            rf"  \caption{{{_latex(document.title)}. {_latex(section.title)}.}}",
+            rf"  \caption{{{latex(document.title)}. {latex(section.title)}.}}",
             rf"  \label{{tab:{document.name}-{index + 1}}}",
             r"  \scriptsize" if len(section.header) > _NARROW else r"  \footnotesize",
             rf"  \setlength{{\tabcolsep}}{{{2 if len(section.header) > _NARROW else 4}pt}}",
@@ -1037,7 +1047,7 @@ def as_latex(document: Document) -> str:
             r"\end{table}",
         ]
     parts += ["", r"\begin{footnotesize}", r"\begin{itemize}"]
-    parts += [rf"  \item {_latex(text)}" for text in (*document.warnings, *document.notes)]
+    parts += [rf"  \item {latex(text)}" for text in (*document.warnings, *document.notes)]
     parts += [r"\end{itemize}", r"\end{footnotesize}"]
     return "\n".join(parts) + "\n"
 
@@ -1049,7 +1059,8 @@ _LATEX = {
 }  # fmt: skip
 
 
-def _latex(text: str) -> str:
+def latex(text: str) -> str:
+    """A text that LaTeX prints as it is."""
     # A bracket behind \\ or \item would be read as its argument.
     text = "".join(_LATEX.get(letter, letter) for letter in text)
     return f"{{}}{text}" if text.startswith("[") else text
@@ -1059,8 +1070,8 @@ def _latex_heading(text: str) -> str:
     r"""A heading in as many lines as it needs, by LaTeX's own ``\shortstack``."""
     lines = textwrap.wrap(text, _HEADING, break_long_words=False, break_on_hyphens=False)
     if len(lines) == 1:
-        return _latex(text)
-    stacked = r" \\ ".join(map(_latex, lines))
+        return latex(text)
+    stacked = r" \\ ".join(map(latex, lines))
     return rf"\shortstack[r]{{{stacked}}}"
 
 
@@ -1072,7 +1083,7 @@ def _latex_row(row: Sequence[str]) -> str:
 
 
 def _latex_cell(text: str) -> str:
-    found = _LETTERS.sub(r"\\textsuperscript{\1}", _latex(text))
+    found = _LETTERS.sub(r"\\textsuperscript{\1}", latex(text))
     # A minus, not a hyphen.
     return re.sub(r"(?<![\w}.])-(?=\d)", "$-$", found)
 

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -242,15 +243,26 @@ def checked(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def what_is_kept(chosen: argparse.Namespace, started: float) -> str:
+    """What an interrupt left of the dataset, for people."""
+    data = sys.modules.get("cql.data")  # imported by now if anything was written
+    folder = None if data is None else data.minari_folder(chosen.dataset_id)
+    if folder is not None and folder.exists() and folder.stat().st_ctime >= started:
+        return f"{chosen.dataset_id} is whole, in {folder}"
+    if chosen.overwrite:
+        return f"nothing of the new {chosen.dataset_id} is kept; one that was there is as it was"
+    return f"nothing of {chosen.dataset_id} is kept"
+
+
 def main() -> int:
     """The entry point; an interrupt, from the first import on, ends it with exit code 130."""
-    chosen = arguments()
+    chosen, started = arguments(), time.time()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("cql.data").setLevel(logging.INFO)  # says whom it waits for
     try:
         return checked(chosen)
     except KeyboardInterrupt:
-        print(f"interrupted: nothing of {chosen.dataset_id} is kept", file=sys.stderr)
+        print(f"interrupted: {what_is_kept(chosen, started)}", file=sys.stderr)
         return 130
 
 

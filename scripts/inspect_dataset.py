@@ -58,7 +58,9 @@ def read(text: str, env_id: str | None) -> "tuple[str, Source]":
     from cql import inspection
 
     path, name = Path(text).expanduser(), text.removeprefix("embedded/")
-    if path.suffix in (".hdf5", ".h5") or path.is_file():
+    if path.is_file() and path.suffix not in (".hdf5", ".h5"):
+        raise UsageError(f"{text}: no HDF5 file; D4RL's end in .hdf5")
+    if path.suffix in (".hdf5", ".h5"):
         if env_id is None:
             raise UsageError(f"{text}: a D4RL file does not say its environment: add --env, such as --env Hopper-v5")
         return path.stem, inspection.read_d4rl(path, env_id)

@@ -73,6 +73,12 @@ def main() -> int:
     finished = sum(run.status == "finished" for run in found.runs)
     total = len(found.runs) + len(found.unread)
     print(f"{finished} of {total} runs finished; {_count(len(found.arms), 'arm')}, {_count(len(found.tasks), 'task')}")
+    names = sorted({run.sweep.name for run in (*found.runs, *found.repeated) if run.sweep is not None})
+    if len(names) > 1:
+        print(f"{len(names)} sweeps are compared with each other: {', '.join(names)}")
+    if found.repeated:
+        n_repeated = _count(len(found.repeated), "run")
+        print(f"left out: {n_repeated} with the config and the seed of another, which are listed in the page")
     print(f"written: {report.page} ({report.page.stat().st_size / 1e6:.1f} MB), tables and figures beside it")
     if chosen.wandb:
         project, entity = where

@@ -42,7 +42,8 @@ def arguments() -> argparse.Namespace:
     # argparse does not take up a list of words again behind an option.
     flags = [text for text in others if text.startswith("-")]
     if others and (chosen.command != "run" or flags):
-        parser.error(f"unrecognized arguments: {' '.join(flags or others)}")
+        hint = "; of Hydra's, only KEY=VALUE may follow, and -m is given anyway" if chosen.command == "run" else ""
+        parser.error(f"unrecognized arguments: {' '.join(flags or others)}{hint}")
     if chosen.command == "run":
         chosen.overrides += others
     return chosen
@@ -138,6 +139,11 @@ def show(table: tables.Table, folders: list[str], statistic: results.Statistic, 
     points = [run.point for run in runs]
     # The first cell too: it tells how long runs are that have not begun.
     names = {task.name for task in table.tasks}
+    if folders and runs and not any(point.get("task") in names and "arm" in point for point in points):
+        raise tables.TableError(
+            f"no run of {', '.join(map(str, found))} belongs to table '{table.name}': their names have no arm and no "
+            f"task of its ({', '.join(sorted(names))}); scripts/report.py shows any sweep"
+        )
     cells = {(point["task"], point["arm"]) for point in points if point.get("task") in names and "arm" in point}
     cells |= {(task.name, next(iter(table.arms))) for task in table.tasks[:1]}
     comparison = tables.compare(

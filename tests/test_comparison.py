@@ -1,12 +1,16 @@
 """The report: what it writes, what it says, and what a real browser makes of it."""
 
 import csv
+import html
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import browser
 import numpy as np
@@ -14,7 +18,7 @@ import pytest
 from made_runs import make_grid, make_run
 
 from cql import comparison, figures
-from cql.comparison import as_latex, as_markdown, latex_safe, remarks, small_film, table_rows, write_report
+from cql.comparison import as_latex, as_markdown, latex, remarks, small_film, table_rows, write_report
 from cql.results import read_results, renamed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +93,7 @@ def test_every_episode_is_kept(tmp_path):
 
 
 def test_latex_prints_names_as_they_are():
-    assert latex_safe("a_b & 5% {x} ~^\\") == (
+    assert latex("a_b & 5% {x} ~^\\") == (
         "a\\_b \\& 5\\% \\{x\\} \\textasciitilde{}\\textasciicircum{}\\textbackslash{}"
     )
 
@@ -148,7 +152,8 @@ def test_tasks_and_arms_at_a_glance_mark_only_what_is_told_apart(tmp_path):
     # Returns of different environments have no mean; scores have.
     assert "class=sum" not in first
     scored = report(sweep(tmp_path / "scored", arms, tasks=("one", "two"))).page.read_text().partition("</table>")[0]
-    assert "Their intervals, which a bootstrap over 3 seeds makes too narrow, do not overlap." in scored
+    assert "It is ahead by 8.0, 95 % interval " in scored.replace("\u00a0", " ")
+    assert "A bootstrap over 3 seeds makes that interval too narrow." in scored
     (last,) = re.findall("<tr class=sum>(.*?)</tr>", scored)
     assert re.sub("<.*?>", " ", last).split()[:3] == ["mean", f"{1380 / 124.15:.1f}", f"{2380 / 124.15:.1f}"]
     one_arm = report(sweep(tmp_path / "alone", {"base": 1.0}, tasks=("one", "two"))).page.read_text()
@@ -172,8 +177,160 @@ def test_the_verdict_claims_no_more_than_the_seeds_give(tmp_path):
     assert "too few for an interval, and none is given" in few
     many = sweep(tmp_path / "many", {"base": 1000.0, "x": 3000.0}, tasks=("one", "two", "three"))
     page = report(many).page.read_text()
-    assert "Over 3 tasks <b>x</b> has the highest interquartile mean score" in page
+    assert "Over 3 tasks, judged by the last evaluation, <b>x</b> has the highest interquartile mean score" in page
     assert "better on 3, worse on 0, not told apart on 0 of 3 tasks" in page
+
+
+def verdict(folder, *others, **options):
+    """The first paragraph of a report and the lines under it, without markup."""
+    found = write_report(read_results([folder, *others]), folder / "report", title="t", command="c", **options)
+    text = found.page.read_text().partition('<p class="lead">')[2].partition("<nav>")[0]
+    text = text.partition("<details")[0].replace("\u00a0", " ")
+    return re.sub(r"\s+", " ", re.sub("<.*?>", " ", text.replace("<b>", "").replace("</b>", ""))).strip()
+
+
+def test_the_verdict_says_how_many_of_the_runs_it_rests_on(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, seeds=range(5))
+    for seed in (3, 4):
+        run = folder / f"arm-x__seed-{seed}"
+        shutil.rmtree(run)
+        make_run(run, [5.0], changes={"seed": seed, "algorithm.w_cql": 2.0}, status="failed", failure="Q is nan")
+    make_run(folder / "arm-late__seed-0", [9e4], changes={"algorithm.w_cql": 3.0}, status="running")
+    said = verdict(folder)
+    assert "x has the highest mean score, 19.2 (17.2 to 21.2) [3 of 5 runs; 2 failed], before base with 11.9" in said
+    assert "It is ahead by 7.2, 95 % interval" in said
+    assert said.endswith("Left out: late (no run finished).")
+
+
+def test_one_arm_on_one_task_does_not_take_the_others_comparison_away(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, tasks=("one", "two", "three"))
+    for seed in range(3):
+        changes = {"seed": seed, "dataset.name": "two", "algorithm.w_cql": 9.0}
+        make_run(folder / f"arm-extra__task-two__seed-{seed}", [400.0 + seed], changes=changes)
+    found = read_results([folder])
+    assert figures.complete(found, "last") == (["one", "three", "two"], ["base", "x"])
+    # The base arm stays, whatever that costs.
+    assert figures.complete(found, "last", "extra") == (["two"], ["base", "x", "extra"])
+    said = verdict(folder)
+    assert "Over 3 tasks, judged by the last evaluation, x has the highest interquartile mean score" in said
+    assert "x against base: better on 3, worse on 0, not told apart on 0 of 3 tasks." in said
+    assert "extra against base: better on 0, worse on 1, not told apart on 0 of 1 task." in said
+    assert said.endswith("Left out: extra (finished on 1 of 3 tasks).")
+    assert "| mean | 11.1 | 19.2 | - |" in as_markdown(found, "last")
+
+
+def test_sweeps_of_other_tasks_are_judged_task_by_task(tmp_path):
+    first = sweep(tmp_path / "a", {"base": 1000.0, "x": 2000.0}, tasks=("one",))
+    second = tmp_path / "b"
+    for arm, value, w in (("y", 100.0, 5.0), ("z", 900.0, 6.0)):
+        for seed in range(3):
+            changes = {"seed": seed, "dataset.name": "two", "algorithm.w_cql": w}
+            make_run(second / f"arm-{arm}__seed-{seed}", [value + seed], changes=changes)
+    said = verdict(first, second)
+    assert said.startswith("The arms cannot be averaged over tasks; task by task:")
+    assert "On one, judged by the last evaluation, " in said
+    assert "On two, judged by the last evaluation, " in said
+    assert "It is ahead by 6.4, 95 % interval 6.4 to 6.5." in said
+    assert "nothing to compare" not in said
+
+
+def test_which_evaluation_decides_is_said(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, tasks=("one", "two"))
+    assert "judged by the mean of the last five evaluations, x has" in verdict(folder, statistic="last five")
+    assert "The best evaluation is chosen by what it is judged by" in verdict(folder, statistic="best")
+    make_run(folder / "arm-x__task-two__seed-3", [1.0] * 9, changes={"seed": 3, "dataset.name": "two",
+                                                                     "algorithm.w_cql": 2.0})  # fmt: skip
+    assert "Runs have between 2 and 9 evaluations" in report(folder).page.read_text()
+
+
+def test_a_task_without_scores_among_others_is_named(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, tasks=("one", "two"))
+    for seed in range(3):
+        changes = {"seed": seed, "dataset.name": "bare"}
+        make_run(folder / f"arm-base__task-bare__seed-{seed}", [3.0 + seed], changes=changes, scored=False)
+    said = verdict(folder)
+    assert "Without reference scores: bare. All tasks are shown as returns" in said
+    assert "On one, judged by the last evaluation, x has the highest mean return, 2,100" in said
+
+
+def test_cells_that_have_not_begun_are_rows_of_the_table(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, tasks=("one", "two"))
+    names = sorted(path.name for path in folder.glob("arm-*"))
+    (folder / "stacks.json").write_text(json.dumps([[*names, "arm-base__task-one__seed-3", "arm-x__task-two__seed-3"]]))
+    for name in names:
+        if "task-two" in name:
+            shutil.rmtree(folder / name)
+    found = read_results([folder])
+    rows = {(row["task"], row["arm"]): (row["finished"], row["planned"]) for row in table_rows(found, "base", "last")}
+    assert rows == {("one", "base"): (3, 4), ("one", "x"): (3, 3), ("two", "base"): (0, 3), ("two", "x"): (0, 4)}
+    page = report(folder).page.read_text()
+    assert "<b>6 of 14</b>runs finished" in page
+    assert "<b>3 to 4</b>seeds each" in page
+    assert "| two | - [0 of 3] | - [0 of 4] |" in as_markdown(found, "last")
+    assert "before base with" in verdict(folder)
+    assert "[3 of 4 runs; the others have not finished]" in verdict(folder)
+
+
+def test_a_run_that_failed_takes_no_part_in_the_mean_and_is_drawn_to_where_it_failed(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0}, n_steps=6000)
+    run = make_run(folder / "arm-base__seed-3", [9.0, 12.0], changes={"seed": 3, "algorithm.w_cql": 1.0},
+                   status="failed", failure="Q is nan", n_steps=6000)  # fmt: skip
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"step": 4700}))
+    (axes,) = figures.learning_curves(read_results([folder])).axes
+    mean, alone, cross = axes.lines
+    assert mean.get_xdata().tolist() == [3000.0, 6000.0]
+    assert mean.get_ydata() == pytest.approx((np.array([600.0 - 50, 1100.0]) + 280) / 124.15, abs=0.6)
+    assert alone.get_xdata().tolist() == [2000.0, 4000.0]
+    assert cross.get_xdata() == [4700]
+    assert cross.get_marker() == "X"
+
+
+def test_a_seed_that_is_ahead_of_others_is_drawn_alone_from_there(tmp_path):
+    for seed, returns in ((0, [1.0, 2.0, 3.0, 4.0]), (1, [3.0, 4.0])):
+        run = make_run(tmp_path / f"seed-{seed}", returns, changes={"seed": seed}, scored=False)
+        if seed == 1:
+            shutil.rmtree(run)
+            make_run(run, returns, changes={"seed": seed}, scored=False, status="running", n_steps=3000)
+            text = (run / ".hydra" / "config.yaml").read_text()
+            (run / ".hydra" / "config.yaml").write_text(text.replace("n_steps: 3000", "n_steps: 4000"))
+    (axes,) = figures.learning_curves(read_results([tmp_path])).axes
+    mean, alone = axes.lines
+    assert (mean.get_xdata().tolist(), mean.get_ydata().tolist()) == ([1000.0, 2000.0], [2.0, 3.0])
+    assert (alone.get_xdata().tolist(), alone.get_ydata().tolist()) == ([2000.0, 3000.0, 4000.0], [2.0, 3.0, 4.0])
+
+
+@pytest.mark.parametrize("label", [r"a\1\g<0>", "$x_1$ and $y", "α=1", "<&\"'>", "a/../b"])
+def test_any_label_can_be_drawn_and_linked_to(tmp_path, label):
+    folder = sweep(tmp_path / "a #1%20", {"base": 1000.0, "x": 2000.0}, seeds=(0, 1))
+    found = renamed(read_results([folder]), {"base": label, "x": "β=1"})
+    page = write_report(found, folder / "report", title=label, command="c", base=label).page.read_text()
+    ids = re.findall(r'<details id="(runs-[^"]*)"', page)
+    assert len(set(ids)) == 2
+    assert all(f'href="#{each}"' in page for each in ids)
+    for name in found.arms:
+        assert f">{html.escape(name)}</a>" in page
+    (link, *_) = re.findall(r'href="(\.\./[^"]*)"', page)
+    assert (folder / "report" / unquote(html.unescape(link))).is_dir()
+    parsed = ElementTree.fromstring(figures.svg(figures.outcomes(found, "last")))
+    texts = {element.text for element in parsed.iter("{http://www.w3.org/2000/svg}text")}
+    assert {label, "β=1"} <= texts
+
+
+def test_a_threshold_that_is_found_out_is_shown_as_the_runs_found_it(tmp_path):
+    for name, tau, used in (("a", None, -6.0), ("b", -3.5, -3.5)):
+        learned = {"kind": "learned", "initial_value": 5.0, "tau_cql": tau}
+        make_run(tmp_path / name, [1.0, 2.0], changes={"algorithm.alpha_cql": learned},
+                 metrics={"cql_gap": [9.0, 1.0], "cql_residual": [9.0 - used, 1.0 - used]})  # fmt: skip
+    page = report(tmp_path).page.read_text()
+    assert ">null: -6<" in page
+    assert ">-3.5<" in page
+
+
+def test_returns_below_zero_are_no_reason_to_call_q_too_high(tmp_path):
+    metrics = {"q_policy": [-10.0, -40.0], "q_data": [-10.0, -45.0]}
+    make_run(tmp_path / "run", [-1400.0, -150.0], metrics=metrics)
+    assert remarks(read_results([tmp_path]).groups[0], 1400.0) == []
 
 
 def test_what_failed_or_is_unfinished_stands_at_the_top(tmp_path):

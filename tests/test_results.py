@@ -104,6 +104,125 @@ def test_runs_of_a_table_are_told_by_its_names(tmp_path):
     assert found.arm_settings == {"base": {"w_cql": 1.0}, "heavy": {"w_cql": 2.0}}
 
 
+def table_runs(folder, arms=("base", "heavy"), seeds=(0,), **changes):
+    """A table's sweep over two tasks, of which each has a setting of its own."""
+    sweep(folder)
+    for task, scale in (("one", 5.0), ("two", 10.0)):
+        for index, arm in enumerate(arms):
+            for seed in seeds:
+                own = {"seed": seed, "dataset.name": task, "dataset.reward_scale": scale, "algorithm.w_cql": index + 1}
+                make_run(folder / f"arm-{arm}__task-{task}__seed-{seed}", [1.0, 2.0], changes={**own, **changes})
+    return folder
+
+
+def test_two_sweeps_of_one_table_are_told_by_its_names_too(tmp_path):
+    first = table_runs(tmp_path / "a", seeds=(0,))
+    second = table_runs(tmp_path / "b", seeds=(1, 2))
+    found = read_results([first, second])
+    assert (found.tasks, found.arms) == (("one", "two"), ("base", "heavy"))
+    assert [len(group.runs) for group in found.groups] == [3] * 4
+
+
+def test_what_else_a_table_was_varied_by_is_the_arms(tmp_path):
+    folder = sweep(tmp_path / "table_x")
+    for width in (64, 128):
+        changes = {"network.width": width}
+        make_run(folder / f"arm-base__task-one__network.width-{width}__seed-0", [1.0], changes=changes)
+    assert read_results([folder]).arms == ("base network.width=64", "base network.width=128")
+
+
+def test_runs_of_one_name_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path):
+    first = table_runs(tmp_path / "a", seeds=(0,))
+    second = table_runs(tmp_path / "b", seeds=(1,), batch_size=64)
+    make_run(first / "arm-late__task-one__seed-0", [1.0], changes={"dataset.name": "one"})
+    found = read_results([first, second])
+    assert set(found.arms) == {"late", *(f"{arm} batch_size={n}" for arm in ("base", "heavy") for n in (64, 256))}
+    assert all(len(group.runs) == 1 for group in found.groups)
+    # The same name for other data.
+    third = table_runs(tmp_path / "c", seeds=(5,), **{"dataset.fraction": 0.5})
+    assert read_results([first, third]).tasks == ("one fraction=0.5", "one fraction=null", "two fraction=0.5",
+                                                  "two fraction=null")  # fmt: skip
+
+
+def test_two_arms_of_a_table_that_coincide_on_a_task_keep_both_cells(tmp_path):
+    folder = sweep(tmp_path / "s")
+    for arm in ("plain", "scaled"):
+        make_run(folder / f"arm-{arm}__task-one__seed-0", [1.0])
+        make_run(folder / f"arm-{arm}__task-two__seed-0", [1.0], changes={"dataset.reward_scale": float(len(arm))})
+    found = read_results([folder])
+    assert [(group.task, group.arm) for group in found.groups] == [
+        ("one", "plain"), ("one", "scaled"), ("two", "plain"), ("two", "scaled"),
+    ]  # fmt: skip
+    assert not found.repeated
+
+
+@pytest.mark.parametrize("parent", [False, True])
+def test_seeds_and_cells_that_have_not_begun_are_counted(tmp_path, parent):
+    folder = sweep(tmp_path / "sweeps" / "table_x")
+    names = [f"arm-{arm}__task-{task}__seed-{seed}" for task in ("one", "two") for arm in "ab" for seed in range(3)]
+    (folder / "stacks.json").write_text(json.dumps([names]))
+    for name in names[:4]:
+        make_run(
+            folder / name, [1.0], changes={"dataset.name": "one", "seed": int(name[-1]), "batch_size": ord(name[4])}
+        )
+    found = read_results([tmp_path / "sweeps" if parent else folder])
+    assert (found.tasks, found.arms) == (("one", "two"), ("a", "b"))
+    counts = {(group.task, group.arm): (len(group.ended), group.n_planned) for group in found.groups}
+    assert counts == {("one", "a"): (3, 3), ("one", "b"): (1, 3), ("two", "a"): (0, 3), ("two", "b"): (0, 3)}
+    assert len(found.unread) == 8
+    # Who names a run asks for no other one.
+    alone = read_results([folder / names[3]])
+    assert (len(alone.runs), len(alone.unread), alone.groups[0].n_planned) == (1, 0, 1)
+
+
+def test_seeds_that_have_not_begun_are_counted_by_any_point(tmp_path):
+    folder = sweep(tmp_path / "s")
+    names = [f"alpha_cql-{alpha}__seed-{seed}" for alpha in (1, 5) for seed in range(4)]
+    (folder / "stacks.json").write_text(json.dumps([names]))
+    for name in names[:6]:
+        changes = {"algorithm.alpha_cql.value": float(name[10]), "seed": int(name[-1])}
+        make_run(folder / name, [1.0], changes=changes)
+    assert [(len(group.runs), group.n_planned) for group in read_results([folder]).groups] == [(4, 4), (2, 4)]
+
+
+def test_a_key_that_is_null_is_one_that_is_not_there(tmp_path):
+    make_run(tmp_path / "a", [1.0], changes={"seed": 0})
+    make_run(tmp_path / "b", [1.0], changes={"seed": 1, "dataset.fraction": None, "algorithm.new": None})
+    found = read_results([tmp_path])
+    assert (found.tasks, found.arms, len(found.groups[0].runs)) == (("halfcheetah_medium",), ("all runs",), 2)
+
+
+def test_how_a_dataset_is_fetched_or_its_path_is_written_makes_no_other_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, path, download in (("a", "data/x.hdf5", True), ("b", "./data/../data/x.hdf5", False)):
+        changes = {"seed": ord(name), "dataset.name": None, "dataset.path": path, "dataset.download": download}
+        make_run(tmp_path / name, [1.0], changes=changes)
+    found = read_results([tmp_path])
+    assert (found.tasks, found.arms, len(found.runs)) == (("x",), ("all runs",), 2)
+
+
+def test_a_half_written_evaluation_of_a_run_that_trains_is_left_out(tmp_path):
+    run = make_run(tmp_path / "run", [1.0, 2.0, 900.0], status="running", n_episodes=3)
+    path = run / "episodes.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert read_run(run).evaluations.values.tolist() == [1.0, 2.0]
+    assert len(read_run(run).scores.values) == 2
+    (run / "summary.json").write_text('{"status": "finished"}')
+    assert read_run(run).evaluations.values.tolist() == [1.0, 2.0, 900.0]
+
+
+def test_of_two_finished_runs_the_newer_one_counts(tmp_path):
+    import os
+
+    for name, when in (("a", 2000.0), ("b", 3000.0), ("c", 1000.0)):
+        run = make_run(tmp_path / name, [when])
+        for path in run.iterdir():
+            os.utime(path, (when, when))
+    found = read_results([tmp_path])
+    assert [run.directory.name for run in found.runs] == ["b"]
+    assert {run.directory.name for run in found.repeated} == {"a", "c"}
+
+
 def test_what_failed_waits_or_cannot_be_read_is_kept_apart_and_named(tmp_path):
     folder = sweep(tmp_path / "s")
     names = [f"alpha_cql-1__seed-{seed}" for seed in range(5)]

@@ -81,10 +81,24 @@ def test_aggregates_are_those_worked_out_by_hand():
     assert statistics.mean(scores) == pytest.approx((15 + 80) / 2)
     assert statistics.median(scores) == pytest.approx((15 + 80) / 2)
     assert optimality_gap(scores) == pytest.approx(((100 + 90 + 80 + 70) / 4 + (60 + 50 + 40 + 0) / 4) / 2)
-    # A task counts once, however many runs it has; to the IQM every run counts.
+    # A task counts once, however many runs it has.
     uneven = arrays([0, 0, 0, 0], [90, 110])
     assert statistics.mean(uneven) == 50.0
-    assert iqm(uneven) == pytest.approx((0 + 0 + 0 + 90) / 4)
+    assert iqm(uneven) == pytest.approx((0 + 0 + 90 + 90) / 4)  # as if it were 0 0 0 0 90 90 110 110
+
+
+def test_an_arm_that_is_better_on_every_task_is_not_second_for_its_seeds():
+    easy, hard = 90.0, 10.0
+    better, worse = arrays([easy + 5] * 3, [hard + 5] * 9), arrays([easy] * 9, [hard] * 3)
+    assert iqm(better) == pytest.approx(iqm(worse) + 5.0)
+
+
+@pytest.mark.parametrize(("n_tasks", "n_runs"), [(1, 3), (2, 5), (8, 3), (3, 10)])
+def test_the_interquartile_mean_of_equal_seeds_is_scipys_trimmed_one(n_tasks, n_runs):
+    from scipy import stats
+
+    scores = [np.random.default_rng(task).normal(size=(4, n_runs)) for task in range(n_tasks)]
+    assert iqm(scores) == pytest.approx(stats.trim_mean(np.concatenate(scores, -1), 0.25, axis=-1), rel=1e-12)
 
 
 def test_the_bootstrap_draws_within_tasks():
@@ -143,6 +157,26 @@ def test_the_probability_of_improvement_counts_pairs():
     assert found.low <= found.value <= found.high
     with pytest.raises(ValueError, match="2 tasks against scores of 1:"):
         probability_of_improvement(a, b[:1])
+
+
+def test_who_wins_every_pair_has_an_interval_all_the_same():
+    """Of Clopper and Pearson: three wins of three leave a chance of 0.025 to a probability of 0.2924."""
+    won = statistics.probability_of_improvement(arrays([5, 6, 7]), arrays([1, 2, 3]))
+    assert won == pytest.approx((1.0, 0.025 ** (1 / 3), 1.0))
+    lost = statistics.probability_of_improvement(arrays([1, 2, 3], [1, 2, 3]), arrays([5, 6, 7, 8], [5, 6, 7]))
+    assert lost == pytest.approx((0.0, 0.0, 1 - 0.025 ** (1 / 6)))
+
+
+def test_a_difference_is_told_apart_where_two_intervals_touch():
+    a, b = ([shift + np.linspace(-20.0, 20.0, 10)] * 4 for shift in (58.0, 50.0))
+    both = [statistics.aggregate_estimate(scores, iqm) for scores in (a, b)]
+    gap = statistics.aggregate_difference(a, b, iqm)
+    assert statistics.overlap(*both)
+    assert gap.low > 0.0
+    assert gap.value == pytest.approx(both[0].value - both[1].value)
+    assert not statistics.aggregate_difference(a, [x[:2] for x in b], iqm).has_interval
+    with pytest.raises(ValueError, match="scores of 4 tasks against scores of 3"):
+        statistics.aggregate_difference(a, b[:3], iqm)
 
 
 def test_the_same_scores_give_the_same_interval():
