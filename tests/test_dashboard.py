@@ -287,9 +287,10 @@ def test_what_is_missing_is_said(prepare: Any, message: str, tmp_path: Path) -> 
 
 
 def test_a_name_that_filters_would_misread_is_refused(tmp_path: Path) -> None:
-    written_run(tmp_path / "a=1" / "seed-0", "seed: 0", "logger: {project: cql}")
-    with pytest.raises(DashboardError, match="letters, digits, dots"):
-        in_wandb(tmp_path / "a=1")
+    for name in ("a=1", "gäp"):
+        written_run(tmp_path / name / "seed-0", "seed: 0", "logger: {project: cql}")
+        with pytest.raises(DashboardError, match="letters, digits, dots"):
+            in_wandb(tmp_path / name)
 
 
 # The script -----------------------------------------------------------------------------------------------------------
@@ -466,6 +467,12 @@ def test_a_report_given_again_is_the_same_run(report: dict[str, Any]) -> None:
     assert first.id == second.id
     assert [row["_step"] for run in (first, second) for row in run.history] == [0, 1, 2, 3]
     assert (second.tags, second.artifacts[-1]) == (["my report"], ("report-my_report", "report"))
+
+
+def test_any_name_of_a_sweep_makes_one_of_an_artifact(report: dict[str, Any]) -> None:
+    log_report(**report, sweep="α " + 60 * "long")
+    (run,) = offline_runs(report["folder"] / dashboard.REPORT_FOLDER)
+    assert run.artifacts[-1] == (("report-__" + 60 * "long")[:128], "report")
 
 
 def test_a_report_in_a_runs_folder_leaves_its_wandb_run_alone(report: dict[str, Any]) -> None:

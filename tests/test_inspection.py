@@ -704,6 +704,7 @@ def test_the_command_on_a_d4rl_file(
     ("arguments", "message"),
     [
         (["file.hdf5"], "add --env"),
+        ([__file__], "no HDF5 file; D4RL's end in .hdf5"),
         (["file.hdf5", "--env", "Hopper-v5"], "does not exist"),
         (["halfcheetah_mediun"], "embedded dataset: halfcheetah_random"),
         (["embedded/nothing"], "embedded dataset: halfcheetah_random"),

@@ -279,6 +279,29 @@ def test_an_existing_dataset_is_refused(call: Call) -> None:
     assert load_minari("me/some-v0", download=False).n_episodes == 3
 
 
+def test_an_interrupt_says_what_is_kept(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cql import collect
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def interrupted(where: object, name: str, *arguments: str) -> str:
+        with monkeypatch.context() as patched:
+            patched.setattr(where, name, interrupt)
+            code, _, err = call("me/some-v0", "--policy", "random=3", *arguments)
+        assert code == 130
+        return err.splitlines()[-1]
+
+    assert interrupted(collect, "roll_out") == "interrupted: nothing of me/some-v0 is kept"
+    assert call("me/some-v0", "--policy", "random=2")[0] == 0
+    as_it_was = "interrupted: nothing of the new me/some-v0 is kept; one that was there is as it was"
+    assert interrupted(collect, "roll_out", "--overwrite") == as_it_was
+    assert load_minari("me/some-v0", download=False).n_episodes == 2
+    # Once it is in its place.
+    assert interrupted(collect.log, "info", "--overwrite").startswith("interrupted: me/some-v0 is whole, in ")
+    assert load_minari("me/some-v0", download=False).n_episodes == 3
+
+
 def test_the_same_command_gives_the_same_bytes(call: Call, root: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", steps=(10, 20), best=10)
     write_policy(tmp_path / "one.npz")

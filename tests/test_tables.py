@@ -484,6 +484,36 @@ def test_runs_that_wait_are_counted_and_damaged_ones_are_named(tmp_path, half_ru
     assert warnings[-1] == f"Left aside: {broken.name}: config.yaml is damaged"
 
 
+def test_other_seeds_than_the_tables_are_planned_instead_of_them(tmp_path):
+    table = load(str(write(tmp_path, PLAIN)))
+    for seed in (100, 101):
+        write_run(tmp_path / "s", "easy", seed, [1.0])
+    waiting = [(tmp_path / f"arm-base__task-easy__seed-{seed}", "has not begun") for seed in (102, 103)]
+    arm = tables.Arm("base")
+    assert (
+        tables.compare(table, read_results([tmp_path / "s"]).runs, unread=waiting).cells["easy", arm].seeds == "2 of 4"
+    )
+    write_run(tmp_path / "s", "hard", 0, [1.0])
+    # One of the table's own, and the table's are planned too.
+    assert tables.compare(table, read_results([tmp_path / "s"]).runs).cells["easy", arm].seeds == "2 of 5"
+
+
+def test_a_sweep_that_is_none_of_the_table_is_refused(tmp_path, monkeypatch, capsys):
+    from made_runs import make_grid
+
+    folder = make_grid(tmp_path / "grid", seeds=(0,))
+    code, out, err = call("show", "embedded", folder, "--out", tmp_path / "out", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert f"no run of {folder} belongs to table 'embedded'" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_hydras_own_options_are_refused_with_a_hint(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call("run", "embedded", "-m", monkeypatch=monkeypatch, capsys=capsys)
+    assert "unrecognized arguments: -m; of Hydra's, only KEY=VALUE may follow" in capsys.readouterr().err
+
+
 def test_returns_are_shown_with_each_named_normalisation_and_never_averaged(tmp_path):
     plain = changed(
         changed(PLAIN, "unit", "return"), "tasks/easy/references", {"D4RL": [0, 200], "v5 expert": [-100, 300]}
