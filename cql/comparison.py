@@ -647,7 +647,7 @@ class _Page:
             for index, arm in enumerate(results.arms):
                 mean, _, n, of = row[index]
                 if math.isnan(mean):
-                    line.append(Cell(f"0 of {of}" if of else "", ""))
+                    line.append(Cell(f'<span class="same pale">0 of {of}</span>' if of else "", "", is_html=True))
                     continue
                 text = f"{mean:,.{_digits(mean)}f}" + ("" if n == of else f" [{n} of {of}]")
                 text = f"<b>{text}</b>" if index == highest else text

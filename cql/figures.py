@@ -262,7 +262,7 @@ def outcomes(results: Results, statistic: Statistic, base: str | None = None) ->
         statistic: which evaluations.
         base: the arm whose mean is drawn through each panel.
     """
-    tasks = [task for task in results.tasks if any(len(_outcomes(results, task, a, statistic)) for a in results.arms)]
+    tasks = _judged(results, statistic)
     if not tasks:
         return None
     n = len(results.arms)
@@ -338,6 +338,11 @@ def _outcomes(results: Results, task: str, arm: str, statistic: Statistic) -> ND
     return np.array([]) if group is None else group.outcomes(statistic, scored=results.scored)
 
 
+def _judged(results: Results, statistic: Statistic) -> list[str]:
+    """The tasks on which any arm has an outcome."""
+    return [task for task in results.tasks if any(len(_outcomes(results, task, a, statistic)) for a in results.arms)]
+
+
 def _clipped(text: str, length: int = 34) -> str:
     return _words(text if len(text) <= length else text[: length - 1] + "…")
 
@@ -347,15 +352,13 @@ def _clipped(text: str, length: int = 34) -> str:
 
 def over_number(results: Results, key: str, statistic: Statistic) -> Figure | None:
     """The outcome against one swept number, one panel a task; where a second one is swept, a line for each of it."""
-    axes_keys = results.numeric_axes()
-    if key not in axes_keys or not any(
-        len(group.outcomes(statistic, scored=results.scored)) for group in results.groups
-    ):
+    axes_keys, tasks = results.numeric_axes(), _judged(results, statistic)
+    if key not in axes_keys or not tasks:
         return None
     others = [other for other in axes_keys if other != key]
     xs = sorted({float(own[key]) for own in results.arm_settings.values()})
-    figure, panels = _panels(len(results.tasks), height=3.0)
-    for axes, task in zip(panels, results.tasks, strict=True):
+    figure, panels = _panels(len(tasks), height=3.0)
+    for axes, task in zip(panels, tasks, strict=True):
         _small_title(axes, task)
         lines: dict[tuple[float, ...], list[tuple[float, Estimate, NDArray[np.float64]]]] = {}
         for arm, own in results.arm_settings.items():
@@ -398,7 +401,7 @@ def heat_maps(results: Results, statistic: Statistic, link: Callable[[Group], st
         link: address that a cell leads to.
     """
     keys = results.numeric_axes()
-    if len(keys) != 2 or not any(len(group.outcomes(statistic, scored=results.scored)) for group in results.groups):
+    if len(keys) != 2 or not _judged(results, statistic):
         return None
     # The key with more values lies across.
     across, up = sorted(keys, key=lambda key: -len({own[key] for own in results.arm_settings.values()}))
