@@ -61,6 +61,8 @@ def svg(figure: Figure) -> str:
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "cql", "font.family": "sans-serif"}):
         buffer = io.StringIO()
+        # Ticks are chosen for the room that the layout leaves, and it leaves room for the ticks of the time before.
+        figure.draw_without_rendering()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

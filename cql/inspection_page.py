@@ -100,6 +100,8 @@ def _stacked(
     axes: Axes, groups: Sequence[tuple[str, NDArray[Any]]], colours: Sequence[str], bins: NDArray[np.float64]
 ) -> None:
     """A histogram of several groups, one on the other."""
+    from matplotlib.ticker import MaxNLocator
+
     below = np.zeros(len(bins) - 1)
     for (label, values), colour in zip(groups, colours, strict=True):
         above = below + np.histogram(values, bins)[0]
@@ -107,6 +109,7 @@ def _stacked(
         below = above
     axes.set_ylim(bottom=0)
     axes.grid(False, axis="x")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     _commas(axes.yaxis)
 
 
