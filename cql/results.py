@@ -550,18 +550,35 @@ def _unread_places(
     by_name: bool,
 ) -> Counter[tuple[str, str]]:
     """How many seeds of which task and arm are still to come, by the names of their folders."""
-    by_point = {(run.directory.parent, _key(run.point)): place for run, place in zip(runs, places, strict=True)}
-    seeds = {place: {run.seed for run, own in zip(runs, places, strict=True) if own == place} for place in set(places)}
+    by_point: dict[tuple[Path, str], tuple[str, str]] = {}
+    seeds: dict[tuple[str, str], set[str]] = {}
+    # What the names of tasks and arms have become in each sweep.
+    tasks: dict[tuple[Path, str], set[str]] = {}
+    arms: dict[tuple[Path, str], set[str]] = {}
+    for run, place in zip(runs, places, strict=True):
+        sweep = run.directory.parent
+        by_point[sweep, _key(run.point)] = place
+        seeds.setdefault(place, set()).add(str(run.seed))
+        if by_name:
+            task, arm = _names(run.point)
+            tasks.setdefault((sweep, task), set()).add(place[0])
+            arms.setdefault((sweep, arm), set()).add(place[1])
     found: Counter[tuple[str, str]] = Counter()
     for directory, _ in unread:
-        point, seed = _point(directory), parse_point(directory.name).get(SEED, "0")
-        place = by_point.get((directory.parent, _key(point)))
-        if place is None and by_name and {"task", "arm"} <= set(point):
-            place = _names(point)
-        if place is not None and not (seed.isdigit() and int(seed) in seeds.setdefault(place, set())):
-            found[place] += 1
-            seeds[place].update([int(seed)] if seed.isdigit() else [])
+        point, sweep = _point(directory), directory.parent
+        of_run = by_point.get((sweep, _key(point)))
+        if of_run is None and by_name and {"task", "arm"} <= set(point):
+            task, arm = _names(point)
+            of_run = _only(tasks.get((sweep, task)), task), _only(arms.get((sweep, arm)), arm)
+        seed = parse_point(directory.name).get(SEED, "0")
+        if of_run is not None and seed not in seeds.setdefault(of_run, set()):
+            seeds[of_run].add(seed)
+            found[of_run] += 1
     return found
+
+
+def _only(labels: set[str] | None, otherwise: str) -> str:
+    return next(iter(labels)) if labels and len(labels) == 1 else otherwise
 
 
 def _task_labels(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -571,7 +588,7 @@ def _task_labels(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     for key, task in tasks.items():
         same = [tasks[other] for other in tasks if short[other] == short[key]]
         labels[key] = _label(short[key], task, _differing(same))
-    return labels
+    return _unique(labels)
 
 
 def _label(name: str, plain: Mapping[str, Any], keys: Sequence[str]) -> str:
@@ -620,9 +637,14 @@ def _arm_labels(settings: Mapping[str, Mapping[str, Any]], points: Mapping[str, 
         key: " ".join(f"{name.replace(' ', '_')}={_text(value)}" for name, value in own.items()) or "all runs"
         for key, own in settings.items()
     }
-    if len(set(labels.values())) < len(labels):  # the kind of a value is all that tells them apart
-        return {key: f"{label} ({index + 1})" for index, (key, label) in enumerate(labels.items())}
-    return labels
+    return _unique(labels)
+
+
+def _unique(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels with numbers where some are the same: where 5 and "5" are all that tells them apart."""
+    if len(set(labels.values())) == len(labels):
+        return dict(labels)
+    return {key: f"{label} ({index + 1})" for index, (key, label) in enumerate(labels.items())}
 
 
 def _arm_order(label: str, settings: Mapping[str, Any]) -> Any:

@@ -138,6 +138,13 @@ def test_runs_of_one_name_that_differ_in_more_than_the_seed_are_not_averaged(tmp
     found = read_results([first, second])
     assert set(found.arms) == {"late", *(f"{arm} batch_size={n}" for arm in ("base", "heavy") for n in (64, 256))}
     assert all(len(group.runs) == 1 for group in found.groups)
+    # Which of them a run is that has not begun, its sweep tells.
+    (second / "stacks.json").write_text(json.dumps([["arm-heavy__task-two__seed-7", "arm-heavy__task-three__seed-1"]]))
+    waiting = read_results([first, second])
+    assert waiting.arms == found.arms
+    assert waiting.group("two", "heavy batch_size=64").n_planned == 2
+    assert waiting.group("three", "heavy batch_size=64").n_planned == 1
+    (second / "stacks.json").unlink()
     # The same name for other data.
     third = table_runs(tmp_path / "c", seeds=(5,), **{"dataset.fraction": 0.5})
     assert read_results([first, third]).tasks == ("one fraction=0.5", "one fraction=null", "two fraction=0.5",
