@@ -137,7 +137,8 @@ class _Child:
 
     def __init__(self, setup: bytes) -> None:
         paths = [str(Path(path or ".").resolve()) for path in sys.path]
-        environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), "PYTHONPATH": os.pathsep.join(paths)}
+        own = {**dict.fromkeys(_THREADS, "1"), "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**_glfw_found_here(), **os.environ, **own}
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
         try:
@@ -242,6 +243,16 @@ class _Child:
             else:
                 return kind, value
         return None
+
+
+def _glfw_found_here() -> dict[str, str]:
+    """The variable that spares GLFW's bindings, which MuJoCo's environments import, their search in a child.
+
+    They look at each library in a process of its own, which nobody ends with the child and which would print a
+    traceback when it finds the child gone.
+    """
+    found = getattr(sys.modules.get("glfw.library"), "glfw", None)
+    return {} if found is None else {"PYGLFW_LIBRARY": found._name}
 
 
 @contextlib.contextmanager

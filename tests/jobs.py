@@ -50,9 +50,19 @@ def doubling() -> Callable[[Any], Any]:
                     pass
             case "environment":
                 return dict(os.environ), sorted(sys.modules)
+            case "import glfw":
+                return processes_started_by("import glfw")
         return job * 2
 
     return work
+
+
+def processes_started_by(code: str) -> int:
+    """How many processes some code starts."""
+    started = []
+    sys.addaudithook(lambda event, _: started.append(event) if event == "subprocess.Popen" else None)
+    exec(code)
+    return len(started)
 
 
 def failing() -> Callable[[Any], Any]:

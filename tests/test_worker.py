@@ -106,6 +106,19 @@ def test_it_has_one_thread_and_imports_nothing_by_itself(worker: Worker, monkeyp
     assert not {"torch", "numpy", "hydra"} & set(modules)
 
 
+def test_it_does_not_search_for_glfw_with_processes_of_its_own(worker: Worker) -> None:
+    # They would outlive it for a moment, and print tracebacks about the pipe that it left.
+    searching = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import jobs; print(jobs.processes_started_by('import glfw'))"
+    )
+    found = subprocess.run([sys.executable, "-c", searching, str(Path(jobs.__file__).parent)], capture_output=True)
+    assert int(found.stdout) > 0  # where nobody has found it before
+    import glfw  # noqa: F401
+
+    worker.submit("import glfw")
+    assert worker.result(by_the_child) == 0
+
+
 def test_what_a_job_raises_is_raised_here_and_the_process_goes_on(
     worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
