@@ -460,11 +460,19 @@ class Agent:
         stack.copy_(values)
 
     def non_finite(self, run: int) -> str | None:
-        """The name of a run's first parameter that holds a NaN or an infinity, None if all are finite."""
+        """What of a run holds a NaN or an infinity: a parameter or a moment of Adam's; None if all is finite.
+
+        Gradients beyond 1.8e19 have an infinite second moment, and Adam no longer moves what they are of.
+        """
         for part, parameters in self._parts().items():
             for name, tensor in parameters.items():
                 if not bool(tensor[run].isfinite().all()):
-                    return f"{part}.{name}"
+                    return f"parameter {part}.{name}"
+        for part, optimiser in self.optimisers.items():
+            for name, own in self._slices[part].items():
+                for moment, tensor in optimiser.state.get(own[run], {}).items():
+                    if not bool(tensor.isfinite().all()):
+                        return f"Adam's {moment} of {part}.{name}"
         return None
 
     def tensors(self) -> list[Tensor]:

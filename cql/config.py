@@ -99,6 +99,7 @@ _AT_LEAST_0 = Bounds(at_least=0)
 _AT_LEAST_1 = Bounds(at_least=1)
 _RATE = Bounds(above=0, at_most=1)
 _SEED = Bounds(at_least=0, at_most=2**32 - 1)
+_ALPHA_CQL_MAX = 1e6  # cql.losses.ALPHA_CQL_MAX, which torch comes with
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -224,11 +225,11 @@ class FixedAlphaCql(AlphaCql):
 
     Attributes:
         kind: `fixed`.
-        value: The multiplier; 0 leaves plain SAC.
+        value: The multiplier, at most 1e6 as where it is learned; 0 leaves plain SAC.
     """
 
     kind: str = "fixed"
-    value: float = _number(_AT_LEAST_0)
+    value: float = _number(Bounds(at_least=0, at_most=_ALPHA_CQL_MAX), hint="0.5 to 20 is usual")
 
 
 @dataclass(kw_only=True)
@@ -237,7 +238,7 @@ class LearnedAlphaCql(AlphaCql):
 
     Attributes:
         kind: `learned`.
-        initial_value: The multiplier at step 0.
+        initial_value: The multiplier at step 0; it is held at 1e6 at most.
         tau_cql: The threshold that the gap is held to, in units of return; null is the gap of critics that value the
             policy's actions just like the data's: `log m + target entropy` under `cql_h`, `log m` under the others,
             with m policy actions per state in the gap. Far above it nothing stays conservative; far below it the
@@ -247,7 +248,8 @@ class LearnedAlphaCql(AlphaCql):
 
     kind: str = "learned"
     initial_value: float = _number(
-        _POSITIVE, hint="it is learned as a logarithm; for 0 choose algorithm/alpha_cql=fixed"
+        Bounds(above=0, at_most=_ALPHA_CQL_MAX),
+        hint="it is learned as a logarithm; for 0 choose algorithm/alpha_cql=fixed",
     )
     tau_cql: float | None = _number()
     alpha_learning_rate: float = _number(_RATE, hint="for a constant multiplier choose algorithm/alpha_cql=fixed")

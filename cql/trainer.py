@@ -627,12 +627,12 @@ class Trainer:
     def _stop_failures(self, among: Sequence[int]) -> None:
         for index, run in self._alive(among):
             step = self._epoch.first_bad_step(index)
-            parameter = self.agent.non_finite(index)
+            found = self.agent.non_finite(index)
             if step is not None:
                 bad = [name for name, value in self._epoch.means(index).items() if not math.isfinite(value)]
                 self._fail(index, run, f"{', '.join(bad)} not finite from step {step} on")
-            elif parameter is not None:
-                self._fail(index, run, f"parameter {parameter} not finite at step {self.agent.n_steps_done[index]}")
+            elif found is not None:
+                self._fail(index, run, f"{found} not finite at step {self.agent.n_steps_done[index]}")
 
     def _stands_at(self, index: int) -> int:
         """The step of which a run's folder tells: of the epoch that is being completed, if one is."""

@@ -452,6 +452,15 @@ def test_a_run_in_a_stack_is_the_run_alone(precise, tolerance):
             torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=tolerance)
 
 
+def test_an_infinite_moment_is_named():
+    agent, sampler = make(STRUCTURE, RUNS, SEEDS)
+    train(agent, sampler, 1)
+    own = agent._slices["critics"]["0.weight"][2]
+    agent.optimisers["critics"].state[own]["exp_avg_sq"].flatten()[0] = math.inf
+    assert agent.non_finite(2) == "Adam's exp_avg_sq of critics.0.weight"
+    assert agent.non_finite(0) is None is agent.non_finite(1)
+
+
 @pytest.mark.parametrize("part", ["actor", "critics", "alpha_cql"])
 def test_a_broken_run_changes_nothing_in_the_others(part):
     agents = [make(STRUCTURE, RUNS, SEEDS) for _ in range(2)]

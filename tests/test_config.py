@@ -297,6 +297,8 @@ def test_an_experiment_can_override_dataset_and_env(tmp_path):
             "algorithm.penalty.gradient=sampled algorithm.penalty.num_gradient_actions=0",
             ["num_gradient_actions=0 is out of range: it must be at least 1"],
         ),
+        ("algorithm.alpha_cql.value=3e38", ["algorithm.alpha_cql.value=3e+38", "at most 1000000.0", "0.5 to 20"]),
+        ("algorithm/alpha_cql=learned algorithm.alpha_cql.initial_value=2e6", ["initial_value=2000000.0", "at most"]),
         ("algorithm.penalty.gradient=some", ["gradient=some: it must be one of exact, sampled"]),
         ("device=cpu tf32=true", ["tf32=true has no effect with device=cpu"]),
         ("video.enabled=perhaps", ["video.enabled=perhaps: it must be true or false"]),
@@ -761,3 +763,9 @@ def test_configs_from_before_a_key_with_a_default_are_read():
     assert config.differences(plain, config.to_dict(load())) == []
     assert config.differences(plain, config.to_dict(load("seed=1"))) == ["seed: 0 -> 1"]
     assert config.differences({"seed": 0}, {"seed": 1, "n_steps": 2}) == ["seed: 0 -> 1", "n_steps: (absent) -> 2"]
+
+
+def test_a_fixed_alpha_cql_is_bounded_as_a_learned_one_is():
+    from cql import losses
+
+    assert config._ALPHA_CQL_MAX == losses.ALPHA_CQL_MAX

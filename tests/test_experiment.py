@@ -249,6 +249,13 @@ def test_a_failed_run_raises(dataset: Path, tmp_path: Path) -> None:
         experiment.run(tiny_config(dataset, "dataset.reward_scale=1e38"), tmp_path)
 
 
+def test_a_run_whose_gradients_adam_cannot_square_fails_instead_of_standing_still(
+    dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunFailed, match=r"Adam's exp_avg_sq of critics\.[\w.]+ not finite at step"):
+        experiment.run(tiny_config(dataset, "algorithm.w_cql=1e25", "algorithm.alpha_cql.value=1"), tmp_path)
+
+
 def test_an_error_from_outside_marks_the_run_as_failed(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
