@@ -35,6 +35,7 @@ _MEANINGS = {
     "best": "the best evaluation of each run, chosen by what it is judged by and so too good",
     "last five": "the mean of each run's last five evaluations",
 }
+_OF_LINES = ("learning_curves", "profiles", "diagnostics_")  # figures that do not name the arms
 _FILM_SIZE, _FILM_FRAMES, _FILM_COLOURS = 150, 24, 40  # of an embedded film: pixels, frames, colours
 _MOST_FILMS = 40
 _MOST_VERDICTS = 8  # of tasks one by one
@@ -94,11 +95,10 @@ def write_report(
     comparison = _Comparison.of(results, base, statistic)
     for name, found in _drawn(results, comparison, statistic, base).items():
         if found is not None:
-            # One a task, and looked at in the page: as pictures they would be most of what is written.
-            suffixes = ("svg",) if name.startswith("diagnostics_") else ("svg", "png")
-            paths = figures.save(found, folder / "figures", name, suffixes)
-            drawn[name] = paths[0].read_text(encoding="utf-8")
-            written += paths
+            drawn[name] = figures.svg(found)
+            if name.startswith(_OF_LINES):  # in the page one legend serves several figures
+                figures.add_legend(found, results, comparison.arms if name == "profiles" else results.arms)
+            written += figures.save(found, folder / "figures", name)
     tables = [
         write(folder / "table.csv", as_csv(rows)),
         write(folder / "table.md", as_markdown(results, statistic, base)),

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,6 @@ DIAGNOSTICS = {
 MOST_BANDS = 6
 """Arms; the bands of more would cover each other, and are left out."""
 
-_MOST_ARMS = len(SERIES)  # more share colours
 _MOST_POINTS = 150  # of a curve
 _EXPLODED = 25.0
 
@@ -50,6 +49,10 @@ _EXPLODED = 25.0
 def colour_of(results: Results, arm: str) -> str:
     """The colour of an arm in every figure."""
     return SERIES[results.arms.index(arm) % len(SERIES)]
+
+
+def _line_style(results: Results, arm: str) -> Any:
+    return "-" if results.arms.index(arm) < len(SERIES) else (0, (4, 2))
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -89,10 +92,10 @@ def themed(element: str, label: str) -> str:
     return re.sub(r'<svg([^>]*?) width="[\d.]+pt"', lambda found: opening + found[1], element, count=1)
 
 
-def save(figure: Figure, folder: Path, name: str, suffixes: Sequence[str] = ("svg", "png")) -> list[Path]:
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as ``NAME.svg`` and ``NAME.png``, each whole or not at all."""
     paths = []
-    for suffix in suffixes:
+    for suffix in ("svg", "png"):
         path = folder / f"{name}.{suffix}"
         partial = path.with_name(f".{path.name}")
         if suffix == "svg":
@@ -102,6 +105,22 @@ def save(figure: Figure, folder: Path, name: str, suffixes: Sequence[str] = ("sv
         partial.replace(path)
         paths.append(path)
     return paths
+
+
+def add_legend(figure: Figure, results: Results, arms: Sequence[str]) -> None:
+    """Put above a figure of lines what its colours mean, for where it stands alone."""
+    from matplotlib.lines import Line2D
+
+    labels = _tick_labels(arms, 60)
+    columns = max(1, min(len(arms), int(13 * figure.get_figwidth()) // (max(map(len, labels)) + 6)))
+    handles = [
+        Line2D([], [], color=colour_of(results, arm), linestyle=_line_style(results, arm), linewidth=2.4, label=label)
+        for arm, label in zip(arms, labels, strict=True)
+    ]
+    figure.set_figheight(figure.get_figheight() + 0.12 + 0.2 * -(-len(arms) // columns))
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9, labelcolor=INK
+    )  # fmt: skip
 
 
 # Panels ---------------------------------------------------------------------------------------------------------------
@@ -148,9 +167,32 @@ def _panels(n: int, *, width: float = 3.7, height: float = 2.7, columns: int = 3
 def _step_axis(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=2))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.set_xlim(left=0)
+
+
+def _wide_axis(axes: Axes, threshold: float) -> None:
+    """A logarithmic axis for what has been drawn, in both directions where some of it is not positive.
+
+    Args:
+        axes: with lines.
+        threshold: below it in size the axis is linear.
+    """
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    low, high = axes.dataLim.intervaly
+    if low > 0.0:
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=threshold)
+    decades = math.floor(math.log10(threshold)), math.ceil(math.log10(max(-low, high)))
+    every = max(1, -(-(decades[1] - decades[0]) // (4 if low > 0.0 else 3)))
+    sizes = [10.0**exponent for exponent in range(*decades, every)] + [10.0 ** decades[1]]
+    ticks = [0.0, *sizes[1:], *(-size for size in sizes[1:])]
+    axes.set_yticks([tick for tick in ticks if 1.2 * low - threshold <= tick <= 1.2 * high + threshold])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
 def _words(text: str) -> str:
@@ -227,7 +269,7 @@ def _draw_group(axes: Axes, results: Results, group: Group, curve_of: Callable[[
         lows, highs = (np.array([getattr(e, bound) for e in estimates]) for bound in ("low", "high"))
         if np.isfinite(lows).all() and len(results.arms) <= MOST_BANDS:
             axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0, zorder=2)
-        style = "-" if index < _MOST_ARMS else (0, (4, 2))
+        style = _line_style(results, group.arm)
         marker = "o" if len(steps) <= 15 else ""
         # Ever thinner: a line on which another one lies shows as its edge.
         width = 3.2 - 1.8 * index / max(len(results.arms) - 1, 1)
@@ -287,7 +329,7 @@ def outcomes(results: Results, statistic: Statistic, base: str | None = None) ->
             axes.axvline(float(_outcomes(results, task, base, statistic).mean()), color=INK, linewidth=1.0,
                          linestyle=(0, (4, 3)), zorder=1.5)  # fmt: skip
         shown = index % 3 == 0 or longest <= 10
-        axes.set_yticks(range(n), [_clipped(arm) for arm in results.arms] if shown else [""] * n)
+        axes.set_yticks(range(n), _tick_labels(results.arms) if shown else [""] * n)
         axes.set_ylim(n - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.axvline(0.0, color=PALE, linewidth=0.8, zorder=1.4)
@@ -321,7 +363,7 @@ def differences(results: Results, statistic: Statistic, base: str) -> Figure | N
             _interval(axes, estimate, y, colour)
         axes.axvline(0.0, color=INK, linewidth=1.0, zorder=2.5)
         shown = index % 3 == 0 or longest <= 10
-        axes.set_yticks(range(len(arms)), [_clipped(arm) for arm in arms] if shown else [""] * len(arms))
+        axes.set_yticks(range(len(arms)), _tick_labels(arms) if shown else [""] * len(arms))
         axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.grid(False, axis="y")
     for axes in panels[-min(3, len(panels)) :]:
@@ -345,8 +387,23 @@ def _judged(results: Results, statistic: Statistic) -> list[str]:
     return [task for task in results.tasks if any(len(_outcomes(results, task, a, statistic)) for a in results.arms)]
 
 
-def _clipped(text: str, length: int = 34) -> str:
-    return _words(text if len(text) <= length else text[: length - 1] + "…")
+def clipped(labels: Sequence[str], length: int = 34) -> list[str]:
+    """Labels of at most so many letters that are as different as before: without their ends, beginnings or middles."""
+    half = (length - 1) // 2
+    ways: tuple[Callable[[str], str], ...] = (
+        lambda text: f"{text[: length - 1]}…",
+        lambda text: f"…{text[-(length - 1) :]}",
+        lambda text: f"{text[:half]}…{text[-half:]}",
+    )
+    for way in ways:
+        found = [text if len(text) <= length else way(text) for text in labels]
+        if len(set(found)) == len(set(labels)):
+            return found
+    return [f"{number}: {text[: length - 5]}…" for number, text in enumerate(labels, 1)]
+
+
+def _tick_labels(arms: Sequence[str], length: int = 34) -> list[str]:
+    return [_words(label) for label in clipped(arms, length)]
 
 
 # Sweeps over numbers --------------------------------------------------------------------------------------------------
@@ -512,7 +569,7 @@ def aggregates(estimates: Mapping[str, Mapping[str, Estimate]], results: Results
                 axes.barh(y, estimate.high - estimate.low, left=estimate.low, height=0.6, color=colour, alpha=0.35,
                           linewidth=0, zorder=2)  # fmt: skip
             axes.plot([estimate.value] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2.4, zorder=3)
-        axes.set_yticks(range(len(arms)), [_clipped(arm, 26) for arm in arms] if index == 0 else [""] * len(arms))
+        axes.set_yticks(range(len(arms)), _tick_labels(arms, 26) if index == 0 else [""] * len(arms))
         axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.set_xlabel("score", fontsize=9, color=PALE)
@@ -528,7 +585,8 @@ def profiles(found: Mapping[str, statistics.Profile], results: Results) -> Figur
         colour = colour_of(results, arm)
         if np.isfinite(profile.low).all() and len(found) <= MOST_BANDS:
             axes.fill_between(profile.thresholds, profile.low, profile.high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(profile.thresholds, profile.share, color=colour, linewidth=1.8)
+        style = _line_style(results, arm)
+        axes.plot(profile.thresholds, profile.share, color=colour, linewidth=1.8, linestyle=style)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel(f"{_unit(results)} τ", fontsize=9, color=PALE)
     axes.set_ylabel("share of runs above τ", fontsize=9, color=PALE)
@@ -548,10 +606,10 @@ def improvements(estimates: Mapping[str, Estimate], base: str, results: Results)
         axes.plot([estimate.value] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2.4, zorder=3)
     axes.axvline(0.5, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
     axes.set_xlim(0.0, 1.0)
-    axes.set_yticks(range(len(estimates)), [_clipped(arm) for arm in estimates])
+    axes.set_yticks(range(len(estimates)), _tick_labels(list(estimates)))
     axes.set_ylim(len(estimates) - 0.4, -0.6)
     axes.grid(False, axis="y")
-    axes.set_xlabel(f"probability that it beats {_clipped(base)}", fontsize=9, color=PALE)
+    axes.set_xlabel(f"probability that it beats {_tick_labels([base])[0]}", fontsize=9, color=PALE)
     return figure
 
 
@@ -571,6 +629,6 @@ def diagnostics(results: Results, task: str) -> Figure | None:
         sizes = sorted(size for size in sizes if size > 0.0)
         usual = sizes[len(sizes) // 2] if sizes else 0.0
         if len(sizes) > 1 and sizes[-1] > _EXPLODED * max(sizes[0], 1e-12) and usual > 0.0:
-            axes.set_yscale("symlog", linthresh=float(f"{max(sizes[0], sizes[-1] / 1e6):.1g}"))
+            _wide_axis(axes, float(f"{max(sizes[0], sizes[-1] / 1e6):.1g}"))
         _step_axis(axes)
     return figure

@@ -205,7 +205,10 @@ def load_table(name: str, folder: Path) -> Table:
     Raises:
         TableError: there is none of that name, or a key or a value in it is not understood.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else folder / f"{name}.yaml"
+    if is_path and not path.is_file():
+        raise TableError(f"{name}: there is no such file")
     if not path.is_file():
         raise TableError(
             f"there is no table '{name}'; there are {', '.join(known_tables(folder))}, or give a .yaml file"

@@ -59,6 +59,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--description", default="", help="a sentence for the metadata")
     parser.add_argument("--author", help="for the metadata")
     chosen = parser.parse_args()
+    if chosen.episodes is not None and chosen.episodes < 1:
+        parser.error(f"--episodes {chosen.episodes}: at least 1")
     if chosen.seed < 0:
         parser.error(f"--seed {chosen.seed}: at least 0")
     if chosen.reference is not None and not chosen.reference[1] > chosen.reference[0]:
@@ -86,6 +88,12 @@ def behaviours(name: str, info: "EnvInfo") -> "Sequence[Behaviour]":
 
     path = Path(name)
     run, _, which = name.rpartition("@")
+    if path.is_file() and path.suffix not in (".npz", ".pt"):
+        raise UsageError(f"--policy {name}: no policy's file; those end in .npz or, checkpoints of runs, in .pt")
+    if path.joinpath("sweep.json").exists():
+        runs = sorted(each.parent.parent for each in path.glob(f"*/{config.RUN_CONFIG_FILE}"))
+        example = f", such as {runs[0]}" if runs else ""
+        raise UsageError(f"--policy {name}: a sweep has many policies; name one of its runs{example}")
     if name == "random":
         return [RandomPolicy(info.observation_size, info.action_size)]
     if path.suffix == ".npz":
@@ -144,9 +152,11 @@ def parts(specs: Sequence[str], n_episodes: int | None, noise: float | None, inf
         raise UsageError(f"--episodes N is needed, or {sharing[0]}=N")
     left = own if n_episodes is None else n_episodes
     left -= own
-    if (left != 0) if not sharing else (left < len(sharing)):
-        wanted = f" leave {left} for {', '.join(sharing)}" if sharing else f" do not add up to --episodes {n_episodes}"
-        raise UsageError(f"--episodes {n_episodes}: {own} of the policies' own{wanted}")
+    if not sharing and left != 0:
+        raise UsageError(f"--episodes {n_episodes}: the policies' own numbers add up to {own}; leave --episodes out")
+    if sharing and left < len(sharing):
+        taken = f", of which {own} are other policies' own" if own else ""
+        raise UsageError(f"--episodes {n_episodes}{taken}: leaves {left} for {', '.join(sharing)}, at least one each")
     shares = iter(share_out(left, len(sharing)) if sharing else [])
     found = []
     for name, number in named:

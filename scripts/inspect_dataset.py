@@ -41,6 +41,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: outputs/datasets/NAME)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON instead of the text")
     chosen = parser.parse_args()
+    if chosen.out is not None and chosen.out.is_file():
+        parser.error(f"--out {chosen.out}: is a file; give a folder, which is made where it is not there")
     if not 0.0 <= chosen.discount < 1.0:
         parser.error(f"--discount {chosen.discount:g}: at least 0 and less than 1")
     if chosen.reference is not None and not chosen.reference[1] > chosen.reference[0]:
@@ -61,6 +63,8 @@ def read(text: str, env_id: str | None) -> "tuple[str, Source]":
     if path.is_file() and path.suffix not in (".hdf5", ".h5"):
         raise UsageError(f"{text}: no HDF5 file; D4RL's end in .hdf5")
     if path.suffix in (".hdf5", ".h5"):
+        if not path.is_file():
+            raise UsageError(f"{text} does not exist")
         if env_id is None:
             raise UsageError(f"{text}: a D4RL file does not say its environment: add --env, such as --env Hopper-v5")
         return path.stem, inspection.read_d4rl(path, env_id)

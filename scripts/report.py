@@ -37,7 +37,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--wandb", action="store_true", help="log tables and figures to a W&B run named report")
     parser.add_argument("--project", help="W&B project (default: that of the runs)")
     parser.add_argument("--entity", help="W&B user or team")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.out is not None and chosen.out.is_file():
+        parser.error(f"--out {chosen.out}: is a file; give a folder, which is made where it is not there")
+    return chosen
 
 
 def main() -> int:

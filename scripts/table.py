@@ -41,11 +41,13 @@ def arguments() -> argparse.Namespace:
     chosen, others = parser.parse_known_args()
     # argparse does not take up a list of words again behind an option.
     flags = [text for text in others if text.startswith("-")]
-    if others and (chosen.command != "run" or flags):
+    if flags or (others and chosen.command == "list"):
         hint = "; of Hydra's, only KEY=VALUE may follow, and -m is given anyway" if chosen.command == "run" else ""
         parser.error(f"unrecognized arguments: {' '.join(flags or others)}{hint}")
-    if chosen.command == "run":
-        chosen.overrides += others
+    if chosen.command == "show" and chosen.out is not None and chosen.out.is_file():
+        parser.error(f"--out {chosen.out}: is a file; give a folder, which is made where it is not there")
+    if chosen.command != "list":
+        (chosen.overrides if chosen.command == "run" else chosen.folders).extend(others)
     return chosen
 
 
@@ -81,6 +83,8 @@ def store(table: tables.Table, tasks: list[tables.Task], data: Path) -> None:
 def run(table: tables.Table, tasks: list[tables.Task], data: Path, overrides: list[str]) -> int:
     """Train the table's grid, without the tasks whose files are not there; the exit code."""
     for text in overrides:
+        if "=" not in text and text in (task.name for task in table.tasks):
+            raise tables.TableError(f"{text}: name tasks with commas and no spaces, --tasks A,B")
         if text.startswith("task="):
             raise tables.TableError(f"{text}: choose tasks by --tasks {text.removeprefix('task=')}")
     missing = tables.missing_files(tasks, data)

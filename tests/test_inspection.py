@@ -703,7 +703,8 @@ def test_the_command_on_a_d4rl_file(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["file.hdf5"], "add --env"),
+        (["file.hdf5"], "file.hdf5 does not exist"),
+        (["made.hdf5"], "add --env"),
         ([__file__], "no HDF5 file; D4RL's end in .hdf5"),
         (["file.hdf5", "--env", "Hopper-v5"], "does not exist"),
         (["halfcheetah_mediun"], "embedded dataset: halfcheetah_random"),
@@ -722,6 +723,7 @@ def test_errors_of_the_users(
 ) -> None:
     write_pendulum()
     monkeypatch.chdir(tmp_path)
+    Path("made.hdf5").touch()
     assert call(monkeypatch, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()

@@ -168,8 +168,11 @@ def test_names_of_the_package(script: ModuleType) -> None:
         (["--policy", "nobody.npz=3"], ["'nobody.npz' does not exist"]),
         (["--policy", "nobody.pt=3"], ["nobody.pt: there is no such checkpoint"]),
         (["--policy", "random"], ["--episodes N is needed, or random=N"]),
-        (["--policy", "random=2", "--policy", "two", "--episodes", "2"], ["--episodes 2", "leave 0 for two"]),
-        (["--policy", "random=2", "--episodes", "3"], ["--episodes 3: 2", "do not add up"]),
+        (["--policy", "random=2", "--policy", "two", "--episodes", "2"], ["--episodes 2", "leaves 0 for two"]),
+        (["--policy", "random=2", "--episodes", "3"], ["--episodes 3:", "add up to 2", "leave --episodes out"]),
+        (["--policy", "random", "--episodes", "0"], ["--episodes 0: at least 1"]),
+        (["--policy", "text.md=1"], ["--policy text.md: no policy's file", ".npz"]),
+        (["--policy", "sweep=1"], ["--policy sweep: a sweep has many policies", "such as sweep/a"]),
         (["--policy", "two=1"], ["--policy two: 1 episodes for its 2 policies"]),
         (["--policy", "random=0"], ["--policy random: 0 episodes"]),
         (["--policy", "empty=1"], ["folder 'empty' holds no .npz"]),
@@ -188,6 +191,10 @@ def test_what_makes_no_sense_is_refused(
     for number in (1, 2):
         write_policy(tmp_path / "two" / f"{number}.npz")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "text.md").touch()
+    (tmp_path / "sweep" / "a" / ".hydra").mkdir(parents=True)
+    (tmp_path / "sweep" / "a" / ".hydra" / "config.yaml").touch()
+    (tmp_path / "sweep" / "sweep.json").touch()
     code, out, err = call("me/none-v0", *arguments)
     assert (code, out) == (2, "")
     assert all(message in err for message in messages), err

@@ -506,12 +506,22 @@ def test_a_sweep_that_is_none_of_the_table_is_refused(tmp_path, monkeypatch, cap
     assert (code, out) == (2, "")
     assert f"no run of {folder} belongs to table 'embedded'" in err
     assert not (tmp_path / "out").exists()
+    # The folder may stand behind the option too.
+    turned = call("show", "embedded", "--out", tmp_path / "out", folder, monkeypatch=monkeypatch, capsys=capsys)
+    assert turned == (code, out, err)
 
 
 def test_hydras_own_options_are_refused_with_a_hint(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         call("run", "embedded", "-m", monkeypatch=monkeypatch, capsys=capsys)
     assert "unrecognized arguments: -m; of Hydra's, only KEY=VALUE may follow" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder_to_write_to(tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").touch()
+    with pytest.raises(SystemExit, match="2"):
+        call("show", "embedded", "--out", tmp_path / "out", monkeypatch=monkeypatch, capsys=capsys)
+    assert f"--out {tmp_path / 'out'}: is a file; give a folder" in capsys.readouterr().err
 
 
 def test_returns_are_shown_with_each_named_normalisation_and_never_averaged(tmp_path):
@@ -561,6 +571,8 @@ def test_list_names_every_table(monkeypatch, capsys):
     [
         (["run", "nothing"], "there is no table 'nothing'"),
         (["show", "nothing"], "there is no table 'nothing'"),
+        (["show", "nothing.yaml"], "nothing.yaml: there is no such file"),
+        (["run", "embedded", "--tasks", "hopper-medium", "hopper-random"], "hopper-random: name tasks with commas"),
         (["run", "corl_v2", "--data", "."], "nothing to train"),
         (["run", "corl_v2", "--data", ".", "--tasks", "hopper"], "has no task 'hopper'"),
         (["run", "corl_v2", "--data", ".", "n_steps=5", "task=hopper-medium"], "choose tasks by --tasks hopper-medium"),
