@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+import shlex
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from urllib.parse import quote
 import numpy as np
 
 from cql import figures, statistics
-from cql.loggers import N_LAST_EVALUATIONS, read_episodes
+from cql.loggers import EPISODES_FILE, METRICS_FILE, N_LAST_EVALUATIONS, SUMMARY_FILE, read_episodes
 from cql.page import Cell, beside, breakable, document, figure, table, write
 from cql.report import SERIES
-from cql.results import STATISTICS, Group, Results, Run, Statistic, provenance_of
+from cql.results import STATISTICS, Group, Results, Run, Statistic, overrides_of, provenance_of
 from cql.statistics import MIN_RUNS, Estimate
 from cql.tables import latex
 
@@ -41,6 +42,11 @@ _MOST_FILMS = 40
 _MOST_VERDICTS = 8  # of tasks one by one
 _FEW_SEEDS = 5  # below which percentiles of a bootstrap are no good intervals
 _RAN_AWAY = 100.0  # times its starting value
+# Beyond which q_policy stands out: the largest return on the task, the run's own times a factor, q_data and a share of
+# it; each with a floor, below which critics lie that have hardly learnt.
+_Q_OF_TASK_FLOOR = 100.0
+_Q_OF_RUN, _Q_OF_RUN_FLOOR = 1.2, 50.0
+_Q_OVER_DATA, _Q_OVER_DATA_FLOOR = 0.5, 20.0
 
 
 @dataclass(frozen=True)
@@ -241,17 +247,19 @@ def _remarks_on(run: Run, highest: float) -> Iterator[str]:
     own, ever = scale * run.evaluations.values.max(initial=-np.inf), scale * highest
     # A shifted reward has other returns than those that were seen.
     comparable = len(q.values) > 0 and len(run.evaluations.values) > 0 and bias == 0.0
-    if comparable and abs(q.values[-1]) > max(ever, 100.0):
+    if comparable and abs(q.values[-1]) > max(ever, _Q_OF_TASK_FLOOR):
         yield (
             f"Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond {ever:.4g}, the return of the largest size "
             "of any run on this task, undiscounted"
         )
-    elif comparable and q.values[-1] > max(1.2 * own, 50.0):
+    elif comparable and q.values[-1] > max(_Q_OF_RUN * own, _Q_OF_RUN_FLOOR):
         yield (
             f"Q is too high. q_policy ends at {q.values[-1]:.4g}, and the policy never earned more than "
             f"{own:.4g} in an evaluation, undiscounted"
         )
-    elif len(q.values) and q.values[-1] > data.values[-1] + max(0.5 * abs(data.values[-1]), 20.0):
+    elif len(q.values) and q.values[-1] > data.values[-1] + max(
+        _Q_OVER_DATA * abs(data.values[-1]), _Q_OVER_DATA_FLOOR
+    ):
         yield (
             f"the policy's actions are valued far above the data's ({q.values[-1]:.4g} against "
             f"{data.values[-1]:.4g}): little keeps the policy near the data"
@@ -504,17 +512,21 @@ class _Page:
     def _lead_on(self, task: str, scores: Mapping[str, np.ndarray]) -> str:
         """Who is ahead on one task."""
         first, second, *others = sorted(scores, key=lambda arm: -float(scores[arm].mean()))
+        level = [arm for arm in others if float(scores[arm].mean()) == float(scores[second].mean())]
         where = "" if len(self.results.tasks) == 1 else f"On {html.escape(task)}, "
         means = [self._plain(statistics.mean_estimate(scores[arm])) for arm in (first, second)]
         gaps = [statistics.difference_estimate(scores[first], scores[arm]) for arm in (second, *others)]
         lead = self._sentence(
             f"{where}judged by {self._evaluation}, <b>{html.escape(first)}</b> has the highest mean {self.unit}, "
-            f"{means[0]}{self._survivors(first, [task])}, before {html.escape(second)} with "
-            f"{means[1]}{self._survivors(second, [task])}. {self._sure(gaps[0])}"
+            f"{means[0]}{self._survivors(first, [task])}, before {html.escape(' and '.join((second, *level)))} with "
+            f"{means[1]}{self._survivors(second, [task])}. "
+            f"{self._sure(gaps[0], {arm: len(scores[arm]) for arm in (first, second)})}"
         )
-        if others and any(each.has_interval for each in gaps):
-            n_beaten = sum(each.has_interval and each.low > 0.0 for each in gaps)
-            lead += f" It is told apart from {n_beaten} of the {len(gaps)} other arms, each comparison by itself."
+        known = [each for each in gaps if each.has_interval]
+        if others and known:
+            n_beaten, n_few = sum(each.low > 0.0 for each in known), len(gaps) - len(known)
+            lead += f" It is told apart from {n_beaten} of the {len(gaps)} other arms, each comparison by itself"
+            lead += f"; {n_few} {'has' if n_few == 1 else 'have'} too few seeds for one." if n_few else "."
         return lead
 
     def _lead_over_tasks(self, iqm: Mapping[str, Estimate]) -> str:
@@ -528,13 +540,15 @@ class _Page:
         return (
             f"Over {len(tasks)} tasks, judged by {self._evaluation}, <b>{html.escape(first)}</b> has the highest "
             f"interquartile mean score, {self._plain(iqm[first])}{self._survivors(first, tasks)}, before "
-            f"{html.escape(second)} with {self._plain(iqm[second])}{self._survivors(second, tasks)}. {self._sure(gap)}"
+            f"{html.escape(second)} with {self._plain(iqm[second])}{self._survivors(second, tasks)}. "
+            + self._sure(gap, {arm: min(map(len, own)) for arm, own in ((first, a), (second, b))})
             + (narrow if gap.has_interval and n_seeds < _FEW_SEEDS else "")
         )
 
     def _against_base(self, by_task: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
         """On how many tasks each arm is better or worse than the base arm, of those that both have."""
-        lines = []
+        lines: list[str] = []
+        alike: dict[str, list[str]] = {}
         for arm in self.results.arms if len(self.results.tasks) > 1 else ():
             pairs = [(own[arm], own[self.base]) for own in by_task.values() if arm in own and self.base in own]
             if arm == self.base or not pairs:
@@ -547,12 +561,31 @@ class _Page:
             of = f"{len(found)} task{'' if len(found) == 1 else 's'}"
             words = [f"better on {better}, worse on {worse}, not told apart on {open_} of {of}"]
             words += [f"too few seeds on {few}"] if few else []
-            lines.append(f"{self._arm(arm)} against {html.escape(self.base)}: {'; '.join(words)}.")
+            if better or worse:
+                lines.append(f"{self._arm(arm)} against {html.escape(self.base)}: {'; '.join(words)}.")
+            else:  # there may be many, of which there is nothing else to say
+                said = f"not told apart on {open_} of {of}" if open_ else f"too few seeds on all of {of}"
+                alike.setdefault(said + (f", too few seeds on {few}" if few and open_ else ""), []).append(arm)
+        lines += [
+            f"Against {html.escape(self.base)} {said}: {', '.join(map(self._arm, arms))}."
+            for said, arms in alike.items()
+        ]
         return lines
 
     def _warnings(self, by_task: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
         """What a reader of the verdict must know beside it."""
         lines = []
+        lengths = {
+            arm: {run.n_steps for group in self.results.groups if group.arm == arm for run in group.runs}
+            for arm in {arm for own in by_task.values() for arm in own}
+        }
+        if len(set(map(frozenset, lengths.values()))) > 1:
+            said = (
+                f"{self._arm(arm)} {' or '.join(f'{n:,}' for n in sorted(lengths[arm]))}"
+                for arm in self.results.arms
+                if arm in lengths
+            )
+            lines.append(f"The arms are not trained equally long, in gradient steps: {', '.join(said)}.")
         beside = set(
             self.comparison.arms if self.comparison.aggregates else (arm for own in by_task.values() for arm in own)
         )
@@ -589,9 +622,13 @@ class _Page:
     def _sentence(text: str) -> str:
         return text[:1].upper() + text[1:]
 
-    def _sure(self, estimate: Estimate) -> str:
+    def _sure(self, estimate: Estimate, n_seeds: Mapping[str, int]) -> str:
+        """How sure a difference is; the finished seeds of both arms say why there is no interval."""
         if not estimate.has_interval:
-            return f"With fewer than {MIN_RUNS} finished seeds there is no interval to say how sure that is."
+            few = " and ".join(f"{html.escape(arm)} has {n}" for arm, n in n_seeds.items() if n < MIN_RUNS)
+            return f"There is no interval to say how sure that is: it takes {MIN_RUNS} finished seeds of both" + (
+                f", and {few}." if few else "."
+            )
         shown = f"by {estimate.value:,.1f}, 95 % interval {estimate.low:,.1f} to {estimate.high:,.1f}"
         if estimate.low > 0.0:
             return f"It is ahead {shown}."
@@ -613,6 +650,10 @@ class _Page:
                 )
             elif run.status != "finished":
                 how = f"{_STATUS[run.status]}, at step {run.step} of {run.n_steps}"
+                if run.status == "waiting" and run.step:
+                    how = (
+                        f"has {run.step} of {run.n_steps} steps of metrics and no {SUMMARY_FILE} that says how it ended"
+                    )
                 lines.append(f"<li><code>{html.escape(run.name)}</code> {how}</li>")
         waiting = [(path, reason) for path, reason in self.results.unread if reason == "has not begun"]
         others = [(path, reason) for path, reason in self.results.unread if reason != "has not begun"]
@@ -622,12 +663,13 @@ class _Page:
             lines.append(f"<li>{len(waiting)} runs have not begun: <span class=pale>{names}</span></li>")
         if not lines:
             return ""
-        note = "They are drawn as far as they came and enter no average of outcomes."
+        note = "What there is of them is drawn, and enters no average of outcomes."
         n_failed = sum(run.status == "failed" for run in self.results.runs)
-        n_others = sum(run.status not in ("finished", "failed") for run in self.results.runs) + len(self.results.unread)
+        n_going = sum(run.status not in ("finished", "failed") for run in self.results.runs) + len(waiting)
         said = [f"{n_failed} failed"] if n_failed else []
-        said += [f"{n_others} {'has' if n_others == 1 else 'have'} not finished"] if n_others else []
-        what = f"Of the runs {' and '.join(said)}."
+        said += [f"{n_going} {'has' if n_going == 1 else 'have'} not finished"] if n_going else []
+        said += [f"{len(others)} cannot be read"] if others else []
+        what = f"Of {len(self.results.runs) + len(self.results.unread)} runs {', '.join(said)}."
         opened = " open" if len(lines) <= 3 else ""
         return f'<details{opened}><summary class="warn">{what} {note}</summary><ul>{"".join(lines)}</ul></details>'
 
@@ -702,7 +744,8 @@ class _Page:
         ]
         if few:
             notes.append(
-                f"{len(few)} of {len(self.results.groups)} rows have fewer than {MIN_RUNS} finished seeds: too few for "
+                f"{len(few)} of {len(self.results.groups)} rows {'has' if len(few) == 1 else 'have'} fewer than "
+                f"{MIN_RUNS} finished seeds: too few for "
                 "an interval, and none is given."
             )
         if counts and 0 < counts[0] < N_LAST_EVALUATIONS:
@@ -711,6 +754,13 @@ class _Page:
             notes.append(
                 f"Runs have between {counts[0]} and {counts[-1]} evaluations: <i>best</i> is the better the more of "
                 "them there are, whatever the arm."
+            )
+        bare = [run for run in self.results.runs if len(run.evaluations.values) and not _has_episodes(run)]
+        if bare:
+            names = ", ".join(html.escape(run.name) for run in bare)
+            notes.append(
+                f"Without {EPISODES_FILE}, so that their evaluations are the means in {METRICS_FILE} and the exported "
+                f"episodes lack them: {names}."
             )
         if self.results.scored:
             notes.append(
@@ -741,8 +791,10 @@ class _Page:
         return '<div class="legend">' + "".join(f"<span>{self._arm(arm)}</span>" for arm in arms) + "</div>"
 
     def _swatch(self, arm: str) -> str:
-        index = self.results.arms.index(arm) % len(SERIES)
-        return f'<span class="key" style="background:var(--c{index})"></span>'
+        turn, index = divmod(self.results.arms.index(arm), len(SERIES))
+        # More arms than colours: the others' lines are dashed.
+        kind = "key dashed" if turn else "key"
+        return f'<span class="{kind}" style="--colour:var(--c{index})"></span>'
 
     def _arm(self, arm: str) -> str:
         return self._swatch(arm) + html.escape(arm)
@@ -764,40 +816,50 @@ class _Page:
             drawn.append(
                 self._figure(
                     f"over_{_file_safe(key)}",
-                    f"The {self.statistic} evaluation against {key}: mean over seeds with its 95 % interval, and every "
-                    "seed as a point. The values stand at equal distances.",
+                    f"{self._sentence(self._evaluation)} against {key}: mean over seeds with its 95 % interval, and "
+                    "every seed as a point. The values stand at equal distances.",
                 )
             )
         parts = [self._side(drawn)]
         settings = self.results.arm_settings
         keys = list(dict.fromkeys(key for own in settings.values() for key in own))
+        learned = [arm for arm in settings if any("algorithm.alpha_cql.tau_cql" in run.config for run in self._of(arm))]
+        if keys and "tau_cql" not in keys and 0 < len(learned) < len(settings):
+            keys.append("tau_cql")  # where it is null everywhere, it is what the runs found
         if keys and not (axes and len(axes) <= 2):
             heads = [Cell("arm", is_text=True), *(Cell(breakable(key), is_html=True, is_text=True) for key in keys)]
             lines = [
                 [
                     Cell(self._arm(arm), arm, is_html=True, is_text=True),
-                    *(Cell(self._setting(arm, key) if key in own else "", is_text=True) for key in keys),
+                    *(Cell(self._setting(arm, key), is_text=True) for key in keys),
                 ]
-                for arm, own in settings.items()
+                for arm in settings
             ]
             parts.append("<p>The settings in which the arms differ; all others are the same.</p>" + table(heads, lines))
         return "".join(parts)
 
     def _setting(self, arm: str, key: str) -> str:
         """A value of an arm's; of a threshold that is found out, what the runs found."""
-        value = self.results.arm_settings[arm][key]
-        runs = [run for group in self.results.groups if group.arm == arm for run in group.runs]
+        own = self.results.arm_settings[arm]
+        value = own.get(key)
         if value is None and key == "tau_cql":
+            runs = [run for run in self._of(arm) if "algorithm.alpha_cql.tau_cql" in run.config]
+            if not runs:
+                return ""
             rows = [row for run in runs for row in run.metrics[-1:] if {"cql_gap", "cql_residual"} <= row.keys()]
             found = sorted({f"{row['cql_gap'] - row['cql_residual']:.4g}" for row in rows})
             return f"null: {', '.join(found)}" if found else "null"
-        return _shown(value)
+        return _shown(value) if key in own else ""
+
+    def _of(self, arm: str) -> list[Run]:
+        return [run for group in self.results.groups if group.arm == arm for run in group.runs]
 
     def _curves(self) -> str:
         caption = (
             f"Evaluations over training: mean over seeds, with a band of 95 % (Student's) from {MIN_RUNS} seeds on "
             f"where there are at most {figures.MOST_BANDS} arms. A run that failed is a thin line of its own that ends "
-            "in a cross, and in no mean; so is what a run has beyond others that still train."
+            "in a cross, and in no mean; so is what a run has beyond others that still train. The lines of arms are "
+            "ever thinner, so that one shows under another."
         )
         return (
             self._legend(self.results.arms) + self._figure("learning_curves", caption)
@@ -809,7 +871,7 @@ class _Page:
         parts = [
             self._figure(
                 "outcomes",
-                f"{self._evaluation.capitalize()}: mean over seeds (tick) with its 95 % interval, every finished "
+                f"{self._sentence(self._evaluation)}: mean over seeds (tick) with its 95 % interval, every finished "
                 f"seed as a point; the dashed line is {self.base}.",
             ),
             self._figure(
@@ -846,8 +908,7 @@ class _Page:
         improvement = self._figure(
             "improvement",
             f"Probability that a run beats one of {self.base} on the same task, averaged over tasks; it says "
-            "nothing of by how much. Intervals are of a stratified bootstrap; where one side wins every pair, that "
-            f"of Clopper and Pearson over pairs without a run in common.{narrow}",
+            f"nothing of by how much.{self._of_improvements(narrow)}",
         )
         parts = [
             text,
@@ -862,6 +923,14 @@ class _Page:
         ]
         return "".join(parts)
 
+    def _of_improvements(self, narrow: str) -> str:
+        """What the intervals of the probabilities of improvement are."""
+        known = [each for each in self.comparison.improvements.values() if each.has_interval]
+        swept = any(each.value in (0.0, 1.0) for each in known)
+        text = f" Intervals are of a stratified bootstrap.{narrow}" if any(0.0 < e.value < 1.0 for e in known) else ""
+        pairs = " Where one side wins every pair, it is that of Clopper and Pearson over pairs without a run in common."
+        return text + (pairs if swept else "")
+
     def _diagnostics(self) -> str:
         said = []
         for group in self.results.groups:
@@ -872,13 +941,17 @@ class _Page:
         parts = []
         if said:
             opened = " open" if len(said) <= 8 else ""
-            summary = f'<summary class="warn">{len(said)} of {len(self.results.groups)} rows stand out</summary>'
+            stand = "stands" if len(said) == 1 else "stand"
+            summary = f'<summary class="warn">{len(said)} of {len(self.results.groups)} rows {stand} out</summary>'
             parts.append(f"<details{opened}>{summary}<ul>{''.join(said)}</ul></details>")
         else:
             parts.append(
-                "<p>Nothing was found by these checks, which is no proof of health: Q above what the policy or the "
-                "best run ever earned, the policy's actions valued far above the data's, a learned alpha_cql that ran "
-                "away or vanished, a gap far from tau_cql.</p>"
+                "<p>Nothing was found by these checks of each run's last row of metrics, which is no proof of health: "
+                f"q_policy above {_Q_OF_RUN:g} times what the policy ever earned in an evaluation (and above "
+                f"{_Q_OF_RUN_FLOOR:g}), or larger than any return on the task (and than {_Q_OF_TASK_FLOOR:g}), both "
+                f"undiscounted and so generous; q_policy above q_data by {_Q_OVER_DATA:g} of it (and by "
+                f"{_Q_OVER_DATA_FLOOR:g}); a learned alpha_cql {_RAN_AWAY:g} times its start or less than its "
+                "hundredth; a gap more than 1 from tau_cql. critic_td is not looked at.</p>"
             )
         parts.append(self._legend(self.results.arms))
         for index, task in enumerate(self.results.tasks):
@@ -963,6 +1036,12 @@ class _Page:
         without = sum(not run.provenance for run in self.results.runs)
         if without:
             lines.append(f"<li>{without} of {len(self.results.runs)} runs recorded no versions, commit or data</li>")
+        lines += [
+            f"<li>overrides of {html.escape(sweep.name)}, at its last start: "
+            f"<code>{html.escape(shlex.join(overrides))}</code></li>"
+            for sweep in sorted({run.sweep for run in self.results.runs if run.sweep is not None})
+            if (overrides := overrides_of(sweep))
+        ]
         folders = ", ".join(f"<code>{html.escape(str(folder))}</code>" for folder in self.results.folders)
         shared = "\n".join(f"{key}: {_shown(value)}" for key, value in sorted(self.results.shared.items()))
         return (
@@ -972,6 +1051,10 @@ class _Page:
             f"the tables have all three.</p><ul>{''.join(lines)}</ul>"
             f"<details><summary>What all arms have in common</summary><pre>{html.escape(shared)}</pre></details>"
         )
+
+
+def _has_episodes(run: Run) -> bool:
+    return (run.directory / EPISODES_FILE).exists()
 
 
 _STATUS = {"running": "is running", "stopped": "was stopped", "waiting": "waits for its turn", "finished": "finished"}

@@ -68,13 +68,16 @@ th button::after{content:"";display:inline-block;width:1em;text-align:center;col
 th[aria-sort=ascending] button::after{content:"▴"}
 th[aria-sort=descending] button::after{content:"▾"}
 tbody tr:hover{background:var(--panel)}
-.key{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.45em;vertical-align:-.05em}
+.key{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.45em;vertical-align:-.05em;
+background:var(--colour)}
+.key.dashed{background:repeating-linear-gradient(90deg,var(--colour) 0 .32em,transparent .32em .48em)}
 .legend{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:.3rem 0;font-size:.9rem}
 details{margin:.3rem 0}
 summary{cursor:pointer}
 details:target,tr:target{outline:2px solid var(--link);outline-offset:3px;border-radius:3px}
 .films{display:flex;flex-wrap:wrap;gap:.9rem}
 .films figure{margin:0;width:150px}
+.films figcaption{overflow-wrap:anywhere}
 .films img{width:150px;height:auto;border-radius:6px;display:block}
 ul{padding-left:1.2rem;max-width:52rem}
 @media (max-width:640px){

@@ -50,6 +50,7 @@ _OF_TASK = (
     "env", "dataset.kind", "dataset.name", "dataset.id", "dataset.path", "dataset.n_episodes", "dataset.fraction",
     "dataset.subset_seed",
 )  # fmt: skip
+_LONGEST_LABEL = 90  # of an arm by its settings
 _TASK_KEYS = ("task", "dataset", "env", "path", "id")  # of a point
 
 
@@ -513,11 +514,13 @@ def _places_by_config(runs: Sequence[Run], splits: Sequence[_Split]) -> list[tup
     arms = {key: arm for (_, key), (_, arm) in zip(keys, splits, strict=True)}
     own, _ = _settings(list(arms.values()))
     points: dict[str, set[str]] = {key: set() for key in arms}
+    in_sweeps: dict[str, set[str]] = {key: set() for key in arms}
     for (_, key), run in zip(keys, runs, strict=True):
         point = {name: value for name, value in run.point.items() if name not in _TASK_KEYS}
-        said = point.values() if list(point) == ["arm"] else (f"{name}={value}" for name, value in point.items())
+        said = list(point.values()) if list(point) == ["arm"] else [f"{name}={value}" for name, value in point.items()]
         points[key].add(" ".join(said))
-    task_labels, arm_labels = _task_labels(tasks), _arm_labels(dict(zip(arms, own, strict=True)), points)
+        in_sweeps[key].add(" ".join([run.directory.name if run.sweep is None else run.sweep.name, *said]))
+    task_labels, arm_labels = _task_labels(tasks), _arm_labels(dict(zip(arms, own, strict=True)), points, in_sweeps)
     return [(task_labels[task], arm_labels[arm]) for task, arm in keys]
 
 
@@ -628,16 +631,30 @@ def _short(key: str, among: Sequence[str]) -> str:
     return label if [shortened(other) for other in among].count(label) <= 1 else re.sub(r"^algorithm\.", "", key)
 
 
-def _arm_labels(settings: Mapping[str, Mapping[str, Any]], points: Mapping[str, set[str]]) -> dict[str, str]:
-    """The points' own words where they tell the arms apart, else the settings in which they differ."""
-    texts = {key: next(iter(found)) for key, found in points.items() if len(found) == 1}
-    if len(texts) == len(settings) == len(set(texts.values())) and all(texts.values()):
+def _arm_labels(
+    settings: Mapping[str, Mapping[str, Any]], points: Mapping[str, set[str]], in_sweeps: Mapping[str, set[str]]
+) -> dict[str, str]:
+    """The points' own words where they tell the arms apart, else the settings in which they differ.
+
+    Where that would be long, the points' words with the names of their sweeps, or numbers.
+    """
+    if (texts := _only_words(points)) is not None:
         return texts
     labels = {
         key: " ".join(f"{name.replace(' ', '_')}={_text(value)}" for name, value in own.items()) or "all runs"
         for key, own in settings.items()
     }
-    return _unique(labels)
+    if max(map(len, labels.values())) <= _LONGEST_LABEL:
+        return _unique(labels)
+    if (texts := _only_words(in_sweeps)) is not None:
+        return texts
+    return {key: f"arm {index + 1}" for index, key in enumerate(labels)}
+
+
+def _only_words(found: Mapping[str, set[str]]) -> dict[str, str] | None:
+    """What is said of each key, where it is one thing and no other key's."""
+    texts = {key: next(iter(words)) for key, words in found.items() if len(words) == 1}
+    return texts if len(texts) == len(found) == len(set(texts.values())) and all(texts.values()) else None
 
 
 def _unique(labels: Mapping[str, str]) -> dict[str, str]:
@@ -664,6 +681,15 @@ def _is_number(value: object) -> bool:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+def overrides_of(sweep: Path) -> list[str]:
+    """What the command that last started a sweep put on top of the configs; nothing where Hydra wrote none down."""
+    try:
+        overrides = _yaml(sweep / "multirun.yaml")["hydra"]["overrides"]["task"]
+    except (ResultsError, KeyError, TypeError):
+        return []
+    return [str(each) for each in overrides]
 
 
 def provenance_of(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -21,6 +21,7 @@ from cql import comparison, figures
 from cql.comparison import as_latex, as_markdown, latex, remarks, small_film, table_rows, write_report
 from cql.results import read_results, renamed
 
+SVG = "{http://www.w3.org/2000/svg}"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -173,7 +174,7 @@ def test_the_verdict_claims_no_more_than_the_seeds_give(tmp_path):
     close = report(sweep(tmp_path / "close", {"base": 1000.0, "x": 1010.0})).page.read_text()
     assert "includes zero: the two are not told apart" in close
     few = report(sweep(tmp_path / "few", {"base": 1000.0, "x": 9000.0}, seeds=(0, 1))).page.read_text()
-    assert "With fewer than 3 finished seeds there is no interval" in few
+    assert "There is no interval to say how sure that is: it takes 3 finished seeds of both, and x has 2 and" in few
     assert "too few for an interval, and none is given" in few
     many = sweep(tmp_path / "many", {"base": 1000.0, "x": 3000.0}, tasks=("one", "two", "three"))
     page = report(many).page.read_text()
@@ -200,6 +201,53 @@ def test_the_verdict_says_how_many_of_the_runs_it_rests_on(tmp_path):
     assert "x has the highest mean score, 19.2 (17.2 to 21.2) [3 of 5 runs; 2 failed], before base with 11.9" in said
     assert "It is ahead by 7.2, 95 % interval" in said
     assert said.endswith("Left out: late (no run finished).")
+
+
+def test_the_arm_that_lacks_seeds_is_named(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 5000.0, "y": 3000.0})
+    shutil.rmtree(folder / "arm-y__seed-2")
+    said = verdict(folder)
+    assert "it takes 3 finished seeds of both, and y has 2. " in said
+    assert "told apart from 1 of the 2 other arms, each comparison by itself; 1 has too few seeds for one." in said
+
+
+def test_a_tie_for_the_second_place_is_said(tmp_path):
+    said = verdict(sweep(tmp_path / "s", {"base": 1000.0, "x": 5000.0, "y": 1000.0}))
+    assert "before base and y with 11.1" in said
+
+
+def test_arms_of_which_there_is_little_to_say_share_a_line(tmp_path):
+    arms = {"base": 1000.0, **{f"same{number}": 1000.0 + number for number in range(9)}, "x": 9000.0}
+    said = verdict(sweep(tmp_path / "s", arms, tasks=("one", "two")))
+    assert "x against base: better on 2, worse on 0, not told apart on 0 of 2 tasks." in said
+    assert "Against base not told apart on 2 of 2 tasks: same0, same1, " in said
+    assert said.count("not told apart") == 2 + ("two are not told apart" in said)
+
+
+def test_arms_that_train_for_other_numbers_of_steps_are_compared_with_a_warning(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0})
+    for seed in range(3):
+        changes = {"seed": seed, "algorithm.w_cql": 9.0}
+        make_run(folder / f"arm-x__seed-{seed}", [1.0, 2000.0 + seed], changes=changes, n_steps=8000)
+    assert "not trained equally long, in gradient steps: base 4,000, x 8,000." in verdict(folder)
+    assert "equally long" not in verdict(sweep(tmp_path / "t", {"base": 1.0, "x": 2.0}))
+
+
+def test_what_a_folder_lacks_is_said(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0})
+    assert "Without episodes.csv" not in report(folder).page.read_text()
+    (folder / "arm-x__seed-1" / "episodes.csv").unlink()
+    (folder / "arm-base__seed-2" / "summary.json").unlink()
+    (folder / "arm-base__seed-1" / "metrics.jsonl").write_text("{broken}\n{}\n")
+    (folder / "multirun.yaml").write_text("hydra: {overrides: {task: ['arm=base,x', 'seed=0,1,2', 'logger.name=a b']}}")
+    page = report(folder).page.read_text()
+    assert "Without episodes.csv, so that their evaluations are the means in metrics.jsonl" in page
+    assert "episodes lack them: s/arm-x__seed-1.<" in page
+    assert "has 4000 of 4000 steps of metrics and no summary.json that says how it ended" in page
+    assert "Of 6 runs 1 has not finished, 1 cannot be read." in page
+    assert "overrides of s, at its last start: <code>arm=base,x seed=0,1,2 &#x27;logger.name=a b&#x27;</code>" in page
+    (folder / "multirun.yaml").write_text("[")
+    assert "overrides of s" not in report(folder).page.read_text()
 
 
 def test_one_arm_on_one_task_does_not_take_the_others_comparison_away(tmp_path):
@@ -313,7 +361,7 @@ def test_any_label_can_be_drawn_and_linked_to(tmp_path, label):
     (link, *_) = re.findall(r'href="(\.\./[^"]*)"', page)
     assert (folder / "report" / unquote(html.unescape(link))).is_dir()
     parsed = ElementTree.fromstring(figures.svg(figures.outcomes(found, "last")))
-    texts = {element.text for element in parsed.iter("{http://www.w3.org/2000/svg}text")}
+    texts = {element.text for element in parsed.iter(f"{SVG}text")}
     assert {label, "β=1"} <= texts
 
 
@@ -325,6 +373,60 @@ def test_a_threshold_that_is_found_out_is_shown_as_the_runs_found_it(tmp_path):
     page = report(tmp_path).page.read_text()
     assert ">null: -6<" in page
     assert ">-3.5<" in page
+    # Beside arms that have no threshold, one that is null in all that have one is shown too.
+    shutil.rmtree(tmp_path / "b")
+    shutil.rmtree(tmp_path / "report")
+    make_run(tmp_path / "fixed", [1.0, 2.0])
+    page = report(tmp_path).page.read_text()
+    assert ">null: -6<" in page
+
+
+def test_a_figure_that_stands_alone_says_what_its_colours_mean(tmp_path):
+    metrics = {"q_data": [1.0, 2.0]}
+    made = report(sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, tasks=("one", "two"), metrics=metrics))
+    for name in ("learning_curves", "profiles", "diagnostics_one", "diagnostics_two"):
+        path = made.page.parent / "figures" / name
+        texts = [each.text for each in ElementTree.parse(path.with_suffix(".svg")).iter(f"{SVG}text")]
+        assert texts.count("base") == texts.count("x") == 1, name
+        assert path.with_suffix(".png").exists()
+    # In the page there is one legend of HTML for several figures.
+    (curves,) = [text for text in re.findall(r"<svg.*?</svg>", made.page.read_text(), re.DOTALL) if ">gradient" in text]
+    assert ">one<" in curves
+    assert ">base<" not in curves
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["short", "alpha"], ["short", "alpha"]),
+        (["a234567890x", "b234567890x"], ["a23456789…", "b23456789…"]),
+        (["1234567890a", "1234567890b"], ["…34567890a", "…34567890b"]),
+        (["a12345678901", "a12345678902", "b12345678901"], ["a123…8901", "a123…8902", "b123…8901"]),
+        (["111111111a111111111", "111111111b111111111"], ["1: 11111…", "2: 11111…"]),
+    ],
+)
+def test_long_labels_keep_what_tells_them_apart(labels, expected):
+    assert figures.clipped(labels, 10) == expected
+
+
+def test_wide_axes_have_few_ticks_that_are_powers_of_ten(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1.0, "x": 1.0})
+    for path in folder.glob("arm-*"):
+        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        size = 3e6 if "arm-x" in path.name else 4.0
+        lines = [
+            json.dumps(row | {"q_data": size, "q_policy": -size, "cql_gap": 4.0 if size == 4.0 else -size})
+            for row in rows
+        ]
+        (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    figure = figures.diagnostics(read_results([folder]), "halfcheetah_medium")
+    positive, negative, gap = figure.axes
+    assert (positive.get_yscale(), negative.get_yscale()) == ("log", "symlog")
+    for axes in (positive, negative, gap):
+        ticks = axes.get_yticks().tolist()
+        assert 2 <= len(ticks) <= 6
+        assert all(tick == 0.0 or np.log10(abs(tick)) % 1 == 0 for tick in ticks)
+        assert len({text.get_text() for text in axes.get_yticklabels()}) == len(ticks)
 
 
 def test_returns_below_zero_are_no_reason_to_call_q_too_high(tmp_path):
@@ -338,7 +440,7 @@ def test_what_failed_or_is_unfinished_stands_at_the_top(tmp_path):
     make_run(folder / "arm-base__seed-3", [1.0], changes={"seed": 3, "algorithm.w_cql": 1.0}, status="failed",
              failure="critic_td is nan; last metrics: step 5")  # fmt: skip
     page = report(folder).page.read_text()
-    assert "Of the runs 1 failed." in page
+    assert "Of 7 runs 1 failed." in page
     assert "failed at step 2000: critic_td is nan<" in page
     assert "3 of 4" in page
     with pytest.raises(ValueError, match="there is no arm 'y'; there are base, x"):
@@ -354,7 +456,7 @@ def test_before_the_first_evaluation_and_where_all_failed_there_is_a_page_too(tm
                  changes={"algorithm.w_cql": float(len(arm))})  # fmt: skip
     page = report(folder).page.read_text()
     assert "there is nothing to compare" in page
-    assert "Of the runs 2 failed." in page
+    assert "Of 2 runs 2 failed." in page
     assert page.count("loss is nan") == 2
 
 

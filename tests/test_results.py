@@ -71,6 +71,24 @@ def test_only_what_differs_is_shown_where_names_say_nothing(tmp_path):
     assert found.numeric_axes() == []
 
 
+def test_arms_that_differ_in_much_have_short_names(tmp_path):
+    many = {"network.layer_norm": True, "algorithm.penalty.temperature": 2.0, "dataset.reward_scale": 0.1,
+            "batch_size": 512, "algorithm.backup": "soft", "network.depth": 3, "dataset.reward_bias": 1.0}  # fmt: skip
+    for name, changes in (("first", {}), ("second", many)):
+        folder = sweep(tmp_path / name)
+        for w in (1.0, 2.0):
+            make_run(folder / f"w_cql-{w:g}__seed-0", [w], changes={"algorithm.w_cql": w, **changes})
+    found = read_results([tmp_path])
+    assert tuple(sorted(found.arms)) == ("first w_cql=1", "first w_cql=2", "second w_cql=1", "second w_cql=2")
+    assert found.arm_settings["second w_cql=2"]["temperature"] == 2.0
+    # Two runs of their own have the folders' names.
+    for path in sorted((tmp_path / "first").glob("w_*")) + sorted((tmp_path / "second").glob("w_*")):
+        path.rename(tmp_path / f"{path.parent.name}-{path.name}")
+    shutil.rmtree(tmp_path / "first")
+    shutil.rmtree(tmp_path / "second")
+    assert max(map(len, read_results([tmp_path]).arms)) < 40
+
+
 def test_where_a_learned_multiplier_starts_is_not_taken_for_its_value(tmp_path):
     for start in (1.0, 5.0):
         learned = {"kind": "learned", "initial_value": start, "tau_cql": -4.0}
