@@ -580,12 +580,11 @@ class _Page:
             for arm in {arm for own in by_task.values() for arm in own}
         }
         if len(set(map(frozenset, lengths.values()))) > 1:
-            said = (
-                f"{self._arm(arm)} {' or '.join(f'{n:,}' for n in sorted(lengths[arm]))}"
-                for arm in self.results.arms
-                if arm in lengths
-            )
-            lines.append(f"The arms are not trained equally long, in gradient steps: {', '.join(said)}.")
+            by_length: dict[str, list[str]] = {}
+            for arm in sorted(lengths, key=self.results.arms.index):
+                by_length.setdefault(" or ".join(f"{n:,}" for n in sorted(lengths[arm])), []).append(self._arm(arm))
+            said = "; ".join(f"{length} of {', '.join(arms)}" for length, arms in by_length.items())
+            lines.append(f"The arms are not trained equally long, in gradient steps: {said}.")
         beside = set(
             self.comparison.arms if self.comparison.aggregates else (arm for own in by_task.values() for arm in own)
         )
@@ -682,7 +681,7 @@ class _Page:
             return ""
         by_place = {(row["task"], row["arm"]): row for row in rows}
         cells, best = _matrix(results, self.statistic)
-        heads = [Cell("task", is_text=True)] + [Cell(self._arm(arm), is_html=True) for arm in results.arms]
+        heads = [Cell("task", is_text=True)] + [Cell(self._narrow(arm), is_html=True) for arm in results.arms]
         lines = []
         for task, row, highest in zip(results.tasks, cells, best, strict=True):
             line = [Cell(task, is_text=True)]
@@ -798,6 +797,12 @@ class _Page:
 
     def _arm(self, arm: str) -> str:
         return self._swatch(arm) + html.escape(arm)
+
+    def _narrow(self, arm: str) -> str:
+        """The same for the head of a narrow column, to be broken at spaces alone."""
+        first, *others = arm.split(" ")
+        words = [self._swatch(arm) + html.escape(first), *map(html.escape, others)]
+        return f'<span class="narrow">{" ".join(f"<span>{word}</span>" for word in words)}</span>'
 
     def _side(self, parts: Sequence[str]) -> str:
         """Figures beside each other where there is room: those of one task are small."""

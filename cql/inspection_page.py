@@ -368,7 +368,7 @@ def _tiles(found: Inspection) -> str:
     ]
     if scores is not None:
         tiles.append((f"{Spread.of(scores).mean:.1f}", "mean score"))
-    tiles.append((number(found.discounted.mean), "mean discounted return"))
+    tiles.append((number(found.discounted.mean), "discounted, from a transition on"))
     shown = "".join(f'<div class="tile"><b>{html.escape(number)}</b>{label}</div>' for number, label in tiles)
     return f'<div class="tiles">{shown}</div>'
 

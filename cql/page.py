@@ -57,6 +57,8 @@ table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums
 th,td{padding:.28rem .7rem;border-bottom:1px solid var(--grid);text-align:right;white-space:nowrap}
 th.text,td.text{text-align:left}
 th.text{white-space:normal}
+th .narrow{white-space:normal;display:inline-block;max-width:9em}
+th .narrow span{white-space:nowrap}
 tr.sum td{border-top:2px solid var(--grid)}
 .same::after{content:" ▲";visibility:hidden;font-size:.8em}
 .up::after{content:" ▲";color:var(--up);font-size:.8em}

@@ -110,14 +110,18 @@ def _labels(texts: list[str]) -> dict[str, str]:
 
 
 def _table_labels(folders: list[Path], arms: Sequence[str]) -> dict[str, str]:
-    """The names that a table gives its arms, where the folder is that of a known table's sweep."""
-    from cql import config, tables
+    """The names that a table gives its arms, where the folder is its sweep's: by its name, or by what started it."""
+    from cql import config, results, tables
 
-    name = folders[0].resolve().name.removeprefix("table_")
-    if len(folders) > 1 or name not in tables.known_tables(config.CONFIG_DIR / "table"):
+    if len(folders) > 1:
         return {}
-    known = tables.load_table(name, config.CONFIG_DIR / "table").arms
-    return {arm: known[arm] for arm in arms if arm in known}
+    own = folders[0].resolve().name.removeprefix("table_")
+    tried = [f"table_{own}", *(text.removeprefix("+experiment=") for text in results.overrides_of(folders[0]))]
+    for name in tables.known_tables(config.CONFIG_DIR / "table"):
+        if f"table_{name}" in tried:
+            known = tables.load_table(name, config.CONFIG_DIR / "table").arms
+            return {arm: known[arm] for arm in arms if arm in known}
+    return {}
 
 
 def _count(n: int, noun: str) -> str:

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import browser
 import numpy as np
 import pytest
+from entry_points import load_script
 from made_runs import make_grid, make_run
 
 from cql import comparison, figures
@@ -229,7 +230,7 @@ def test_arms_that_train_for_other_numbers_of_steps_are_compared_with_a_warning(
     for seed in range(3):
         changes = {"seed": seed, "algorithm.w_cql": 9.0}
         make_run(folder / f"arm-x__seed-{seed}", [1.0, 2000.0 + seed], changes=changes, n_steps=8000)
-    assert "not trained equally long, in gradient steps: base 4,000, x 8,000." in verdict(folder)
+    assert "not trained equally long, in gradient steps: 4,000 of base; 8,000 of x." in verdict(folder)
     assert "equally long" not in verdict(sweep(tmp_path / "t", {"base": 1.0, "x": 2.0}))
 
 
@@ -533,9 +534,22 @@ def test_the_script_reports_and_says_what_is_wrong(tmp_path):
         ([folder, "--base", "y"], "there is no arm 'y'"),
         ([folder, "--label", "y"], "write ARM=TEXT"),
         ([folder, "--wandb"], "logger.project"),
+        ([folder, "--out", __file__], "is a file; give a folder"),
     ):
         done = run(*arguments)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+
+
+def test_a_tables_sweep_has_the_tables_names_whatever_it_is_called(tmp_path):
+    names = {"base": 1000.0, "learned_alpha_cql": 2000.0, "own": 3000.0}
+    labels = load_script("report")._table_labels
+    called = sweep(tmp_path / "table_embedded", names)
+    started = sweep(tmp_path / "tiny", names)
+    assert labels([started], list(names)) == {}
+    (started / "multirun.yaml").write_text("hydra: {overrides: {task: [+experiment=table_embedded, n_steps=400]}}")
+    expected = {"base": "CQL, fixed", "learned_alpha_cql": "CQL, learned"}
+    assert labels([called], list(names)) == labels([started], list(names)) == expected
+    assert labels([called, started], list(names)) == {}
 
 
 # In a browser ---------------------------------------------------------------------------------------------------------
