@@ -28,7 +28,11 @@ def arguments() -> argparse.Namespace:
         "--label", action="append", default=[], metavar="ARM=TEXT", help="another name for an arm; may be given again"
     )
     parser.add_argument(
-        "--statistic", choices=STATISTICS, default="last", help="evaluations that figures and comparisons show"
+        "--statistic",
+        choices=STATISTICS,
+        type=lambda text: text.replace("-", " "),
+        default="last",
+        help="evaluations that figures and comparisons show; last-five is last five",
     )
     parser.add_argument(
         "--films", choices=("embed", "link", "none"), default="embed",

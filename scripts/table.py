@@ -32,9 +32,10 @@ def arguments() -> argparse.Namespace:
     show.add_argument("folders", nargs="*", metavar="FOLDER", help="of a sweep, or its name (default: its own)")
     show.add_argument(
         "--statistic",
-        choices=[each.replace(" ", "-") for each in results.STATISTICS],
+        choices=results.STATISTICS,
+        type=lambda text: text.replace("-", " "),
         default="last",
-        help="of our evaluations, where the published column does not decide (default last)",
+        help="of our evaluations, where the published column does not decide (default last); last-five is last five",
     )
     show.add_argument("--out", type=Path, metavar="DIR", help="also write table.md, table.tex and table.csv there")
 
@@ -187,7 +188,7 @@ def main() -> int:
         if chosen.command == "run":
             return run(table, chosen_tasks(table, chosen.tasks), chosen.data.expanduser(), chosen.overrides)
         with config.messages():
-            show(table, chosen.folders, chosen.statistic.replace("-", " "), chosen.out)
+            show(table, chosen.folders, chosen.statistic, chosen.out)
     except (tables.TableError, results.ResultsError, sweeps.NoSweepError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
