@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -41,6 +42,13 @@ def sweep(folder, arms, *, seeds=(0, 1, 2), tasks=("halfcheetah_medium",), **ext
 
 def report(folder, **options):
     return write_report(read_results([folder]), folder / "report", title="t", command="the command", **options)
+
+
+def text_of(folder, *others, **options):
+    """The page of a report, without its figures, which take most of the time."""
+    with mock.patch.object(comparison, "_drawn", return_value={}):
+        options = {"title": "t", "command": "c", **options}
+        return write_report(read_results([folder, *others]), folder / "report", **options).page.read_text()
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
@@ -144,7 +152,7 @@ def test_tasks_and_arms_at_a_glance_mark_only_what_is_told_apart(tmp_path):
     folder = sweep(tmp_path / "s", arms, tasks=("one", "two"), scored=False)
     shutil.rmtree(folder / "arm-better__task-two__seed-2")
     shutil.rmtree(folder / "arm-better__task-two__seed-1")
-    first = report(folder).page.read_text().partition("</table>")[0]
+    first = text_of(folder).partition("</table>")[0]
     rows = re.findall("<tr>(.*?)</tr>", first.partition("<tbody>")[2])
     marks = [re.findall('<span class="(same|up|down)"', row) for row in rows]
     assert marks == [["same", "up", "same", "down"], ["same", "same", "same", "down"]]
@@ -153,12 +161,12 @@ def test_tasks_and_arms_at_a_glance_mark_only_what_is_told_apart(tmp_path):
     assert [re.findall("<b>(.*?)</b>", row) for row in rows] == [["2,100"], ["2,000"]]
     # Returns of different environments have no mean; scores have.
     assert "class=sum" not in first
-    scored = report(sweep(tmp_path / "scored", arms, tasks=("one", "two"))).page.read_text().partition("</table>")[0]
+    scored = text_of(sweep(tmp_path / "scored", arms, tasks=("one", "two"))).partition("</table>")[0]
     assert "It is ahead by 8.0, 95 % interval " in scored.replace("\u00a0", " ")
     assert "A bootstrap over 3 seeds makes that interval too narrow." in scored
     (last,) = re.findall("<tr class=sum>(.*?)</tr>", scored)
     assert re.sub("<.*?>", " ", last).split()[:3] == ["mean", f"{1380 / 124.15:.1f}", f"{2380 / 124.15:.1f}"]
-    one_arm = report(sweep(tmp_path / "alone", {"base": 1.0}, tasks=("one", "two"))).page.read_text()
+    one_arm = text_of(sweep(tmp_path / "alone", {"base": 1.0}, tasks=("one", "two")))
     assert 'class="same"' not in one_arm
 
 
@@ -172,21 +180,20 @@ def test_names_cannot_break_the_page(tmp_path):
 
 
 def test_the_verdict_claims_no_more_than_the_seeds_give(tmp_path):
-    close = report(sweep(tmp_path / "close", {"base": 1000.0, "x": 1010.0})).page.read_text()
+    close = text_of(sweep(tmp_path / "close", {"base": 1000.0, "x": 1010.0}))
     assert "includes zero: the two are not told apart" in close
-    few = report(sweep(tmp_path / "few", {"base": 1000.0, "x": 9000.0}, seeds=(0, 1))).page.read_text()
+    few = text_of(sweep(tmp_path / "few", {"base": 1000.0, "x": 9000.0}, seeds=(0, 1)))
     assert "There is no interval to say how sure that is: it takes 3 finished seeds of both, and x has 2 and" in few
     assert "too few for an interval, and none is given" in few
     many = sweep(tmp_path / "many", {"base": 1000.0, "x": 3000.0}, tasks=("one", "two", "three"))
-    page = report(many).page.read_text()
+    page = text_of(many)
     assert "Over 3 tasks, judged by the last evaluation, <b>x</b> has the highest interquartile mean score" in page
     assert "better on 3, worse on 0, not told apart on 0 of 3 tasks" in page
 
 
 def verdict(folder, *others, **options):
     """The first paragraph of a report and the lines under it, without markup."""
-    found = write_report(read_results([folder, *others]), folder / "report", title="t", command="c", **options)
-    text = found.page.read_text().partition('<p class="lead">')[2].partition("<nav>")[0]
+    text = text_of(folder, *others, **options).partition('<p class="lead">')[2].partition("<nav>")[0]
     text = text.partition("<details")[0].replace("\u00a0", " ")
     return re.sub(r"\s+", " ", re.sub("<.*?>", " ", text.replace("<b>", "").replace("</b>", ""))).strip()
 
@@ -236,7 +243,7 @@ def test_arms_that_train_for_other_numbers_of_steps_are_compared_with_a_warning(
 
 def test_what_a_folder_lacks_is_said(tmp_path):
     folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0})
-    assert "Without episodes.csv" not in report(folder).page.read_text()
+    assert "Without episodes.csv" not in text_of(folder)
     (folder / "arm-x__seed-1" / "episodes.csv").unlink()
     (folder / "arm-base__seed-2" / "summary.json").unlink()
     (folder / "arm-base__seed-1" / "metrics.jsonl").write_text("{broken}\n{}\n")
@@ -248,7 +255,7 @@ def test_what_a_folder_lacks_is_said(tmp_path):
     assert "Of 6 runs 1 has not finished, 1 cannot be read." in page
     assert "overrides of s, at its last start: <code>arm=base,x seed=0,1,2 &#x27;logger.name=a b&#x27;</code>" in page
     (folder / "multirun.yaml").write_text("[")
-    assert "overrides of s" not in report(folder).page.read_text()
+    assert "overrides of s" not in text_of(folder)
 
 
 def test_one_arm_on_one_task_does_not_take_the_others_comparison_away(tmp_path):
@@ -289,7 +296,7 @@ def test_which_evaluation_decides_is_said(tmp_path):
     assert "The best evaluation is chosen by what it is judged by" in verdict(folder, statistic="best")
     make_run(folder / "arm-x__task-two__seed-3", [1.0] * 9, changes={"seed": 3, "dataset.name": "two",
                                                                      "algorithm.w_cql": 2.0})  # fmt: skip
-    assert "Runs have between 2 and 9 evaluations" in report(folder).page.read_text()
+    assert "Runs have between 2 and 9 evaluations" in text_of(folder)
 
 
 def test_a_task_without_scores_among_others_is_named(tmp_path):
@@ -371,14 +378,14 @@ def test_a_threshold_that_is_found_out_is_shown_as_the_runs_found_it(tmp_path):
         learned = {"kind": "learned", "initial_value": 5.0, "tau_cql": tau}
         make_run(tmp_path / name, [1.0, 2.0], changes={"algorithm.alpha_cql": learned},
                  metrics={"cql_gap": [9.0, 1.0], "cql_residual": [9.0 - used, 1.0 - used]})  # fmt: skip
-    page = report(tmp_path).page.read_text()
+    page = text_of(tmp_path)
     assert ">null: -6<" in page
     assert ">-3.5<" in page
     # Beside arms that have no threshold, one that is null in all that have one is shown too.
     shutil.rmtree(tmp_path / "b")
     shutil.rmtree(tmp_path / "report")
     make_run(tmp_path / "fixed", [1.0, 2.0])
-    page = report(tmp_path).page.read_text()
+    page = text_of(tmp_path)
     assert ">null: -6<" in page
 
 
@@ -440,7 +447,7 @@ def test_what_failed_or_is_unfinished_stands_at_the_top(tmp_path):
     folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0})
     make_run(folder / "arm-base__seed-3", [1.0], changes={"seed": 3, "algorithm.w_cql": 1.0}, status="failed",
              failure="critic_td is nan; last metrics: step 5")  # fmt: skip
-    page = report(folder).page.read_text()
+    page = text_of(folder)
     assert "Of 7 runs 1 failed." in page
     assert "failed at step 2000: critic_td is nan<" in page
     assert "3 of 4" in page
@@ -495,7 +502,7 @@ def test_films_are_put_in_linked_or_left_out(tmp_path):
     path = folder / "arm-base__seed-0" / "videos" / "step_0004000.gif"
     frames = [Image.new("RGB", (400, 300), (3 * i, 100, 0)) for i in range(80)]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=50)
-    assert 'src="data:image/gif;base64,' in report(folder).page.read_text()
+    assert 'src="data:image/gif;base64,' in text_of(folder)
     linked = report(folder, films="link").page.read_text()
     assert 'src="../arm-base__seed-0/videos/step_0004000.gif"' in linked
     assert "<img" not in report(folder, films="none").page.read_text()
