@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
 import math
 import os
 import re
@@ -247,18 +248,21 @@ def _remarks_on(run: Run, highest: float) -> Iterator[str]:
     own, ever = scale * run.evaluations.values.max(initial=-np.inf), scale * highest
     # A shifted reward has other returns than those that were seen.
     comparable = len(q.values) > 0 and len(run.evaluations.values) > 0 and bias == 0.0
+    scaled = "" if scale == 1.0 else f" and times dataset.reward_scale={scale:g}"
     if comparable and abs(q.values[-1]) > max(ever, _Q_OF_TASK_FLOOR):
         yield (
             f"Q exploded. q_policy ends at {q.values[-1]:.4g}, beyond {ever:.4g}, the return of the largest size "
-            "of any run on this task, undiscounted"
+            f"of any run on this task, undiscounted{scaled}"
         )
     elif comparable and q.values[-1] > max(_Q_OF_RUN * own, _Q_OF_RUN_FLOOR):
         yield (
             f"Q is too high. q_policy ends at {q.values[-1]:.4g}, and the policy never earned more than "
-            f"{own:.4g} in an evaluation, undiscounted"
+            f"{own:.4g} in an evaluation, undiscounted{scaled}"
         )
-    elif len(q.values) and q.values[-1] > data.values[-1] + max(
-        _Q_OVER_DATA * abs(data.values[-1]), _Q_OVER_DATA_FLOOR
+    elif (
+        len(q.values)
+        and len(data.values)
+        and q.values[-1] > data.values[-1] + max(_Q_OVER_DATA * abs(data.values[-1]), _Q_OVER_DATA_FLOOR)
     ):
         yield (
             f"the policy's actions are valued far above the data's ({q.values[-1]:.4g} against "
@@ -339,8 +343,11 @@ def _caption(results: Results, statistic: Statistic) -> str:
 
 
 def _digits(value: float) -> int:
-    """Decimals that are shown of a score or a return."""
-    return 0 if abs(value) >= 1000 else 1
+    """Decimals that are shown of a score or a return: two digits at least of what is small."""
+    size = abs(value)
+    if not 0.0 < size < 0.1:
+        return 0 if size >= 1000 else 1
+    return min(1 - math.floor(math.log10(size)), 8)
 
 
 def _cell(mean: float, spread: float, n: int, of: int, plus_minus: str) -> str:
@@ -420,9 +427,11 @@ def identity(group: Group) -> str:
 
 def _file_safe(text: str) -> str:
     """A name for a file or a place in a page: one of its own for texts that differ in more than spaces and ``=``."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_.")
+    whole = re.sub(r"[^A-Za-z0-9._-]+", "_", text)
+    safe = whole.strip("_.")
     # What is told apart by letters that are left out is told apart by a number.
-    return safe if re.fullmatch(r"[\w.=-]+( [\w.=-]+)*", text, re.ASCII) else f"{safe}-{zlib.crc32(text.encode()):08x}"
+    is_known = safe == whole and re.fullmatch(r"[\w.=-]+( [\w.=-]+)*", text, re.ASCII)
+    return safe if is_known else f"{safe}-{zlib.crc32(text.encode()):08x}"
 
 
 class _Page:
@@ -500,7 +509,11 @@ class _Page:
             text = f'<p class="lead">{leads[0]}</p>'
         else:
             more = len(leads) - _MOST_VERDICTS
-            lines = [*leads[:_MOST_VERDICTS], *([f"And on {more} more tasks: see below."] if more > 0 else []), *lines]
+            lines = [
+                *leads[:_MOST_VERDICTS],
+                *([f"And on {more} more {'task' if more == 1 else 'tasks'}: see below."] if more > 0 else []),
+                *lines,
+            ]
             text = '<p class="lead">The arms cannot be averaged over tasks; task by task:</p>'
         return text + (f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>" if lines else "")
 
@@ -511,15 +524,15 @@ class _Page:
 
     def _lead_on(self, task: str, scores: Mapping[str, np.ndarray]) -> str:
         """Who is ahead on one task."""
-        first, second, *others = sorted(scores, key=lambda arm: -float(scores[arm].mean()))
-        level = [arm for arm in others if float(scores[arm].mean()) == float(scores[second].mean())]
+        values = {arm: float(scores[arm].mean()) for arm in scores}
+        first, second, *others = sorted(values, key=lambda arm: -values[arm])
         where = "" if len(self.results.tasks) == 1 else f"On {html.escape(task)}, "
         means = [self._plain(statistics.mean_estimate(scores[arm])) for arm in (first, second)]
         gaps = [statistics.difference_estimate(scores[first], scores[arm]) for arm in (second, *others)]
         lead = self._sentence(
             f"{where}judged by {self._evaluation}, <b>{html.escape(first)}</b> has the highest mean {self.unit}, "
-            f"{means[0]}{self._survivors(first, [task])}, before {html.escape(' and '.join((second, *level)))} with "
-            f"{means[1]}{self._survivors(second, [task])}. "
+            f"{means[0]}{self._survivors(first, [task])}, before {html.escape(second)} with "
+            f"{means[1]}{self._survivors(second, [task])}.{self._level(values)} "
             f"{self._sure(gaps[0], {arm: len(scores[arm]) for arm in (first, second)})}"
         )
         known = [each for each in gaps if each.has_interval]
@@ -540,10 +553,20 @@ class _Page:
         return (
             f"Over {len(tasks)} tasks, judged by {self._evaluation}, <b>{html.escape(first)}</b> has the highest "
             f"interquartile mean score, {self._plain(iqm[first])}{self._survivors(first, tasks)}, before "
-            f"{html.escape(second)} with {self._plain(iqm[second])}{self._survivors(second, tasks)}. "
+            f"{html.escape(second)} with {self._plain(iqm[second])}{self._survivors(second, tasks)}."
+            f"{self._level({arm: estimate.value for arm, estimate in iqm.items()})} "
             + self._sure(gap, {arm: min(map(len, own)) for arm, own in ((first, a), (second, b))})
             + (narrow if gap.has_interval and n_seeds < _FEW_SEEDS else "")
         )
+
+    @staticmethod
+    def _level(values: Mapping[str, float]) -> str:
+        """Which arms have the same value as the first or the second one, where that leaves their order open."""
+        first, second, *others = sorted(values, key=lambda arm: -values[arm])
+        same = [arm for arm in others if math.isclose(values[arm], values[second], rel_tol=1e-9, abs_tol=1e-12)]
+        if math.isclose(values[first], values[second], rel_tol=1e-9, abs_tol=1e-12):
+            return f" The same value: {html.escape(', '.join([first, second, *same]))}."
+        return f" The same value as {html.escape(second)}: {html.escape(', '.join(same))}." if same else ""
 
     def _against_base(self, by_task: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
         """On how many tasks each arm is better or worse than the base arm, of those that both have."""
@@ -575,16 +598,19 @@ class _Page:
     def _warnings(self, by_task: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
         """What a reader of the verdict must know beside it."""
         lines = []
-        lengths = {
-            arm: {run.n_steps for group in self.results.groups if group.arm == arm for run in group.runs}
-            for arm in {arm for own in by_task.values() for arm in own}
-        }
-        if len(set(map(frozenset, lengths.values()))) > 1:
+        unequal: dict[str, list[str]] = {}
+        for task, own in by_task.items():
             by_length: dict[str, list[str]] = {}
-            for arm in sorted(lengths, key=self.results.arms.index):
-                by_length.setdefault(" or ".join(f"{n:,}" for n in sorted(lengths[arm])), []).append(self._arm(arm))
-            said = "; ".join(f"{length} of {', '.join(arms)}" for length, arms in by_length.items())
-            lines.append(f"The arms are not trained equally long, in gradient steps: {said}.")
+            for arm in own:
+                group = self.results.group(task, arm)
+                lengths = sorted({run.n_steps for run in group.ended} if group is not None else ())
+                by_length.setdefault(" or ".join(f"{n:,}" for n in lengths), []).append(self._arm(arm))
+            if len(by_length) > 1:
+                said = "; ".join(f"{length} of {', '.join(arms)}" for length, arms in by_length.items())
+                unequal.setdefault(said, []).append(task)
+        for said, tasks in unequal.items():
+            where = "" if len(tasks) == len(by_task) else f" on {html.escape(', '.join(tasks))}"
+            lines.append(f"The arms are not trained equally long{where}, in gradient steps: {said}.")
         beside = set(
             self.comparison.arms if self.comparison.aggregates else (arm for own in by_task.values() for arm in own)
         )
@@ -615,7 +641,11 @@ class _Page:
         failed = sum(run.status == "failed" for group in groups for run in group.runs)
         if ended == planned:
             return ""
-        return f" [{ended} of {planned} runs; {f'{failed} failed' if failed else 'the others have not finished'}]"
+        rest = planned - ended - failed
+        unreadable = any(reason != _NOT_BEGUN for _, reason in self.results.unread)
+        said = [f"{failed} failed"] if failed else []
+        said += [f"{rest} not finished{' or not readable' if unreadable else ''}"] if rest else []
+        return f" [{ended} of {planned} runs; {', '.join(said)}]"
 
     @staticmethod
     def _sentence(text: str) -> str:
@@ -625,10 +655,11 @@ class _Page:
         """How sure a difference is; the finished seeds of both arms say why there is no interval."""
         if not estimate.has_interval:
             few = " and ".join(f"{html.escape(arm)} has {n}" for arm, n in n_seeds.items() if n < MIN_RUNS)
-            return f"There is no interval to say how sure that is: it takes {MIN_RUNS} finished seeds of both" + (
-                f", and {few}." if few else "."
-            )
-        shown = f"by {estimate.value:,.1f}, 95 % interval {estimate.low:,.1f} to {estimate.high:,.1f}"
+            why = f": it takes {MIN_RUNS} finished seeds of both, and {few}" if few else ""
+            return f"There is no interval to say how sure that is{why}."
+        digits = max(_digits(estimate.value), 1)
+        value, low, high = (f"{each:,.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
+        shown = f"by {value}, 95 % interval {low} to {high}"
         if estimate.low > 0.0:
             return f"It is ahead {shown}."
         return f"The difference ({shown}) includes zero: the two are not told apart."
@@ -654,15 +685,16 @@ class _Page:
                         f"has {run.step} of {run.n_steps} steps of metrics and no {SUMMARY_FILE} that says how it ended"
                     )
                 lines.append(f"<li><code>{html.escape(run.name)}</code> {how}</li>")
-        waiting = [(path, reason) for path, reason in self.results.unread if reason == "has not begun"]
-        others = [(path, reason) for path, reason in self.results.unread if reason != "has not begun"]
+        waiting = [(path, reason) for path, reason in self.results.unread if reason == _NOT_BEGUN]
+        others = [(path, reason) for path, reason in self.results.unread if reason != _NOT_BEGUN]
         lines += [f"<li><code>{html.escape(path.name)}</code>: {html.escape(reason)}</li>" for path, reason in others]
         if waiting:
             names = ", ".join(html.escape(path.name) for path, _ in waiting)
-            lines.append(f"<li>{len(waiting)} runs have not begun: <span class=pale>{names}</span></li>")
+            have = "run has" if len(waiting) == 1 else "runs have"
+            lines.append(f"<li>{len(waiting)} {have} not begun: <span class=pale>{names}</span></li>")
         if not lines:
             return ""
-        note = "What there is of them is drawn, and enters no average of outcomes."
+        note = "What could be read of them is drawn, and enters no average of outcomes."
         n_failed = sum(run.status == "failed" for run in self.results.runs)
         n_going = sum(run.status not in ("finished", "failed") for run in self.results.runs) + len(waiting)
         said = [f"{n_failed} failed"] if n_failed else []
@@ -732,23 +764,32 @@ class _Page:
             if len(self.results.arms) > 1:
                 cells.append(self._number(row, "minus_base", signed=True))
             lines.append(cells[first:])
-        few = [group for group in self.results.groups if len(group.ended) < MIN_RUNS]
+        few = [
+            group
+            for group in self.results.groups
+            if len(group.outcomes(self.statistic, scored=self.results.scored)) < MIN_RUNS
+        ]
         counts = sorted({len(run.evaluations.values) for group in self.results.groups for run in group.ended})
         notes = [
             f"Mean {self.unit} over the seeds that finished, with its 95 % interval in brackets (Student's). "
-            f"The difference is {self._evaluation} minus that of {html.escape(self.base)}, with Welch's interval "
-            '(another base arm: <code class="word">--base</code>). '
-            "<i>last</i>, <i>best</i> and <i>last five</i> are those evaluations of each run: <i>best</i> is chosen by "
-            "what it is judged by, and is too good. A click on a head sorts, on an arm shows its runs."
+            + (
+                f"The difference is {self._evaluation} minus that of {html.escape(self.base)}, with Welch's interval "
+                '(another base arm: <code class="word">--base</code>). '
+                if len(self.results.arms) > 1
+                else ""
+            )
+            + "<i>last</i>, <i>best</i> and <i>last five</i> are those evaluations of each run: <i>best</i> is chosen "
+            "by what it is judged by, and is too good. A click on a head sorts, on an arm shows its runs."
         ]
         if few:
             notes.append(
-                f"{len(few)} of {len(self.results.groups)} rows {'has' if len(few) == 1 else 'have'} fewer than "
-                f"{MIN_RUNS} finished seeds: too few for "
+                f"{len(few)} of {len(self.results.groups)} {'rows' if len(self.results.groups) > 1 else 'row'} "
+                f"{'has' if len(few) == 1 else 'have'} fewer than {MIN_RUNS} finished seeds: too few for "
                 "an interval, and none is given."
             )
         if counts and 0 < counts[0] < N_LAST_EVALUATIONS:
-            notes.append(f"Some runs have {counts[0]} evaluations in all: <i>last five</i> is the mean of those.")
+            runs = "All runs" if len(counts) == 1 else "Some runs"
+            notes.append(f"{runs} have {counts[0]} evaluations in all: <i>last five</i> is the mean of those.")
         if len(counts) > 1:
             notes.append(
                 f"Runs have between {counts[0]} and {counts[-1]} evaluations: <i>best</i> is the better the more of "
@@ -932,11 +973,17 @@ class _Page:
         """What the intervals of the probabilities of improvement are."""
         known = [each for each in self.comparison.improvements.values() if each.has_interval]
         swept = any(each.value in (0.0, 1.0) for each in known)
-        text = f" Intervals are of a stratified bootstrap.{narrow}" if any(0.0 < e.value < 1.0 for e in known) else ""
-        pairs = " Where one side wins every pair, it is that of Clopper and Pearson over pairs without a run in common."
+        drawn = any(0.0 < each.value < 1.0 for each in known)
+        text = f" Bars are 95 % intervals of a stratified bootstrap.{narrow}" if drawn else ""
+        pairs = (
+            " Where one side wins every pair, the bar is Clopper's and Pearson's 95 % interval over pairs without a "
+            "run in common; with three such pairs it still begins at 0.29."
+        )
         return text + (pairs if swept else "")
 
     def _diagnostics(self) -> str:
+        if not any(name.startswith("diagnostics_") for name in self.drawn):
+            return ""
         said = []
         for group in self.results.groups:
             found = remarks(group, self._highest(group.task))
@@ -958,12 +1005,17 @@ class _Page:
                 f"{_Q_OVER_DATA_FLOOR:g}); a learned alpha_cql {_RAN_AWAY:g} times its start or less than its "
                 "hundredth; a gap more than 1 from tau_cql. critic_td is not looked at.</p>"
             )
+        shifted = sum(run.config.get("dataset.reward_bias", 0.0) != 0.0 for run in self.results.runs)
+        if shifted:
+            what = "With a dataset.reward_bias, and so with a Q that is compared with no return"
+            parts.append(f"<p>{what}: {shifted} of {len(self.results.runs)} runs.</p>")
         parts.append(self._legend(self.results.arms))
         for index, task in enumerate(self.results.tasks):
             drawn = self._figure(
                 f"diagnostics_{_file_safe(task)}",
                 "Means over the minibatches of an epoch, over seeds, with a band of 95 %. Where arms lie orders of "
-                "magnitude apart, the axis is logarithmic in both directions. Thin lines are single runs, as above.",
+                "magnitude apart, the axis is logarithmic, in both directions where there are values below zero. Thin "
+                "lines are single runs, as above.",
             )
             if drawn:
                 opened = " open" if index == 0 else ""
@@ -987,10 +1039,11 @@ class _Page:
             run, path = next((run, run.film) for run in group.runs if run.film is not None)
             source = small_film(path) if self.films == "embed" else self._link(path)
             lazy = ' loading="lazy"' if self.films == "link" else ""
-            label = html.escape(f"{group.arm} on {group.task}, seed {run.seed}, {path.stem.replace('_', ' ')}")
+            step = path.stem.replace("_", " ")
+            label = html.escape(f"{group.arm} on {group.task}, seed {run.seed}, {step}")
             shown.append(
                 f'<figure><img{lazy} src="{source}" alt="{label}"><figcaption>{self._arm(group.arm)}<br>'
-                f"{html.escape(group.task)}, seed {run.seed}</figcaption></figure>"
+                f"{breakable(group.task)}, seed {run.seed}, {html.escape(step)}</figcaption></figure>"
             )
         note = "<p>The last film of the first seed that has one. A film is one episode, and no evidence.</p>"
         return f'{note}<div class="films">{"".join(shown)}</div>' if shown else ""
@@ -1019,8 +1072,8 @@ class _Page:
         if self.results.repeated:
             names = ", ".join(html.escape(run.name) for run in self.results.repeated)
             parts.append(
-                "<p>Left out, since another run has the same config and seed and has come as far or further: "
-                f"{names}.</p>"
+                "<p>Left out, since another run has the same config and seed and has come further, or as far and is "
+                f"newer: {names}.</p>"
             )
         return "".join(parts)
 
@@ -1042,7 +1095,7 @@ class _Page:
         if without:
             lines.append(f"<li>{without} of {len(self.results.runs)} runs recorded no versions, commit or data</li>")
         lines += [
-            f"<li>overrides of {html.escape(sweep.name)}, at its last start: "
+            f"<li>overrides of {html.escape(str(sweep))}, at its last start: "
             f"<code>{html.escape(shlex.join(overrides))}</code></li>"
             for sweep in sorted({run.sweep for run in self.results.runs if run.sweep is not None})
             if (overrides := overrides_of(sweep))
@@ -1059,9 +1112,14 @@ class _Page:
 
 
 def _has_episodes(run: Run) -> bool:
-    return (run.directory / EPISODES_FILE).exists()
+    try:
+        with (run.directory / EPISODES_FILE).open(encoding="utf-8") as lines:
+            return sum(1 for _ in itertools.islice(lines, 2)) == 2  # a head and an episode
+    except FileNotFoundError:
+        return False
 
 
+_NOT_BEGUN = "has not begun"
 _STATUS = {"running": "is running", "stopped": "was stopped", "waiting": "waits for its turn", "finished": "finished"}
 
 

@@ -42,6 +42,7 @@ DIAGNOSTICS = {
 MOST_BANDS = 6
 """Arms; the bands of more would cover each other, and are left out."""
 
+_LINE_STYLES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # more arms share colours
 _MOST_POINTS = 150  # of a curve
 _EXPLODED = 25.0
 
@@ -52,7 +53,7 @@ def colour_of(results: Results, arm: str) -> str:
 
 
 def _line_style(results: Results, arm: str) -> Any:
-    return "-" if results.arms.index(arm) < len(SERIES) else (0, (4, 2))
+    return _LINE_STYLES[results.arms.index(arm) // len(SERIES) % len(_LINE_STYLES)]
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def add_legend(figure: Figure, results: Results, arms: Sequence[str]) -> None:
     """Put above a figure of lines what its colours mean, for where it stands alone."""
     from matplotlib.lines import Line2D
 
-    labels = _tick_labels(arms, 60)
+    labels = _tick_labels(results, arms, 60)
     columns = max(1, min(len(arms), int(13 * figure.get_figwidth()) // (max(map(len, labels)) + 6)))
     handles = [
         Line2D([], [], color=colour_of(results, arm), linestyle=_line_style(results, arm), linewidth=2.4, label=label)
@@ -177,27 +178,46 @@ def _wide_axis(axes: Axes, threshold: float) -> None:
 
     Args:
         axes: with lines.
-        threshold: below it in size the axis is linear.
+        threshold: below it in size an axis in both directions is linear.
     """
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    low, high = axes.dataLim.intervaly
-    if low > 0.0:
+    if axes.dataLim.y0 > 0.0:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        ticks = _decades(low, high, most=5)
     else:
         axes.set_yscale("symlog", linthresh=threshold)
-    decades = math.floor(math.log10(threshold)), math.ceil(math.log10(max(-low, high)))
-    every = max(1, -(-(decades[1] - decades[0]) // (4 if low > 0.0 else 3)))
-    sizes = [10.0**exponent for exponent in range(*decades, every)] + [10.0 ** decades[1]]
-    ticks = [0.0, *sizes[1:], *(-size for size in sizes[1:])]
-    axes.set_yticks([tick for tick in ticks if 1.2 * low - threshold <= tick <= 1.2 * high + threshold])
+        low, high = axes.get_ylim()
+        most = 5 if high < threshold or low > -threshold else 3
+        ticks = [0.0, *_decades(threshold, high, most=most), *(-x for x in _decades(threshold, -low, most=most))]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+    axes.set_yticks(ticks)
+    axes.set_ylim(low, high)  # which ticks would widen
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def _decades(low: float, high: float, *, most: int) -> list[float]:
+    """Round numbers between two positive ones, at about equal distances on a logarithmic axis, `most` at most."""
+    first, last = (math.floor(math.log10(max(end, 1e-300))) for end in (low, high))
+    choices = [[m * 10.0**e for e in range(first, last + 1) for m in own] for own in ((1, 2, 5), (1, 3))]
+    choices += [[10.0**e for e in range(last, first - 1, -every)][::-1] for every in range(1, last - first + 2)]
+    for choice in choices:
+        ticks = [tick for tick in choice if low <= tick <= high]
+        if len(ticks) <= most:
+            return ticks
+    return []
 
 
 def _words(text: str) -> str:
     """A user's text, in which matplotlib would take what stands between two dollars for a formula."""
     return text.replace("$", r"\$")
+
+
+def _titles(tasks: Sequence[str], length: int = 38) -> dict[str, str]:
+    """Of panels for tasks, so short that they do not run into each other; one panel by itself is wide."""
+    return dict(zip(tasks, clipped(tasks, length if len(tasks) > 1 else 2 * length), strict=True))
 
 
 def _small_title(axes: Axes, text: str, right: str = "") -> None:
@@ -239,7 +259,7 @@ def learning_curves(results: Results) -> Figure | None:
         return None
     figure, panels = _panels(len(tasks))
     for axes, task in zip(panels, tasks, strict=True):
-        _small_title(axes, task)
+        _small_title(axes, _titles(tasks)[task])
         for arm in results.arms:
             group = results.group(task, arm)
             if group is not None:
@@ -277,13 +297,15 @@ def _draw_group(axes: Axes, results: Results, group: Group, curve_of: Callable[[
         sizes.append(np.abs(means).max())
     for run, curve in curves:
         alone = curve.steps >= (steps[-1] if len(steps) and run.status != "failed" else -np.inf)
-        if run.status == "failed" or alone.sum() > 1:
-            axes.plot(curve.steps[alone], curve.values[alone], color=colour, linewidth=0.9, alpha=0.8, zorder=2.8)
+        if run.status == "failed" or alone.sum() > 1 or not len(steps):
+            marker = "o" if alone.sum() == 1 else ""
+            axes.plot(curve.steps[alone], curve.values[alone], color=colour, linewidth=0.9, alpha=0.8, marker=marker,
+                      markersize=2.8, zorder=2.8)  # fmt: skip
             sizes.append(np.abs(curve.values[alone]).max())
         if run.status == "failed":
             end = [max(run.step, curve.steps[-1])], [curve.values[-1]]
             axes.plot(*end, "X", color=colour, markersize=8, markeredgecolor=PAPER, zorder=5)
-    return float(max(sizes))
+    return float(max(sizes, default=0.0))
 
 
 def _finite(curve: Curve) -> Curve:
@@ -313,12 +335,12 @@ def outcomes(results: Results, statistic: Statistic, base: str | None = None) ->
     figure, panels = _panels(len(tasks), height=0.75 + 0.26 * max(n, 3))
     longest = max(map(len, results.arms))
     for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
-        _small_title(axes, task)
+        _small_title(axes, _titles(tasks)[task])
         for y, arm in enumerate(results.arms):
             values = _outcomes(results, task, arm, statistic)
             if not len(values):
                 axes.text(0.01, y, "no run finished", transform=axes.get_yaxis_transform(), fontsize=7.5, va="center",
-                          color=PALE)  # fmt: skip
+                          color=PALE, zorder=5, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0})  # fmt: skip
                 continue
             colour, estimate = colour_of(results, arm), statistics.mean_estimate(values)
             axes.barh(y, estimate.value, height=0.66, color=colour, alpha=0.35, linewidth=0, zorder=2)
@@ -329,7 +351,7 @@ def outcomes(results: Results, statistic: Statistic, base: str | None = None) ->
             axes.axvline(float(_outcomes(results, task, base, statistic).mean()), color=INK, linewidth=1.0,
                          linestyle=(0, (4, 3)), zorder=1.5)  # fmt: skip
         shown = index % 3 == 0 or longest <= 10
-        axes.set_yticks(range(n), _tick_labels(results.arms) if shown else [""] * n)
+        axes.set_yticks(range(n), _tick_labels(results, results.arms) if shown else [""] * n)
         axes.set_ylim(n - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.axvline(0.0, color=PALE, linewidth=0.8, zorder=1.4)
@@ -352,7 +374,7 @@ def differences(results: Results, statistic: Statistic, base: str) -> Figure | N
     figure, panels = _panels(len(tasks), height=0.75 + 0.26 * max(len(arms), 3))
     longest = max(map(len, arms))
     for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
-        _small_title(axes, task)
+        _small_title(axes, _titles(tasks)[task])
         for y, arm in enumerate(arms):
             values = _outcomes(results, task, arm, statistic)
             if not len(values):
@@ -363,7 +385,7 @@ def differences(results: Results, statistic: Statistic, base: str) -> Figure | N
             _interval(axes, estimate, y, colour)
         axes.axvline(0.0, color=INK, linewidth=1.0, zorder=2.5)
         shown = index % 3 == 0 or longest <= 10
-        axes.set_yticks(range(len(arms)), _tick_labels(arms) if shown else [""] * len(arms))
+        axes.set_yticks(range(len(arms)), _tick_labels(results, arms) if shown else [""] * len(arms))
         axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.grid(False, axis="y")
     for axes in panels[-min(3, len(panels)) :]:
@@ -388,7 +410,10 @@ def _judged(results: Results, statistic: Statistic) -> list[str]:
 
 
 def clipped(labels: Sequence[str], length: int = 34) -> list[str]:
-    """Labels of at most so many letters that are as different as before: without their ends, beginnings or middles."""
+    """Labels of at most so many letters that are as different as before: without their ends, beginnings or middles.
+
+    Where none of that tells them apart, the long ones are numbered.
+    """
     half = (length - 1) // 2
     ways: tuple[Callable[[str], str], ...] = (
         lambda text: f"{text[: length - 1]}…",
@@ -399,11 +424,16 @@ def clipped(labels: Sequence[str], length: int = 34) -> list[str]:
         found = [text if len(text) <= length else way(text) for text in labels]
         if len(set(found)) == len(set(labels)):
             return found
-    return [f"{number}: {text[: length - 5]}…" for number, text in enumerate(labels, 1)]
+    ends = [f"… #{number}" for number in range(1, len(labels) + 1)]
+    return [
+        text if len(text) <= length else text[: length - len(end)] + end for text, end in zip(labels, ends, strict=True)
+    ]
 
 
-def _tick_labels(arms: Sequence[str], length: int = 34) -> list[str]:
-    return [_words(label) for label in clipped(arms, length)]
+def _tick_labels(results: Results, arms: Sequence[str], length: int = 34) -> list[str]:
+    """Of some arms; an arm has the same one in every figure."""
+    short_ones = dict(zip(results.arms, clipped(results.arms, length), strict=True))
+    return [_words(short_ones[arm]) for arm in arms]
 
 
 # Sweeps over numbers --------------------------------------------------------------------------------------------------
@@ -418,7 +448,7 @@ def over_number(results: Results, key: str, statistic: Statistic) -> Figure | No
     xs = sorted({float(own[key]) for own in results.arm_settings.values()})
     figure, panels = _panels(len(tasks), height=3.0)
     for axes, task in zip(panels, tasks, strict=True):
-        _small_title(axes, task)
+        _small_title(axes, _titles(tasks)[task])
         lines: dict[tuple[float, ...], list[tuple[float, Estimate, NDArray[np.float64]]]] = {}
         for arm, own in results.arm_settings.items():
             values = _outcomes(results, task, arm, statistic)
@@ -473,7 +503,7 @@ def heat_maps(results: Results, statistic: Statistic, link: Callable[[Group], st
         len(results.tasks), width=max(3.8, 1.0 + 0.75 * len(columns)), height=1.2 + 0.5 * len(rows), columns=2
     )
     for axes, task in zip(panels, results.tasks, strict=True):
-        _small_title(axes, task, f"mean {_unit(results)}, {statistic}")
+        _small_title(axes, _titles(results.tasks, 24)[task], f"mean {_unit(results)}, {statistic}")
         means = {}
         for arm, own in results.arm_settings.items():
             group = results.group(task, arm)
@@ -569,9 +599,10 @@ def aggregates(estimates: Mapping[str, Mapping[str, Estimate]], results: Results
                 axes.barh(y, estimate.high - estimate.low, left=estimate.low, height=0.6, color=colour, alpha=0.35,
                           linewidth=0, zorder=2)  # fmt: skip
             axes.plot([estimate.value] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2.4, zorder=3)
-        axes.set_yticks(range(len(arms)), _tick_labels(arms, 26) if index == 0 else [""] * len(arms))
+        axes.set_yticks(range(len(arms)), _tick_labels(results, arms, 26) if index == 0 else [""] * len(arms))
         axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.grid(False, axis="y")
+        axes.margins(x=0.08)
         axes.set_xlabel("score", fontsize=9, color=PALE)
     return figure
 
@@ -606,10 +637,10 @@ def improvements(estimates: Mapping[str, Estimate], base: str, results: Results)
         axes.plot([estimate.value] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2.4, zorder=3)
     axes.axvline(0.5, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
     axes.set_xlim(0.0, 1.0)
-    axes.set_yticks(range(len(estimates)), _tick_labels(list(estimates)))
+    axes.set_yticks(range(len(estimates)), _tick_labels(results, list(estimates)))
     axes.set_ylim(len(estimates) - 0.4, -0.6)
     axes.grid(False, axis="y")
-    axes.set_xlabel(f"probability that it beats {_tick_labels([base])[0]}", fontsize=9, color=PALE)
+    axes.set_xlabel(f"probability that it beats {_tick_labels(results, [base])[0]}", fontsize=9, color=PALE)
     return figure
 
 

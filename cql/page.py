@@ -79,7 +79,7 @@ summary{cursor:pointer}
 details:target,tr:target{outline:2px solid var(--link);outline-offset:3px;border-radius:3px}
 .films{display:flex;flex-wrap:wrap;gap:.9rem}
 .films figure{margin:0;width:150px}
-.films figcaption{overflow-wrap:anywhere}
+.films figcaption{overflow-wrap:break-word}
 .films img{width:150px;height:auto;border-radius:6px;display:block}
 ul{padding-left:1.2rem;max-width:52rem}
 @media (max-width:640px){

@@ -22,6 +22,7 @@ import yaml
 from numpy.typing import NDArray
 
 from cql.loggers import (
+    EPISODES_FILE,
     METRICS_FILE,
     N_LAST_EVALUATIONS,
     PROVENANCE_FILE,
@@ -288,7 +289,9 @@ def read_results(folders: Iterable[Path]) -> Results:
             if run.config:
                 runs.append(run)
             else:
-                unread.append((directory, f"was stopped before its {CONFIG_FILE} was written"))
+                ended = run.status in ("finished", "failed")
+                why = f"its {CONFIG_FILE} is missing" if ended else f"was stopped before its {CONFIG_FILE} was written"
+                unread.append((directory, why))
     # Of sweeps that are read whole; somebody who names some runs of one asks for no others.
     whole = {folder.resolve() for folder in folders}
     for sweep in sorted({run.sweep for run in runs if run.sweep is not None}):
@@ -335,7 +338,9 @@ def read_run(directory: Path) -> Run:
         evaluations, scores = _column(metrics, "eval_return_mean"), _column(metrics, "eval_score")
     steps = [int(summary.get("step") or 0), *(int(row["step"]) for row in metrics[-1:])]
     found = status(directory, summary)
-    if found != "finished":  # an evaluation may be half-written
+    if found == "finished":
+        _check_whole(directory, metrics, episodes)
+    else:  # an evaluation may be half-written
         evaluations, scores = _without_torn(evaluations, episodes), _without_torn(scores, episodes)
     return Run(
         directory=directory,
@@ -349,6 +354,25 @@ def read_run(directory: Path) -> Run:
         metrics=metrics,
         provenance=_json(directory / PROVENANCE_FILE),
     )
+
+
+def _check_whole(directory: Path, metrics: Sequence[Mapping[str, float]], episodes: Sequence[EpisodeRow]) -> None:
+    """Refuse a finished run whose two files of evaluations do not agree: one has lost some of it.
+
+    Raises:
+        ResultsError: which step has other episodes than it should.
+    """
+    n_episodes = Counter(row.step for row in episodes)
+    evaluated = {int(row["step"]) for row in metrics if "eval_return_mean" in row}
+    most = max(n_episodes.values(), default=0)
+    short = sorted(step for step, n in n_episodes.items() if n < most)
+    apart = sorted(evaluated.symmetric_difference(n_episodes)) if evaluated and episodes else []
+    if short:
+        said = f"its evaluation at step {short[0]} has {n_episodes[short[0]]} episodes, others {most}"
+        raise ResultsError(f"{directory / EPISODES_FILE} is damaged: {said}")
+    if apart:
+        lacks = METRICS_FILE if apart[0] in n_episodes else EPISODES_FILE
+        raise ResultsError(f"{directory / lacks} is damaged: it lacks the evaluation at step {apart[0]}")
 
 
 def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -686,10 +710,9 @@ def _text(value: Any) -> str:
 def overrides_of(sweep: Path) -> list[str]:
     """What the command that last started a sweep put on top of the configs; nothing where Hydra wrote none down."""
     try:
-        overrides = _yaml(sweep / "multirun.yaml")["hydra"]["overrides"]["task"]
+        return [str(each) for each in _yaml(sweep / "multirun.yaml")["hydra"]["overrides"]["task"]]
     except (ResultsError, KeyError, TypeError):
         return []
-    return [str(each) for each in overrides]
 
 
 def provenance_of(runs: Sequence[Run]) -> dict[str, list[str]]:

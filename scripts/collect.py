@@ -88,7 +88,7 @@ def behaviours(name: str, info: "EnvInfo") -> "Sequence[Behaviour]":
 
     path = Path(name)
     run, _, which = name.rpartition("@")
-    if path.is_file() and path.suffix not in (".npz", ".pt"):
+    if path.is_file() and name != "random" and path.suffix not in (".npz", ".pt"):
         raise UsageError(f"--policy {name}: no policy's file; those end in .npz or, checkpoints of runs, in .pt")
     if path.joinpath("sweep.json").exists():
         runs = sorted(each.parent.parent for each in path.glob(f"*/{config.RUN_CONFIG_FILE}"))
@@ -155,8 +155,8 @@ def parts(specs: Sequence[str], n_episodes: int | None, noise: float | None, inf
     if not sharing and left != 0:
         raise UsageError(f"--episodes {n_episodes}: the policies' own numbers add up to {own}; leave --episodes out")
     if sharing and left < len(sharing):
-        taken = f", of which {own} are other policies' own" if own else ""
-        raise UsageError(f"--episodes {n_episodes}{taken}: leaves {left} for {', '.join(sharing)}, at least one each")
+        taken = f" less the {own} of other policies' own" if own else ""
+        raise UsageError(f"--episodes {n_episodes}{taken}: too few for {', '.join(sharing)}, at least one each")
     shares = iter(share_out(left, len(sharing)) if sharing else [])
     found = []
     for name, number in named:

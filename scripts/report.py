@@ -80,9 +80,9 @@ def main() -> int:
     finished = sum(run.status == "finished" for run in found.runs)
     total = len(found.runs) + len(found.unread)
     print(f"{finished} of {total} runs finished; {_count(len(found.arms), 'arm')}, {_count(len(found.tasks), 'task')}")
-    names = sorted({run.sweep.name for run in (*found.runs, *found.repeated) if run.sweep is not None})
-    if len(names) > 1:
-        print(f"{len(names)} sweeps are compared with each other: {', '.join(names)}")
+    sweeps = sorted({run.sweep.resolve() for run in (*found.runs, *found.repeated) if run.sweep is not None})
+    if len(sweeps) > 1:
+        print(f"{len(sweeps)} sweeps are compared with each other: {', '.join(sweep.name for sweep in sweeps)}")
     if found.repeated:
         n_repeated = _count(len(found.repeated), "run")
         print(f"left out: {n_repeated} with the config and the seed of another, which are listed in the page")
@@ -107,8 +107,8 @@ def _labels(texts: list[str]) -> dict[str, str]:
     labels = {}
     for text in texts:
         arm, equals, label = text.rpartition("=")
-        if not (equals and arm and label):
-            raise ValueError(f"--label {text}: write ARM=TEXT, such as base='CQL, fixed'")
+        if not (equals and arm and label and label.isprintable()):
+            raise ValueError(f"--label {text!r}: write ARM=TEXT, such as base='CQL, fixed'")
         labels[arm] = label
     return labels
 

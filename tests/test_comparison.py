@@ -221,7 +221,11 @@ def test_the_arm_that_lacks_seeds_is_named(tmp_path):
 
 def test_a_tie_for_the_second_place_is_said(tmp_path):
     said = verdict(sweep(tmp_path / "s", {"base": 1000.0, "x": 5000.0, "y": 1000.0}))
-    assert "before base and y with 11.1" in said
+    assert "before base with 11.1 (9.1 to 13.1). The same value as base: y. It is ahead by" in said
+    said = verdict(sweep(tmp_path / "t", {"base": 1000.0, "x": 1000.0, "y": 500.0}))
+    assert "The same value: base, x. The difference (by 0.0, " in said
+    over_tasks = verdict(sweep(tmp_path / "u", {"base": 9.0, "x": 5000.0, "y": 9.0}, tasks=("one", "two")))
+    assert "The same value as base: y." in over_tasks
 
 
 def test_arms_of_which_there_is_little_to_say_share_a_line(tmp_path):
@@ -241,6 +245,65 @@ def test_arms_that_train_for_other_numbers_of_steps_are_compared_with_a_warning(
     assert "equally long" not in verdict(sweep(tmp_path / "t", {"base": 1.0, "x": 2.0}))
 
 
+def test_how_long_arms_train_is_compared_task_by_task(tmp_path):
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, tasks=("one", "two"))
+    for seed in range(3):
+        for name in (f"arm-base__task-one__seed-{seed}", f"arm-x__task-one__seed-{seed}"):
+            path = folder / name / ".hydra" / "config.yaml"
+            path.write_text(path.read_text().replace("n_steps: 4000", "n_steps: 2000"))
+    assert "equally long" not in verdict(folder)  # each task has its own number
+    for seed in range(3):
+        path = folder / f"arm-x__task-one__seed-{seed}" / ".hydra" / "config.yaml"
+        path.write_text(path.read_text().replace("n_steps: 2000", "n_steps: 3000"))
+    assert "trained equally long on one, in gradient steps: 2,000 of base; 3,000 of x." in verdict(folder)
+
+
+def test_small_returns_are_shown_with_two_digits(tmp_path):
+    for index, (arm, value) in enumerate((("base", 0.01), ("x", 0.04))):
+        for seed in range(3):
+            changes = {"seed": seed, "algorithm.w_cql": float(index)}
+            make_run(tmp_path / f"arm-{arm}__seed-{seed}", [value + 1e-3 * seed], changes=changes, scored=False)
+    said = verdict(tmp_path)
+    assert "x has the highest mean return, 0.041 (0.039 to 0.043), before base with 0.011" in said
+    assert "It is ahead by 0.030, 95 % interval 0.028 to 0.032." in said
+    assert "| halfcheetah_medium | 0.011 ± 0.001 | **0.041 ± 0.001** |" in as_markdown(read_results([tmp_path]), "last")
+
+
+def test_what_was_not_checked_is_said(tmp_path):
+    metrics = {"q_data": [1.0, 1e9], "q_policy": [1.0, 1e9]}
+    folder = sweep(tmp_path / "s", {"base": 1000.0}, metrics=metrics, seeds=(0,))
+    make_run(folder / "arm-x__seed-0", [1.0, 2.0], metrics=metrics, changes={"dataset.reward_bias": -1.0})
+    page = report(folder).page.read_text()
+    assert "1 of 2 rows stands out" in page
+    assert "with a Q that is compared with no return: 1 of 2 runs." in page
+    assert "Diagnostics</h2>" not in report(sweep(tmp_path / "t", {"base": 1.0}, seeds=(0,))).page.read_text()
+    make_run(tmp_path / "u", [1.0, 2.0], metrics={"q_policy": [1.0, 9.0]})
+    assert remarks(read_results([tmp_path / "u"]).groups[0], 6000.0) == []
+
+
+def test_seeds_that_have_no_step_in_common_are_points(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"seed-{seed}", [1.0], changes={"seed": seed}, status="running", n_steps=4000 + 2000 * seed)
+        path = tmp_path / f"seed-{seed}" / ".hydra" / "config.yaml"
+        path.write_text(path.read_text().replace("n_steps: 6000", "n_steps: 4000"))
+    (axes,) = figures.learning_curves(read_results([tmp_path])).axes
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[2000.0], [3000.0]]
+    assert {line.get_marker() for line in axes.lines} == {"o"}
+
+
+def test_names_that_differ_in_an_end_alone_have_places_of_their_own(tmp_path):
+    page = text_of(sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, tasks=("one", "one.", ".one")))
+    ids = re.findall(r'<details id="(runs-[^"]*)"', page)
+    assert len(ids) == len(set(ids)) == 6
+
+
+def test_arms_beyond_the_colours_have_lines_of_another_kind(tmp_path):
+    for index in range(26):
+        make_run(tmp_path / f"run-{index}", [1.0, 2.0], changes={"algorithm.w_cql": float(index)})
+    (axes,) = figures.learning_curves(read_results([tmp_path])).axes
+    assert len({(line.get_color(), line.get_linestyle(), str(line._dash_pattern)) for line in axes.lines}) == 26
+
+
 def test_what_a_folder_lacks_is_said(tmp_path):
     folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0})
     assert "Without episodes.csv" not in text_of(folder)
@@ -253,9 +316,12 @@ def test_what_a_folder_lacks_is_said(tmp_path):
     assert "episodes lack them: s/arm-x__seed-1.<" in page
     assert "has 4000 of 4000 steps of metrics and no summary.json that says how it ended" in page
     assert "Of 6 runs 1 has not finished, 1 cannot be read." in page
-    assert "overrides of s, at its last start: <code>arm=base,x seed=0,1,2 &#x27;logger.name=a b&#x27;</code>" in page
+    assert (
+        f"overrides of {folder}, at its last start: <code>arm=base,x seed=0,1,2 &#x27;logger.name=a b&#x27;</code>"
+        in page
+    )
     (folder / "multirun.yaml").write_text("[")
-    assert "overrides of s" not in text_of(folder)
+    assert "overrides of" not in text_of(folder)
 
 
 def test_one_arm_on_one_task_does_not_take_the_others_comparison_away(tmp_path):
@@ -324,7 +390,7 @@ def test_cells_that_have_not_begun_are_rows_of_the_table(tmp_path):
     assert "<b>3 to 4</b>seeds each" in page
     assert "| two | - [0 of 3] | - [0 of 4] |" in as_markdown(found, "last")
     assert "before base with" in verdict(folder)
-    assert "[3 of 4 runs; the others have not finished]" in verdict(folder)
+    assert "[3 of 4 runs; 1 not finished]" in verdict(folder)
 
 
 def test_a_run_that_failed_takes_no_part_in_the_mean_and_is_drawn_to_where_it_failed(tmp_path):
@@ -410,14 +476,14 @@ def test_a_figure_that_stands_alone_says_what_its_colours_mean(tmp_path):
         (["a234567890x", "b234567890x"], ["a23456789…", "b23456789…"]),
         (["1234567890a", "1234567890b"], ["…34567890a", "…34567890b"]),
         (["a12345678901", "a12345678902", "b12345678901"], ["a123…8901", "a123…8902", "b123…8901"]),
-        (["111111111a111111111", "111111111b111111111"], ["1: 11111…", "2: 11111…"]),
+        (["111111111a111111111", "111111111b111111111"], ["111111… #1", "111111… #2"]),
     ],
 )
 def test_long_labels_keep_what_tells_them_apart(labels, expected):
     assert figures.clipped(labels, 10) == expected
 
 
-def test_wide_axes_have_few_ticks_that_are_powers_of_ten(tmp_path):
+def test_wide_axes_have_few_round_ticks(tmp_path):
     folder = sweep(tmp_path / "s", {"base": 1.0, "x": 1.0})
     for path in folder.glob("arm-*"):
         rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
@@ -432,9 +498,38 @@ def test_wide_axes_have_few_ticks_that_are_powers_of_ten(tmp_path):
     assert (positive.get_yscale(), negative.get_yscale()) == ("log", "symlog")
     for axes in (positive, negative, gap):
         ticks = axes.get_yticks().tolist()
-        assert 2 <= len(ticks) <= 6
-        assert all(tick == 0.0 or np.log10(abs(tick)) % 1 == 0 for tick in ticks)
+        assert 3 <= len(ticks) <= 7
+        assert all(f"{abs(tick):.0e}"[0] in "01235" for tick in ticks)
         assert len({text.get_text() for text in axes.get_yticklabels()}) == len(ticks)
+
+
+@pytest.mark.parametrize(
+    ("curves", "expected"),
+    [
+        (([3.0, 5.0], [3.0, 200.0]), [3, 10, 30, 100]),
+        (([1.0, 1.0], [26.0, 26.0]), [1, 2, 5, 10, 20]),
+        (([-1.0, -1.0], [-30.0, -30.0]), [-20, -10, -5, -2, -1]),
+        (([3.0, 3.0], [-3000.0, 3000.0]), [-1000, -100, -10, 0, 10, 100, 1000]),
+        (([5.0, 1e-6], [5.0, 5e4]), [1e-4, 1e-1, 1e2, 1e5]),
+        (([-150.0, -150.0], [-5000.0, -5000.0]), [-5000, -2000, -1000, -500, -200]),
+        (([1.0, 1.0], [1.0, 1e30]), None),
+    ],
+)
+def test_wide_axes_hold_the_curves_and_have_ticks_all_over(tmp_path, curves, expected):
+    for index, values in enumerate(curves):
+        make_run(tmp_path / f"arm-{index}", [1.0, 2.0], metrics={"q_data": list(values)},
+                 changes={"algorithm.w_cql": float(index + 1)})  # fmt: skip
+    (axes,) = figures.diagnostics(read_results([tmp_path]), "halfcheetah_medium").axes
+    low, high = axes.get_ylim()
+    everything = np.ravel(curves)
+    assert low <= everything.min()
+    assert everything.max() <= high
+    if low > 0.0:  # no more room than the curves need
+        assert np.log(high / low) < 1.3 * np.log(everything.max() / everything.min())
+    ticks = sorted(axes.get_yticks().tolist())
+    assert all(low <= tick <= high for tick in ticks)
+    assert 3 <= len(ticks) <= 7
+    assert expected is None or ticks == pytest.approx(expected)
 
 
 def test_returns_below_zero_are_no_reason_to_call_q_too_high(tmp_path):
@@ -540,6 +635,7 @@ def test_the_script_reports_and_says_what_is_wrong(tmp_path):
         ([tmp_path / "nowhere"], "neither a folder nor the name of a sweep"),
         ([folder, "--base", "y"], "there is no arm 'y'"),
         ([folder, "--label", "y"], "write ARM=TEXT"),
+        ([folder, "--label", "x=a\nb"], "write ARM=TEXT"),
         ([folder, "--wandb"], "logger.project"),
         ([folder, "--out", __file__], "is a file; give a folder"),
     ):

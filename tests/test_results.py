@@ -9,7 +9,7 @@ import pytest
 from made_runs import make_grid, make_run
 
 from cql import lock
-from cql.results import ResultsError, flat, provenance_of, read_results, read_run, renamed
+from cql.results import ResultsError, flat, overrides_of, provenance_of, read_results, read_run, renamed
 
 
 def sweep(folder):
@@ -233,7 +233,38 @@ def test_a_half_written_evaluation_of_a_run_that_trains_is_left_out(tmp_path):
     assert read_run(run).evaluations.values.tolist() == [1.0, 2.0]
     assert len(read_run(run).scores.values) == 2
     (run / "summary.json").write_text('{"status": "finished"}')
-    assert read_run(run).evaluations.values.tolist() == [1.0, 2.0, 900.0]
+    with pytest.raises(ResultsError, match=r"episodes.csv is damaged: its evaluation at step 3000 has 2 episodes, oth"):
+        read_run(run)
+
+
+def test_a_finished_run_whose_files_do_not_agree_is_not_read(tmp_path):
+    make_run(tmp_path / "whole", [1.0, 2.0])
+    cut = make_run(tmp_path / "cut", [1.0, 2.0], changes={"seed": 1})
+    path = cut / "episodes.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    short = make_run(tmp_path / "short", [1.0, 2.0], changes={"seed": 2})
+    path = short / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    bare = make_run(tmp_path / "bare", [1.0, 2.0], changes={"seed": 3})
+    (bare / ".hydra" / "config.yaml").unlink()
+    found = read_results([tmp_path])
+    assert [run.name for run in found.runs] == ["whole"]
+    reasons = {path.name: reason for path, reason in found.unread}
+    assert reasons["cut"].endswith("cut/episodes.csv is damaged: it lacks the evaluation at step 4000")
+    assert reasons["short"].endswith("short/metrics.jsonl is damaged: it lacks the evaluation at step 4000")
+    assert reasons["bare"] == "its .hydra/config.yaml is missing"
+
+
+def test_overrides_are_read_where_there_are_any(tmp_path):
+    assert overrides_of(tmp_path) == []
+    for text, expected in (
+        ("hydra: {overrides: {task: [seed=0, 'arm=a,b']}}", ["seed=0", "arm=a,b"]),
+        ("hydra: {overrides: {task: null}}", []),
+        ("hydra: [", []),
+        ("nothing: 1", []),
+    ):
+        (tmp_path / "multirun.yaml").write_text(text)
+        assert overrides_of(tmp_path) == expected
 
 
 def test_of_two_finished_runs_the_newer_one_counts(tmp_path):

@@ -161,6 +161,11 @@ def test_names_of_the_package(script: ModuleType) -> None:
     assert names == [f"hopper/sac_{thousand:03}k" for thousand in (25, 50, 75, 100, 125, 150, 175)]
 
 
+def test_a_file_called_random_is_not_taken_for_the_policy(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "random").touch()
+    assert call("me/none-v0", "--policy", "random=1")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
@@ -168,7 +173,7 @@ def test_names_of_the_package(script: ModuleType) -> None:
         (["--policy", "nobody.npz=3"], ["'nobody.npz' does not exist"]),
         (["--policy", "nobody.pt=3"], ["nobody.pt: there is no such checkpoint"]),
         (["--policy", "random"], ["--episodes N is needed, or random=N"]),
-        (["--policy", "random=2", "--policy", "two", "--episodes", "2"], ["--episodes 2", "leaves 0 for two"]),
+        (["--policy", "random=2", "--policy", "two", "--episodes", "2"], ["--episodes 2", "too few for two"]),
         (["--policy", "random=2", "--episodes", "3"], ["--episodes 3:", "add up to 2", "leave --episodes out"]),
         (["--policy", "random", "--episodes", "0"], ["--episodes 0: at least 1"]),
         (["--policy", "text.md=1"], ["--policy text.md: no policy's file", ".npz"]),
