@@ -342,18 +342,22 @@ def _caption(results: Results, statistic: Statistic) -> str:
     )
 
 
-def _digits(value: float) -> int:
-    """Decimals that are shown of a score or a return: two digits at least of what is small."""
-    size = abs(value)
-    if not 0.0 < size < 0.1:
-        return 0 if size >= 1000 else 1
-    return min(1 - math.floor(math.log10(size)), 8)
+def _fine(results: Results) -> int:
+    """Decimals of the numbers of some results: one, or as many as the largest outcome needs for two digits."""
+    outcomes = [group.outcomes("best", scored=results.scored) for group in results.groups]
+    largest = max((float(np.abs(own).max()) for own in outcomes if len(own)), default=1.0)
+    return min(1 - math.floor(math.log10(largest)), 8) if 0.0 < largest < 1.0 else 1
 
 
-def _cell(mean: float, spread: float, n: int, of: int, plus_minus: str) -> str:
+def _digits(value: float, fine: int) -> int:
+    """Decimals that are shown of one score or return, where results need so many."""
+    return 0 if abs(value) >= 1000 else fine
+
+
+def _cell(mean: float, spread: float, n: int, of: int, *, plus_minus: str, fine: int) -> str:
     if math.isnan(mean):
         return f"- [0 of {of}]" if of else "-"
-    digits = _digits(mean)
+    digits = _digits(mean, fine)
     text = f"{mean:.{digits}f}" + ("" if math.isnan(spread) else f" {plus_minus} {spread:.{digits}f}")
     return text if n == of else f"{text} [{n} of {of}]"
 
@@ -369,7 +373,7 @@ def as_markdown(results: Results, statistic: Statistic, base: str | None = None)
     cells, best = _matrix(results, statistic)
     lines = [f"| task | {' | '.join(map(_markdown_safe, results.arms))} |", "|---" * (len(results.arms) + 1) + "|"]
     for task, row, highest in zip(results.tasks, cells, best, strict=True):
-        texts = [_cell(*cell, plus_minus="±") for cell in row]
+        texts = [_cell(*cell, plus_minus="±", fine=_fine(results)) for cell in row]
         if highest is not None and len(row) > 1:
             texts[highest] = f"**{texts[highest]}**"
         lines.append(f"| {_markdown_safe(task)} | {' | '.join(texts)} |")
@@ -391,7 +395,7 @@ def as_latex(results: Results, statistic: Statistic, base: str | None = None) ->
         "    \\midrule",
     ]
     for task, row, highest in zip(results.tasks, cells, best, strict=True):
-        texts = [_cell(*cell, plus_minus="$\\pm$") for cell in row]
+        texts = [_cell(*cell, plus_minus="$\\pm$", fine=_fine(results)) for cell in row]
         if highest is not None and len(row) > 1:
             texts[highest] = f"\\textbf{{{texts[highest]}}}"
         lines.append(f"    {latex(task)} & {' & '.join(texts)} \\\\")
@@ -450,6 +454,7 @@ class _Page:
         self.results, self.comparison, self.drawn, self.folder = results, comparison, drawn, folder
         self.statistic, self.base, self.films = statistic, base, films
         self.unit = "score" if results.scored else "return"
+        self.fine = _fine(results)
         self._evaluation = (
             "the mean of the last five evaluations" if statistic == "last five" else f"the {statistic} evaluation"
         )
@@ -657,7 +662,7 @@ class _Page:
             few = " and ".join(f"{html.escape(arm)} has {n}" for arm, n in n_seeds.items() if n < MIN_RUNS)
             why = f": it takes {MIN_RUNS} finished seeds of both, and {few}" if few else ""
             return f"There is no interval to say how sure that is{why}."
-        digits = max(_digits(estimate.value), 1)
+        digits = self.fine
         value, low, high = (f"{each:,.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
         shown = f"by {value}, 95 % interval {low} to {high}"
         if estimate.low > 0.0:
@@ -665,7 +670,7 @@ class _Page:
         return f"The difference ({shown}) includes zero: the two are not told apart."
 
     def _plain(self, estimate: Estimate) -> str:
-        digits = _digits(estimate.value)
+        digits = _digits(estimate.value, self.fine)
         text = f"{estimate.value:,.{digits}f}"
         return f"{text} ({estimate.low:,.{digits}f} to {estimate.high:,.{digits}f})" if estimate.has_interval else text
 
@@ -722,7 +727,7 @@ class _Page:
                 if math.isnan(mean):
                     line.append(Cell(f'<span class="same pale">0 of {of}</span>' if of else "", "", is_html=True))
                     continue
-                text = f"{mean:,.{_digits(mean)}f}" + ("" if n == of else f" [{n} of {of}]")
+                text = f"{mean:,.{_digits(mean, self.fine)}f}" + ("" if n == of else f" [{n} of {of}]")
                 text = f"<b>{text}</b>" if index == highest else text
                 low, high = (by_place[task, arm].get(f"minus_base_{end}") for end in ("low", "high"))
                 mark = "up" if isinstance(low, float) and low > 0.0 else ""
@@ -814,7 +819,7 @@ class _Page:
         mean, low, high = (row.get(f"{label}_{part}") for part in ("mean", "low", "high"))
         if not isinstance(mean, float):
             return Cell("", "")
-        digits = _digits(mean)
+        digits = _digits(mean, self.fine)
         text = f"{mean:+,.{digits}f}" if signed else f"{mean:,.{digits}f}"
         if isinstance(low, float) and isinstance(high, float):
             text += f" [{low:,.{digits}f}, {high:,.{digits}f}]"
@@ -1039,7 +1044,8 @@ class _Page:
             run, path = next((run, run.film) for run in group.runs if run.film is not None)
             source = small_film(path) if self.films == "embed" else self._link(path)
             lazy = ' loading="lazy"' if self.films == "link" else ""
-            step = path.stem.replace("_", " ")
+            number = path.stem.removeprefix("step_")
+            step = f"step {int(number):,}" if number.isdecimal() else path.stem
             label = html.escape(f"{group.arm} on {group.task}, seed {run.seed}, {step}")
             shown.append(
                 f'<figure><img{lazy} src="{source}" alt="{label}"><figcaption>{self._arm(group.arm)}<br>'
@@ -1083,7 +1089,7 @@ class _Page:
 
     def _outcome(self, run: Run, statistic: Statistic) -> Cell:
         value = run.outcome(statistic, scored=self.results.scored)
-        return Cell("", "") if value is None else Cell(f"{value:,.{_digits(value)}f}", value)
+        return Cell("", "") if value is None else Cell(f"{value:,.{_digits(value, self.fine)}f}", value)
 
     def _how(self, command: str) -> str:
         known = provenance_of(self.results.runs)
