@@ -464,16 +464,19 @@ class Agent:
 
         Gradients beyond 1.8e19 have an infinite second moment, and Adam no longer moves what they are of.
         """
-        for part, parameters in self._parts().items():
-            for name, tensor in parameters.items():
-                if not bool(tensor[run].isfinite().all()):
-                    return f"parameter {part}.{name}"
-        for part, optimiser in self.optimisers.items():
-            for name, own in self._slices[part].items():
-                for moment, tensor in optimiser.state.get(own[run], {}).items():
-                    if not bool(tensor.isfinite().all()):
-                        return f"Adam's {moment} of {part}.{name}"
-        return None
+        named = {
+            f"parameter {part}.{name}": tensor[run]
+            for part, parameters in self._parts().items()
+            for name, tensor in parameters.items()
+        }
+        named |= {
+            f"Adam's {moment} of {part}.{name}": tensor
+            for part, optimiser in self.optimisers.items()
+            for name, own in self._slices[part].items()
+            for moment, tensor in optimiser.state.get(own[run], {}).items()
+        }
+        are_finite = torch.stack([tensor.isfinite().all() for tensor in named.values()]).tolist()  # one wait for all
+        return next((name for name, is_finite in zip(named, are_finite, strict=True) if not is_finite), None)
 
     def tensors(self) -> list[Tensor]:
         """All that a step changes on the device: parameters, targets, coefficients, the optimisers' moments."""

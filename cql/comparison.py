@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import itertools
 import math
 import os
 import re
@@ -23,7 +22,7 @@ from cql import figures, statistics
 from cql.loggers import EPISODES_FILE, METRICS_FILE, N_LAST_EVALUATIONS, SUMMARY_FILE, read_episodes
 from cql.page import Cell, beside, breakable, document, figure, table, write
 from cql.report import SERIES
-from cql.results import STATISTICS, Group, Results, Run, Statistic, overrides_of, provenance_of
+from cql.results import NOT_BEGUN, STATISTICS, Group, Results, Run, Statistic, overrides_of, provenance_of
 from cql.statistics import MIN_RUNS, Estimate
 from cql.tables import latex
 
@@ -102,10 +101,13 @@ def write_report(
     comparison = _Comparison.of(results, base, statistic)
     for name, found in _drawn(results, comparison, statistic, base).items():
         if found is not None:
-            drawn[name] = figures.svg(found)
             if name.startswith(_OF_LINES):  # in the page one legend serves several figures
+                drawn[name] = figures.svg(found)
                 figures.add_legend(found, results, comparison.arms if name == "profiles" else results.arms)
-            written += figures.save(found, folder / "figures", name)
+            paths = figures.save(found, folder / "figures", name)
+            if name not in drawn:
+                drawn[name] = paths[0].read_text(encoding="utf-8")
+            written += paths
     tables = [
         write(folder / "table.csv", as_csv(rows)),
         write(folder / "table.md", as_markdown(results, statistic, base)),
@@ -370,10 +372,10 @@ def as_markdown(results: Results, statistic: Statistic, base: str | None = None)
         statistic: which evaluations.
         base: the arm that the means are not to do without.
     """
-    cells, best = _matrix(results, statistic)
+    (cells, best), fine = _matrix(results, statistic), _fine(results)
     lines = [f"| task | {' | '.join(map(_markdown_safe, results.arms))} |", "|---" * (len(results.arms) + 1) + "|"]
     for task, row, highest in zip(results.tasks, cells, best, strict=True):
-        texts = [_cell(*cell, plus_minus="±", fine=_fine(results)) for cell in row]
+        texts = [_cell(*cell, plus_minus="±", fine=fine) for cell in row]
         if highest is not None and len(row) > 1:
             texts[highest] = f"**{texts[highest]}**"
         lines.append(f"| {_markdown_safe(task)} | {' | '.join(texts)} |")
@@ -383,7 +385,7 @@ def as_markdown(results: Results, statistic: Statistic, base: str | None = None)
 
 def as_latex(results: Results, statistic: Statistic, base: str | None = None) -> str:
     """The same for a paper, with the package booktabs."""
-    cells, best = _matrix(results, statistic)
+    (cells, best), fine = _matrix(results, statistic), _fine(results)
     lines = [
         "% \\usepackage{booktabs}",
         "\\begin{table}",
@@ -395,7 +397,7 @@ def as_latex(results: Results, statistic: Statistic, base: str | None = None) ->
         "    \\midrule",
     ]
     for task, row, highest in zip(results.tasks, cells, best, strict=True):
-        texts = [_cell(*cell, plus_minus="$\\pm$", fine=_fine(results)) for cell in row]
+        texts = [_cell(*cell, plus_minus="$\\pm$", fine=fine) for cell in row]
         if highest is not None and len(row) > 1:
             texts[highest] = f"\\textbf{{{texts[highest]}}}"
         lines.append(f"    {latex(task)} & {' & '.join(texts)} \\\\")
@@ -647,7 +649,7 @@ class _Page:
         if ended == planned:
             return ""
         rest = planned - ended - failed
-        unreadable = any(reason != _NOT_BEGUN for _, reason in self.results.unread)
+        unreadable = any(reason != NOT_BEGUN for _, reason in self.results.unread)
         said = [f"{failed} failed"] if failed else []
         said += [f"{rest} not finished{' or not readable' if unreadable else ''}"] if rest else []
         return f" [{ended} of {planned} runs; {', '.join(said)}]"
@@ -690,8 +692,8 @@ class _Page:
                         f"has {run.step} of {run.n_steps} steps of metrics and no {SUMMARY_FILE} that says how it ended"
                     )
                 lines.append(f"<li><code>{html.escape(run.name)}</code> {how}</li>")
-        waiting = [(path, reason) for path, reason in self.results.unread if reason == _NOT_BEGUN]
-        others = [(path, reason) for path, reason in self.results.unread if reason != _NOT_BEGUN]
+        waiting = [(path, reason) for path, reason in self.results.unread if reason == NOT_BEGUN]
+        others = [(path, reason) for path, reason in self.results.unread if reason != NOT_BEGUN]
         lines += [f"<li><code>{html.escape(path.name)}</code>: {html.escape(reason)}</li>" for path, reason in others]
         if waiting:
             names = ", ".join(html.escape(path.name) for path, _ in waiting)
@@ -800,7 +802,7 @@ class _Page:
                 f"Runs have between {counts[0]} and {counts[-1]} evaluations: <i>best</i> is the better the more of "
                 "them there are, whatever the arm."
             )
-        bare = [run for run in self.results.runs if len(run.evaluations.values) and not _has_episodes(run)]
+        bare = [run for run in self.results.runs if len(run.evaluations.values) and not run.n_episodes]
         if bare:
             names = ", ".join(html.escape(run.name) for run in bare)
             notes.append(
@@ -1117,15 +1119,6 @@ class _Page:
         )
 
 
-def _has_episodes(run: Run) -> bool:
-    try:
-        with (run.directory / EPISODES_FILE).open(encoding="utf-8") as lines:
-            return sum(1 for _ in itertools.islice(lines, 2)) == 2  # a head and an episode
-    except FileNotFoundError:
-        return False
-
-
-_NOT_BEGUN = "has not begun"
 _STATUS = {"running": "is running", "stopped": "was stopped", "waiting": "waits for its turn", "finished": "finished"}
 
 

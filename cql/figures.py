@@ -258,8 +258,8 @@ def learning_curves(results: Results) -> Figure | None:
     if not tasks:
         return None
     figure, panels = _panels(len(tasks))
-    for axes, task in zip(panels, tasks, strict=True):
-        _small_title(axes, _titles(tasks)[task])
+    for axes, (task, title) in zip(panels, _titles(tasks).items(), strict=True):
+        _small_title(axes, title)
         for arm in results.arms:
             group = results.group(task, arm)
             if group is not None:
@@ -334,8 +334,8 @@ def outcomes(results: Results, statistic: Statistic, base: str | None = None) ->
     n = len(results.arms)
     figure, panels = _panels(len(tasks), height=0.75 + 0.26 * max(n, 3))
     longest = max(map(len, results.arms))
-    for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
-        _small_title(axes, _titles(tasks)[task])
+    for index, (axes, (task, title)) in enumerate(zip(panels, _titles(tasks).items(), strict=True)):
+        _small_title(axes, title)
         for y, arm in enumerate(results.arms):
             values = _outcomes(results, task, arm, statistic)
             if not len(values):
@@ -373,8 +373,8 @@ def differences(results: Results, statistic: Statistic, base: str) -> Figure | N
         return None
     figure, panels = _panels(len(tasks), height=0.75 + 0.26 * max(len(arms), 3))
     longest = max(map(len, arms))
-    for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
-        _small_title(axes, _titles(tasks)[task])
+    for index, (axes, (task, title)) in enumerate(zip(panels, _titles(tasks).items(), strict=True)):
+        _small_title(axes, title)
         for y, arm in enumerate(arms):
             values = _outcomes(results, task, arm, statistic)
             if not len(values):
@@ -447,8 +447,8 @@ def over_number(results: Results, key: str, statistic: Statistic) -> Figure | No
     others = [other for other in axes_keys if other != key]
     xs = sorted({float(own[key]) for own in results.arm_settings.values()})
     figure, panels = _panels(len(tasks), height=3.0)
-    for axes, task in zip(panels, tasks, strict=True):
-        _small_title(axes, _titles(tasks)[task])
+    for axes, (task, title) in zip(panels, _titles(tasks).items(), strict=True):
+        _small_title(axes, title)
         lines: dict[tuple[float, ...], list[tuple[float, Estimate, NDArray[np.float64]]]] = {}
         for arm, own in results.arm_settings.items():
             values = _outcomes(results, task, arm, statistic)
@@ -502,8 +502,8 @@ def heat_maps(results: Results, statistic: Statistic, link: Callable[[Group], st
     figure, panels = _panels(
         len(results.tasks), width=max(3.8, 1.0 + 0.75 * len(columns)), height=1.2 + 0.5 * len(rows), columns=2
     )
-    for axes, task in zip(panels, results.tasks, strict=True):
-        _small_title(axes, _titles(results.tasks, 24)[task], f"mean {_unit(results)}, {statistic}")
+    for axes, (task, title) in zip(panels, _titles(results.tasks, 24).items(), strict=True):
+        _small_title(axes, title, f"mean {_unit(results)}, {statistic}")
         means = {}
         for arm, own in results.arm_settings.items():
             group = results.group(task, arm)

@@ -51,6 +51,9 @@ _OF_TASK = (
     "env", "dataset.kind", "dataset.name", "dataset.id", "dataset.path", "dataset.n_episodes", "dataset.fraction",
     "dataset.subset_seed",
 )  # fmt: skip
+NOT_BEGUN = "has not begun"
+"""Why a run is not read that its sweep plans and that has no folder yet."""
+
 _LONGEST_LABEL = 90  # of an arm by its settings
 _TASK_KEYS = ("task", "dataset", "env", "path", "id")  # of a point
 
@@ -79,6 +82,7 @@ class Run:
         failure: what went wrong, where it failed.
         evaluations: mean return of each evaluation.
         scores: the same normalised, empty where the environment has no reference.
+        n_episodes: rows of ``episodes.csv``; without any the evaluations are the means in ``metrics.jsonl``.
         metrics: rows of ``metrics.jsonl``.
         provenance: versions, data and commit, as far as they were recorded.
     """
@@ -91,6 +95,7 @@ class Run:
     failure: str | None
     evaluations: Curve
     scores: Curve
+    n_episodes: int
     metrics: Sequence[Mapping[str, float]]
     provenance: Mapping[str, Any]
 
@@ -298,7 +303,7 @@ def read_results(folders: Iterable[Path]) -> Results:
         if whole.isdisjoint((sweep.resolve(), *sweep.resolve().parents)):
             continue
         known = {path.name for path in found if path.parent == sweep.resolve()}
-        unread += [(sweep / run.name, "has not begun") for run in read_sweep(sweep) if run.name not in known]
+        unread += [(sweep / run.name, NOT_BEGUN) for run in read_sweep(sweep) if run.name not in known]
     if not runs:
         path, reason = unread[0]
         raise ResultsError(f"none of the {len(unread)} runs can be read yet; {path}: {reason}")
@@ -351,6 +356,7 @@ def read_run(directory: Path) -> Run:
         failure=str(summary.get("failure") or "the summary does not say why") if found == "failed" else None,
         evaluations=evaluations,
         scores=scores,
+        n_episodes=len(episodes),
         metrics=metrics,
         provenance=_json(directory / PROVENANCE_FILE),
     )

@@ -207,9 +207,9 @@ def load_table(name: str, folder: Path) -> Table:
     """
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else folder / f"{name}.yaml"
-    if is_path and not path.is_file():
-        raise TableError(f"{name}: there is no such file")
     if not path.is_file():
+        if is_path:
+            raise TableError(f"{name}: there is no such file")
         raise TableError(
             f"there is no table '{name}'; there are {', '.join(known_tables(folder))}, or give a .yaml file"
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cql import config, results, sweeps, tables
+from cql import config, page, results, sweeps, tables
 
 FOLDER = config.CONFIG_DIR / "table"
 
@@ -167,10 +167,7 @@ def show(table: tables.Table, folders: list[str], statistic: results.Statistic, 
             ("tex", tables.as_latex(document)),
             ("csv", tables.as_csv(comparison)),
         ):
-            path = out / f"table.{suffix}"
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
+            page.write(out / f"table.{suffix}", text)
         print(f"written: {out}/table.md, table.tex, table.csv", file=sys.stderr)
 
 
