@@ -28,10 +28,11 @@ train: install  ## train the default experiment; Hydra overrides in ARGS="seed=1
 
 test: install lint test-fast  ## lint, types and the fast tests
 
-lint: install  ## ruff and mypy
+lint: install  ## ruff, mypy and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
@@ -66,7 +67,7 @@ $(NEXT)/.installed: pyproject.toml constraints.txt constraints-hydra-next.txt
 	touch $@
 
 test-hydra-next: $(NEXT)/.installed  ## config, scripts, launcher and sweeps on Hydra's next release (makes .venv-hydra-next)
-	$(NEXT)/bin/pytest $(wildcard tests/test_config*.py tests/test_scripts*.py tests/test_sweep*.py tests/test_launcher*.py) $(ARGS)
+	$(NEXT)/bin/pytest tests/config tests/scripts tests/sweep $(ARGS)
 
 # d3rlpy asks for an older gymnasium than ours, so it has an environment of its own.
 $(PEERS)/.installed: pyproject.toml constraints.txt
@@ -79,7 +80,7 @@ test-peers: $(PEERS)/.installed  ## compare with d3rlpy's own classes (makes .ve
 	$(PEERS)/bin/pytest -m 'peers' $(ARGS)
 
 benchmark: install $(PEERS)/.installed  ## speed and memory, beside d3rlpy and TorchRL (makes .venv-peers)
-	$(BIN)/python scripts/benchmark.py --peers $(PEERS)/bin/python $(ARGS)
+	$(BIN)/python benchmarks/benchmark.py --peers $(PEERS)/bin/python $(ARGS)
 
 wheel: install  ## build the source archive and the wheel into dist/
 	$(BIN)/python -m build

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cql import config
+from cql.config import schema as config
 
 if TYPE_CHECKING:
-    from cql.collect import Behaviour, Episode, Part
-    from cql.envs import EnvInfo
+    from cql.data.collect import Behaviour, Episode, Part
+    from cql.rollout.envs import EnvInfo
 
 POLICIES = """\
 a policy is one of
@@ -83,8 +83,8 @@ def behaviours(name: str, info: "EnvInfo") -> "Sequence[Behaviour]":
         PolicyError: a file holds no policy.
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    from cql.checkpoint import CheckpointFolder
-    from cql.collect import NpzPolicy, RandomPolicy
+    from cql.data.collect import NpzPolicy, RandomPolicy
+    from cql.training.checkpoint import CheckpointFolder
 
     path = Path(name)
     run, _, which = name.rpartition("@")
@@ -121,7 +121,7 @@ def behaviours(name: str, info: "EnvInfo") -> "Sequence[Behaviour]":
 
 def checkpoint(path: Path, name: str) -> "Behaviour":
     """The policy of a run trained here."""
-    from cql import experiment
+    from cql.training import experiment
 
     return experiment.load_behaviour(path, name)
 
@@ -143,7 +143,7 @@ def parts(specs: Sequence[str], n_episodes: int | None, noise: float | None, inf
     Raises:
         UsageError: the numbers of episodes do not go together.
     """
-    from cql.collect import Part
+    from cql.data.collect import Part
 
     named = [split(spec) for spec in specs]
     own = sum(number for _, number in named if number is not None)
@@ -186,7 +186,7 @@ def summary(episodes: "Sequence[Episode]", reference: tuple[float, float] | None
     """Episodes, transitions, return and score, in one line."""
     import numpy as np
 
-    from cql.envs import normalised_score
+    from cql.rollout.envs import normalised_score
 
     returns = np.array([episode.rewards.sum() for episode in episodes])
     line = (
@@ -201,9 +201,9 @@ def summary(episodes: "Sequence[Episode]", reference: tuple[float, float] | None
 
 def collect(chosen: argparse.Namespace) -> None:
     """Roll out, write and report."""
-    from cql.collect import collect_dataset
-    from cql.data import minari_folder
-    from cql.envs import env_info
+    from cql.data.collect import collect_dataset
+    from cql.data.datasets import minari_folder
+    from cql.rollout.envs import env_info
 
     minari_folder(chosen.dataset_id)  # refuses a malformed id before anything is loaded
     acting = parts(chosen.policy, chosen.episodes, chosen.noise, env_info(chosen.env))
@@ -240,10 +240,10 @@ def collect(chosen: argparse.Namespace) -> None:
 
 def checked(chosen: argparse.Namespace) -> int:
     """Collect; errors of the user's go to stderr with exit code 2."""
-    from cql.checkpoint import CheckpointError
-    from cql.collect import PolicyError
-    from cql.data import DatasetError
-    from cql.envs import EnvError
+    from cql.data.collect import PolicyError
+    from cql.data.datasets import DatasetError
+    from cql.rollout.envs import EnvError
+    from cql.training.checkpoint import CheckpointError
 
     try:
         collect(chosen)
@@ -255,7 +255,7 @@ def checked(chosen: argparse.Namespace) -> int:
 
 def what_is_kept(chosen: argparse.Namespace, started: float) -> str:
     """What an interrupt left of the dataset, for people."""
-    data = sys.modules.get("cql.data")  # imported by now if anything was written
+    data = sys.modules.get("cql.data.datasets")  # imported by now if anything was written
     folder = None if data is None else data.minari_folder(chosen.dataset_id)
     if folder is not None and folder.exists() and folder.stat().st_ctime >= started:
         return f"{chosen.dataset_id} is whole, in {folder}"
@@ -268,7 +268,7 @@ def main() -> int:
     """The entry point; an interrupt, from the first import on, ends it with exit code 130."""
     chosen, started = arguments(), time.time()
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("cql.data").setLevel(logging.INFO)  # says whom it waits for
+    logging.getLogger("cql.data.datasets").setLevel(logging.INFO)  # says whom it waits for
     try:
         return checked(chosen)
     except KeyboardInterrupt:

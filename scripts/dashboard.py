@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from cql import sweeps
+from cql.sweep import status as sweeps
 
 
 def arguments() -> argparse.Namespace:
@@ -34,7 +34,8 @@ def command(chosen: argparse.Namespace) -> str:
 def main() -> int:
     """Build the workspace and save it where W&B can be reached; errors of the user's go to stderr with exit code 2."""
     chosen = arguments()
-    from cql import dashboard, loggers
+    from cql.results import dashboard
+    from cql.training import loggers
 
     try:
         folder = sweeps.find_sweep(chosen.sweep)

@@ -28,10 +28,10 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Load, run and report; errors of the user's go to stderr with exit code 2."""
     chosen = arguments()
-    from cql import experiment
-    from cql.checkpoint import CheckpointError
-    from cql.experiment import FolderError
-    from cql.rendering import RenderingError
+    from cql.rollout.rendering import RenderingError
+    from cql.training import experiment
+    from cql.training.checkpoint import CheckpointError
+    from cql.training.experiment import FolderError
 
     try:
         print(

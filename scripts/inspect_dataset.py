@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cql import config
+from cql.config import schema as config
 
 if TYPE_CHECKING:
-    from cql.inspection import Source
+    from cql.data.inspection import Source
 
 DATASETS = """\
 a dataset is one of
@@ -57,7 +57,7 @@ def read(text: str, env_id: str | None) -> "tuple[str, Source]":
         UsageError: there is no such dataset, or its environment is not known.
         DatasetError: it cannot be read.
     """
-    from cql import inspection
+    from cql.data import inspection
 
     path, name = Path(text).expanduser(), text.removeprefix("embedded/")
     if path.is_file() and path.suffix not in (".hdf5", ".h5"):
@@ -68,7 +68,7 @@ def read(text: str, env_id: str | None) -> "tuple[str, Source]":
         if env_id is None:
             raise UsageError(f"{text}: a D4RL file does not say its environment: add --env, such as --env Hopper-v5")
         return path.stem, inspection.read_d4rl(path, env_id)
-    from cql.collect import EMBEDDED, ensure_embedded
+    from cql.data.collect import EMBEDDED, ensure_embedded
 
     if name in EMBEDDED:
         return name, inspection.read_minari(ensure_embedded(name, progress=sys.stderr.isatty()))
@@ -82,8 +82,9 @@ def read(text: str, env_id: str | None) -> "tuple[str, Source]":
 
 def inspect(chosen: argparse.Namespace) -> None:
     """Read, count, write and report."""
-    from cql import inspection, inspection_page
-    from cql.envs import env_info
+    from cql.data import inspection
+    from cql.results import inspection_page
+    from cql.rollout.envs import env_info
 
     name, source = read(chosen.dataset, chosen.env)
     env_id = chosen.env or source.raw.env_id
@@ -108,8 +109,8 @@ def main() -> int:
     chosen = arguments()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("cql").setLevel(logging.INFO)  # says that it makes an embedded dataset
-    from cql.data import DatasetError
-    from cql.envs import EnvError
+    from cql.data.datasets import DatasetError
+    from cql.rollout.envs import EnvError
 
     try:
         inspect(chosen)

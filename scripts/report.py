@@ -50,7 +50,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Read, draw and write; errors of the user's go to stderr with exit code 2."""
     chosen = arguments()
-    from cql import comparison, dashboard, results
+    from cql.results import comparison, dashboard
+    from cql.results import runs as results
 
     try:
         folders = [_folder(text) for text in chosen.folders]
@@ -115,7 +116,9 @@ def _labels(texts: list[str]) -> dict[str, str]:
 
 def _table_labels(folders: list[Path], arms: Sequence[str]) -> dict[str, str]:
     """The names that a table gives its arms, where the folder is its sweep's: by its name, or by what started it."""
-    from cql import config, results, tables
+    from cql.config import schema as config
+    from cql.results import runs as results
+    from cql.results import tables
 
     if len(folders) > 1:
         return {}
@@ -134,7 +137,7 @@ def _count(n: int, noun: str) -> str:
 
 def _folder(text: str) -> Path:
     """A folder as it is, or that of a sweep by its name."""
-    from cql import sweeps
+    from cql.sweep import status as sweeps
 
     return Path(text) if Path(text).is_dir() else sweeps.find_sweep(text)
 

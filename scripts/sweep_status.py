@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cql import sweeps
+from cql.sweep import status as sweeps
 
 
 def arguments() -> argparse.Namespace:
@@ -58,7 +58,7 @@ def main() -> int:
             columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
             print(sweeps.table(sweeps.read_sweep(folder), columns))
         if chosen.figure is not None:
-            from cql import report
+            from cql.training import curves as report
 
             print(f"written: {report.sweep_curves(folder, path=chosen.figure)}", file=sys.stderr)
     except (sweeps.NoSweepError, FileNotFoundError) as error:

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cql import config, page, results, sweeps, tables
+from cql.config import schema as config
+from cql.results import page, tables
+from cql.results import runs as results
+from cql.sweep import status as sweeps
 
 FOLDER = config.CONFIG_DIR / "table"
 

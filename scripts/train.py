@@ -8,7 +8,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cql import config
+from cql.config import schema as config
 
 # OpenMP's threads wait for each other in a busy loop by default. Where another process has one of the cores, that made
 # updates three times slower; after a thousand turns they now sleep. It must stand before torch is imported.
@@ -23,12 +23,12 @@ def train(cfg: DictConfig) -> float:
     if cfg.resume is None:
         train_config = config.checked(cfg)
         if train_config.video.enabled:
-            from cql.rendering import begin_to_choose
+            from cql.rollout.rendering import begin_to_choose
 
             begin_to_choose()
-        from cql import experiment
+        from cql.training import experiment
     else:
-        from cql import experiment
+        from cql.training import experiment
 
         directory = Path(cfg.resume)
         train_config = experiment.resumed_config(directory, HydraConfig.get().overrides.task)

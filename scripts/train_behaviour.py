@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cql.collect import NpzPolicy
+    from cql.data.collect import NpzPolicy
 
 RETURNS_FILE = "returns.csv"
 TRAINING_FILE = "training.json"
@@ -82,7 +82,7 @@ def claim_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def actor_weights(model: Any) -> dict[str, Any]:
-    """The arrays that `cql.collect.NpzPolicy` is made of, from stable-baselines3's SAC with two hidden relu layers."""
+    """The arrays of a `cql.data.collect.NpzPolicy`, from stable-baselines3's SAC with two hidden relu layers."""
     actor = model.actor
     layers = {
         "hidden_0": actor.latent_pi[0],
@@ -111,7 +111,7 @@ def measure(policy: "NpzPolicy", env_id: str, n_episodes: int, seed: int) -> dic
     """Mean and standard deviation of the return, with sampled and with mean actions."""
     import numpy as np
 
-    from cql.collect import Part, roll_out
+    from cql.data.collect import Part, roll_out
 
     measured: dict[str, float] = {}
     for kind, noise in (("sampled", 1.0), ("deterministic", 0.0)):
@@ -142,8 +142,8 @@ def train(chosen: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from cql.collect import NpzPolicy
-    from cql.envs import env_info, make_env
+    from cql.data.collect import NpzPolicy
+    from cql.rollout.envs import env_info, make_env
 
     env_info(chosen.env)  # refuses what nobody could act in afterwards
     claim_folder(chosen.out, overwrite=chosen.overwrite)
@@ -202,8 +202,8 @@ def train(chosen: argparse.Namespace) -> None:
 def main() -> int:
     """Train; errors of the user's go to stderr with exit code 2."""
     chosen = arguments()
-    from cql.collect import PolicyError
-    from cql.envs import EnvError
+    from cql.data.collect import PolicyError
+    from cql.rollout.envs import EnvError
 
     try:
         train(chosen)

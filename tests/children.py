@@ -19,7 +19,7 @@ import mujoco  # noqa: F401
 from entry_points import load_script
 from tiny import OVERRIDES
 
-from cql import experiment  # noqa: F401
+from cql.training import experiment  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cql.worker import Worker
+from cql.rollout.worker import Worker
 
 
 class NeedsTwoError(Exception):
@@ -82,7 +82,7 @@ def slow_doubling() -> Callable[[Any], Any]:
 
 def gated_rollouts(gate: str, env_id: str, seeds: Sequence[Sequence[int]], **film: Any) -> Callable[[Any], Any]:
     """`rolling_out`, that begins each job only when there is a file, which it takes away."""
-    from cql.evaluation import rolling_out
+    from cql.rollout.evaluation import rolling_out
 
     roll_out = rolling_out(env_id, seeds, **film)
 
@@ -121,7 +121,7 @@ def broken_rollouts() -> Callable[[Any], Any]:
     """Evaluations fail."""
 
     def work(_: Any) -> Any:
-        from cql.envs import EnvError
+        from cql.rollout.envs import EnvError
 
         raise EnvError("the environment broke")
 
@@ -130,7 +130,7 @@ def broken_rollouts() -> Callable[[Any], Any]:
 
 def imported_for_rollouts(env_id: str, seeds: Sequence[Sequence[int]]) -> Callable[[Any], list[str]]:
     """Tells what has been imported after a job of rollouts."""
-    from cql.evaluation import rolling_out
+    from cql.rollout.evaluation import rolling_out
 
     roll_out = rolling_out(env_id, seeds, size=32, seconds=0.1)
 

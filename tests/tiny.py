@@ -7,9 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cql import config
-from cql.config import TrainConfig
-from cql.envs import make_env
+from cql.config import schema as config
+from cql.config.schema import TrainConfig
+from cql.rollout.envs import make_env
 
 OVERRIDES = (
     "env=InvertedPendulum-v5",

@@ -92,7 +92,7 @@ class StackedLauncher(Launcher):
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        from cql import experiment
+        from cql.training import experiment
 
         sweep = Path(str(self.config.hydra.sweep.dir))
         sweep.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ class StackedLauncher(Launcher):
         Raises:
             ConfigError: they do not.
         """
-        from cql.config import ConfigError
+        from cql.config.schema import ConfigError
 
         for name, value in (("stack_size", self.stack_size), ("workers", self.workers)):
             if value is not None and value < 1:
@@ -153,8 +153,8 @@ class StackedLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], first: int
     ) -> tuple[list[Job], dict[int, DictConfig], dict[Path, Any]]:
         """The jobs, their whole configs by number, and the checked ones by folder."""
-        from cql import config
-        from cql.config import ConfigError
+        from cql.config import schema as config
+        from cql.config.schema import ConfigError
 
         jobs: list[Job] = []
         configs: dict[int, DictConfig] = {}
@@ -195,7 +195,7 @@ class StackedLauncher(Launcher):
             keys: of all runs.
             n_devices: stacks that train at the same time, each on a device of its own.
         """
-        from cql import experiment
+        from cql.training import experiment
 
         if self.stack_size is not None:
             return dict.fromkeys(configs, self.stack_size)
@@ -300,8 +300,9 @@ def run_stack(context: HydraContext, configs: list[DictConfig], label: str) -> l
     Raises:
         SystemExit: a signal ended the runs.
     """
-    from cql import config, experiment
-    from cql.experiment import RunFailed
+    from cql.config import schema as config
+    from cql.training import experiment
+    from cql.training.experiment import RunFailed
 
     returns: dict[int, JobReturn] = {}
     claimed: dict[int, tuple[Any, Path]] = {}
@@ -375,7 +376,7 @@ def _planned(sweep: Path, keys: Mapping[str, str], sizes: Mapping[str, int]) -> 
     Returns:
         Names of the runs of each stack.
     """
-    from cql.sweeps import STACKS_FILE
+    from cql.sweep.status import STACKS_FILE
 
     path = sweep / STACKS_FILE
     recorded: list[list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -400,7 +401,8 @@ def _number(count: int, noun: str) -> str:
 
 def _state(directory: Path) -> str:
     """How a run stands before its sweep begins or goes on."""
-    from cql import experiment, sweeps
+    from cql.sweep import status as sweeps
+    from cql.training import experiment
 
     found = sweeps.status(directory, experiment.read_summary(directory))
     return "new" if found == "waiting" else found
@@ -419,8 +421,8 @@ def _failed(error: Exception, overrides: Sequence[str]) -> JobReturn:
 
 def _by_folder(stacks: list[list[Job]], results: Sequence[Any]) -> dict[Path, JobReturn]:
     """The returns of delegated stacks; of one whose worker died, what its runs' folders say."""
-    from cql import experiment
-    from cql.experiment import RunFailed
+    from cql.training import experiment
+    from cql.training.experiment import RunFailed
 
     done: dict[Path, JobReturn] = {}
     for stack, result in zip(stacks, results, strict=True):
@@ -443,8 +445,8 @@ def _by_folder(stacks: list[list[Job]], results: Sequence[Any]) -> dict[Path, Jo
 
 def _wait_for_others(stacks: list[list[Job]]) -> None:
     """Wait for the stacks that train on: launchers give up at the first job that they lose, their workers do not."""
-    from cql import experiment
-    from cql.lock import held
+    from cql.training import experiment
+    from cql.training.lock import held
 
     directories = [job.directory for stack in stacks for job in stack]
     if not any(directory.exists() for directory in directories):
@@ -465,7 +467,7 @@ _GRACE = 30.0  # seconds without a sign of life, longer than a worker takes to s
 
 def _clear_away(sweep: Path) -> None:
     """Remove what stands in the folder of a sweep before its first run, if there is nothing else."""
-    from cql import config
+    from cql.config import schema as config
 
     before_runs = {config.SWEEP_FILE, "multirun.yaml", "sweep.log"}
     with contextlib.suppress(OSError):  # what was refused is said all the same
@@ -478,8 +480,8 @@ def _clear_away(sweep: Path) -> None:
 
 def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
     """Say how the sweep went, tell the failures how many they are, and draw the figure."""
-    from cql import report
-    from cql.lock import FolderInUseError
+    from cql.training import curves as report
+    from cql.training.lock import FolderInUseError
 
     failures = [result for result in done.values() if result.status is not JobStatus.COMPLETED]
     for result in failures:
@@ -502,7 +504,7 @@ def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
 def _take_device(devices: Any) -> None:
     """Begin a worker process: one GPU is all that it sees, and Hydra knows what it knew where the sweep began."""
     device = os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
-    from cql import config
+    from cql.config import schema as config
 
     config.register()
     setup_globals()

@@ -1,0 +1,1 @@
+"""What CQL is: torch in, torch out; no file, no Hydra, no environment."""

@@ -1,0 +1,1 @@
+"""Optional speed: each piece is compared with the plain form by a test."""

@@ -1,0 +1,1 @@
+"""Offline datasets: read, collected, inspected, and made one set of tensors."""

@@ -1,0 +1,56 @@
+"""Files that are whole or absent, whatever moment a process is killed at.
+
+A file is written beside its final name, flushed to the disk and renamed. A reader sees the old contents or the new
+ones, never a part. This is the only place of the program that does so.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, beside ``path``; when the block ends without an error, it takes the place of ``path``.
+
+    The suffix of the path is kept, since writers of pictures choose their format by it. After an error, ``path`` is as
+    it was and nothing is left beside it.
+
+    Args:
+        path: the final name, in a folder that exists.
+
+    Raises:
+        OSError: the file could not be written, flushed or renamed.
+    """
+    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)  # noqa: PTH105  by this name, so that tests count renames in one place
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text to a file, atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, contents: bytes) -> None:
+    """Write bytes to a file, atomically."""
+    with replacing(path) as aside:
+        aside.write_bytes(contents)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

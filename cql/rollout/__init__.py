@@ -1,0 +1,1 @@
+"""Environments, evaluation and rendering."""

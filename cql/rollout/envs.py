@@ -1,0 +1,215 @@
+"""Gymnasium and MuJoCo behind one door: what an environment is, how its actions are scaled, how its returns are scored.
+
+The rest of the program acts in [-1, 1]; only :func:`to_env_actions` and :func:`from_env_actions` know an environment's
+own units. Gymnasium and MuJoCo are imported inside the functions, so that importing this module costs nothing and
+:func:`cql.rollout.rendering.choose_backend` can still run before MuJoCo is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import gymnasium
+
+logger = logging.getLogger(__name__)
+
+Returns = TypeVar("Returns", float, NDArray[np.float64])
+
+
+class EnvError(ValueError):
+    """An environment does not exist, or is not one that CQL as written here can act in."""
+
+
+@dataclass(frozen=True, eq=False)
+class EnvInfo:
+    """What the program needs to know of an environment.
+
+    Attributes:
+        env_id: Gymnasium's id.
+        observation_size: S, the length of an observation.
+        action_size: A, the length of an action.
+        action_low: Lower bounds of the actions in the environment's own units, float32 (A,).
+        action_high: Upper bounds, float32 (A,).
+        max_episode_steps: Steps after which an episode is truncated.
+        step_seconds: Simulated seconds per step.
+    """
+
+    env_id: str
+    observation_size: int
+    action_size: int
+    action_low: NDArray[np.float32]
+    action_high: NDArray[np.float32]
+    max_episode_steps: int
+    step_seconds: float
+
+
+def env_info(env_id: str) -> EnvInfo:
+    """Make the environment once, read its sizes, bounds and clock, and close it.
+
+    Args:
+        env_id: Gymnasium's id, such as "HalfCheetah-v5".
+
+    Returns:
+        The environment's description.
+
+    Raises:
+        EnvError: The id is unknown, a space is not a one-dimensional `Box`, an action bound is not finite, or episodes
+            have no time limit.
+    """
+    env = make_env(env_id)
+    try:
+        return _describe(env_id, env)
+    finally:
+        env.close()
+
+
+def make_env(
+    env_id: str, *, render: bool = False, width: int = 480, height: int = 480, **options: Any
+) -> gymnasium.Env[Any, Any]:
+    """Make an environment, quietly.
+
+    Args:
+        env_id: Gymnasium's id.
+        render: Whether `env.render()` shall return pictures, uint8 (height, width, 3).
+        width: Width of the pictures in pixels; without `render` it is not used.
+        height: Height of the pictures in pixels; without `render` it is not used.
+        options: Further keyword arguments of the environment.
+
+    Returns:
+        The environment with its time limit, not yet reset.
+
+    Raises:
+        EnvError: Gymnasium does not know the id, or misses what the environment depends on.
+    """
+    import gymnasium
+
+    _log_mujoco_warnings()
+    if render:
+        options = {"render_mode": "rgb_array", "width": width, "height": height, **options}
+    try:
+        # The checker walks over every observation of every step; `env_info` and the tests have looked at the spaces.
+        return gymnasium.make(env_id, disable_env_checker=True, **options)
+    except gymnasium.error.Error as error:
+        raise EnvError(
+            f"env: gymnasium cannot make {env_id!r} ({error}). Known to work: HalfCheetah-v5, Hopper-v5, Walker2d-v5, "
+            "Ant-v5, InvertedPendulum-v5."
+        ) from error
+
+
+def to_env_actions(
+    actions: NDArray[np.floating], low: NDArray[np.float32], high: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Scale actions from [-1, 1] to an environment's bounds.
+
+    The centre and the half-width are used rather than `low + (a + 1) / 2 * (high - low)`, because that way bounds of
+    exactly [-1, 1] leave every action bit for bit as it was.
+
+    Args:
+        actions: Actions in [-1, 1], (..., A); what lies outside is clipped.
+        low: Lower bounds, (A,).
+        high: Upper bounds, (A,).
+
+    Returns:
+        Actions in the environment's units, float32 (..., A), never outside the bounds.
+    """
+    centre, half_width = (high + low) / 2, (high - low) / 2
+    scaled: NDArray[np.float32] = np.clip(centre + half_width * actions, low, high).astype(np.float32)
+    return scaled
+
+
+def from_env_actions(
+    actions: NDArray[np.floating], low: NDArray[np.float32], high: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Scale actions from an environment's bounds to [-1, 1], the inverse of :func:`to_env_actions`.
+
+    Args:
+        actions: Actions in the environment's units, (..., A). They are not clipped: whether data keep to the bounds is
+            checked where the data come in.
+        low: Lower bounds, (A,).
+        high: Upper bounds, (A,).
+
+    Returns:
+        Actions in [-1, 1], float32 (..., A).
+    """
+    centre, half_width = (high + low) / 2, (high - low) / 2
+    return ((actions - centre) / half_width).astype(np.float32)
+
+
+def normalised_score(returns: Returns, reference_min: float, reference_max: float) -> Returns:
+    """Scale returns so that the two reference returns become 0 and 100 (D4RL, Fu et al. 2020, section 5).
+
+    Args:
+        returns: One return or an array of them.
+        reference_min: The return that scores 0 (in D4RL a random policy's).
+        reference_max: The return that scores 100 (in D4RL a fully trained SAC policy's).
+
+    Returns:
+        100 (return - min) / (max - min), in the form of `returns`.
+
+    Raises:
+        ValueError: The references are not in order.
+    """
+    if not reference_max > reference_min:
+        raise ValueError(f"reference_max ({reference_max}) must be greater than reference_min ({reference_min})")
+    return 100.0 * (returns - reference_min) / (reference_max - reference_min)
+
+
+def _describe(env_id: str, env: gymnasium.Env[Any, Any]) -> EnvInfo:
+    from gymnasium.spaces import Box
+
+    for name, space in (("observation", env.observation_space), ("action", env.action_space)):
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            raise EnvError(f"env: the {name} space of {env_id!r} is {space}; a Box with one dimension is needed.")
+    observation_space, action_space = env.observation_space, env.action_space
+    assert isinstance(observation_space, Box)
+    assert isinstance(action_space, Box)
+    low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise EnvError(
+            f"env: the action bounds of {env_id!r} are {low} to {high}; finite bounds with low < high are needed, "
+            "because policies act in [-1, 1] and are scaled to them."
+        )
+    max_episode_steps = env.spec.max_episode_steps if env.spec is not None else None
+    if max_episode_steps is None:
+        raise EnvError(f"env: {env_id!r} has no max_episode_steps, so that an evaluation might never end.")
+    low.setflags(write=False)
+    high.setflags(write=False)
+    return EnvInfo(
+        env_id=env_id,
+        observation_size=int(observation_space.shape[0]),
+        action_size=int(action_space.shape[0]),
+        action_low=low,
+        action_high=high,
+        max_episode_steps=int(max_episode_steps),
+        step_seconds=_step_seconds(env),
+    )
+
+
+def _step_seconds(env: gymnasium.Env[Any, Any]) -> float:
+    step_seconds = getattr(env.unwrapped, "dt", None)
+    if step_seconds is not None:
+        return float(step_seconds)
+    return 1.0 / float(env.metadata.get("render_fps", 20))
+
+
+def _log_mujoco_warnings() -> None:
+    """Send MuJoCo's warnings to our log.
+
+    Left alone, MuJoCo prints them and appends them to MUJOCO_LOG.TXT in the working directory; it does so for every
+    HalfCheetah-v5 made, whose model file has an attribute that MuJoCo 4 calls deprecated.
+    """
+    try:
+        import mujoco
+    except ImportError:  # an environment of another kind; gymnasium says so where MuJoCo is really needed
+        return
+    mujoco.set_mju_user_warning(_log_mujoco_warning)
+
+
+def _log_mujoco_warning(message: str) -> None:
+    logger.log(logging.DEBUG if "deprecated" in message else logging.WARNING, "MuJoCo: %s", message)

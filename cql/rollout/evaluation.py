@@ -1,0 +1,440 @@
+"""Rollouts: returns of whole episodes, and pictures of the beginning of one.
+
+A policy here is a function from float32 observations (R, E, S) to actions (R, E, A) in [-1, 1], for R runs and E
+episodes a run, in NumPy. It normalises observations where it was trained on normalised ones; scaling actions to the
+environment's bounds is done here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cql.rollout.envs import EnvInfo, env_info, make_env, to_env_actions
+from cql.rollout.rendering import MIN_FRAME_STD, RenderingError, choose_backend, encode_gif
+
+if TYPE_CHECKING:
+    import gymnasium
+
+Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeResults:
+    """What an evaluation measured.
+
+    Attributes:
+        returns: Undiscounted sum of each episode's rewards, float64 (R, E); NaN where the policy's actions became
+            non-finite, and for runs that were not evaluated.
+        lengths: Steps of each episode, int64 (R, E).
+        seeds: The seed that each episode was reset with, int64 (R, E).
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    seeds: NDArray[np.int64]
+
+
+class Evaluator:
+    """R x E environments that are stepped together, with one call of the policy a step.
+
+    Physics takes about 50 microseconds a step, so one process with a list of environments beats worker processes, and
+    no autoreset convention is involved: each environment is left alone after its own end. The policy always sees all
+    R x E rows, those of ended episodes frozen at their last observation: in batches of one shape the rounding of matrix
+    products does not depend on what the other episodes do. (It does depend on the shape: with another E the same seed
+    soon gives another episode, because physics with contacts is chaotic.)
+
+    The same seeds give the same episodes at every evaluation, so that two evaluations differ by the policy only.
+    The environments are made when they are first needed.
+
+    Args:
+        env_id: Gymnasium's id.
+        seeds: One seed per episode, E in each of R rows.
+
+    Raises:
+        ValueError: The seeds are not R rows of E.
+        EnvError: The environment cannot be used (see :func:`cql.rollout.envs.env_info`).
+    """
+
+    def __init__(self, env_id: str, seeds: Sequence[Sequence[int]]) -> None:
+        lengths = {len(row) for row in seeds}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(f"seeds must be R rows of E seeds each, with R and E at least 1; got {list(seeds)}")
+        self.info: EnvInfo = env_info(env_id)
+        self.seeds: NDArray[np.int64] = np.array(seeds, dtype=np.int64)
+
+    @functools.cached_property
+    def _envs(self) -> list[gymnasium.Env[Any, Any]]:
+        return [make_env(self.info.env_id) for _ in range(self.seeds.size)]
+
+    def evaluate(self, policy: Policy, due: Sequence[bool] | None = None) -> EpisodeResults:
+        """Run every episode of the runs that are due to its end.
+
+        An episode whose action is not finite ends there with the return NaN, so that one broken run does not stop its
+        neighbours.
+
+        Args:
+            policy: From observations (R, E, S) to actions (R, E, A) in [-1, 1].
+            due: Which of the R runs to evaluate; None is all of them. The policy sees rows for the others too, whose
+                observations mean nothing.
+
+        Returns:
+            Returns and lengths of the R x E episodes; NaN and 0 for runs that are not due.
+
+        Raises:
+            ValueError: The policy returned another shape.
+            RuntimeError: The evaluator is closed.
+        """
+        if not self._envs:
+            raise RuntimeError("this Evaluator is closed")
+        n_runs, n_episodes = self.seeds.shape
+        observations = np.zeros((len(self._envs), self.info.observation_size), np.float32)
+        returns, lengths = [math.nan] * len(self._envs), [0] * len(self._envs)
+        running = [index for index in range(len(self._envs)) if due is None or due[index // n_episodes]]
+        for index in running:
+            observations[index] = self._envs[index].reset(seed=int(self.seeds.flat[index]))[0]
+            returns[index] = 0.0
+        while running:
+            actions = _act(policy, observations.reshape(n_runs, n_episodes, -1), self.info)
+            finite = np.all(np.isfinite(actions), axis=1)
+            still_running = []
+            for index in running:
+                if not finite[index]:
+                    returns[index] = math.nan
+                    continue
+                observation, reward, terminated, truncated, _ = self._envs[index].step(actions[index])
+                observations[index] = observation
+                returns[index] += float(reward)
+                lengths[index] += 1
+                if not (terminated or truncated):
+                    still_running.append(index)
+            running = still_running
+        return EpisodeResults(
+            returns=np.array(returns, np.float64).reshape(self.seeds.shape),
+            lengths=np.array(lengths, np.int64).reshape(self.seeds.shape),
+            seeds=self.seeds.copy(),
+        )
+
+    def close(self) -> None:
+        """Close the environments; a second call does nothing."""
+        for env in self.__dict__.get("_envs", ()):
+            env.close()
+        self._envs = []
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """The pictures of the beginning of an episode.
+
+    Attributes:
+        frames: uint8 (T, height, width, 3).
+        seconds_per_frame: Simulated seconds between two frames, so that playing them at this pace is real time.
+        return_: Sum of the rewards of the recorded steps.
+        length: Recorded steps.
+    """
+
+    frames: NDArray[np.uint8]
+    seconds_per_frame: float
+    return_: float
+    length: int
+
+
+class Recorder:
+    """Films the beginning of an episode in real time, with a camera that goes along.
+
+    Args:
+        env_id: Gymnasium's id.
+        width: Width of the pictures in pixels.
+        height: Height of the pictures in pixels.
+        seconds: Simulated time to record at most.
+        frames_per_second: The most pictures per simulated second. The actual number is the nearest below for which a
+            frame lasts whole steps and (nearly) whole hundredths of a second, which is how GIF files count: 20 for
+            HalfCheetah (steps of 0.05 s), 25 for Hopper (every fifth step of 0.008 s).
+    """
+
+    def __init__(
+        self, env_id: str, width: int = 200, height: int = 200, seconds: float = 6.0, frames_per_second: float = 25.0
+    ) -> None:
+        self.info: EnvInfo = env_info(env_id)
+        self.steps_per_frame = steps_per_frame(self.info.step_seconds, frames_per_second)
+        self.seconds_per_frame = self.steps_per_frame * self.info.step_seconds
+        self._n_frames = max(1, round(seconds / self.seconds_per_frame))
+        self._width, self._height = width, height
+
+    def record(self, policy: Policy, seed: int) -> Recording:
+        """Film one episode from its reset on, until it ends or the time is up.
+
+        Args:
+            policy: From observations (1, 1, S) to actions (1, 1, A) in [-1, 1].
+            seed: The episode's seed; an :class:`Evaluator` with the same seed starts from the same state.
+
+        Returns:
+            The pictures, at least one.
+
+        Raises:
+            RenderingError: Nothing can draw here, drawing failed, or the pictures are blank.
+            ValueError: The policy returned another shape, or an action that is not finite.
+        """
+        camera = _camera(self.info.env_id, self._width, self._height)
+        observation, _ = camera.env.reset(seed=seed)
+        camera.aim()
+        frames = [camera.shoot()]
+        return_, length, ended = 0.0, 0, False
+        while not ended and len(frames) < self._n_frames:
+            for _ in range(self.steps_per_frame):
+                observations = np.asarray(observation, np.float32).reshape(1, 1, -1)
+                action = _act(policy, observations, self.info)[0]
+                if not np.isfinite(action).all():
+                    raise ValueError(f"the policy's action at step {length} of the recording is not finite: {action}")
+                observation, reward, terminated, truncated, _ = camera.env.step(action)
+                return_ += float(reward)
+                length += 1
+                ended = terminated or truncated
+                if ended:
+                    break
+            frames.append(camera.shoot())
+        return Recording(np.stack(frames), self.seconds_per_frame, return_, length)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """What is to be rolled out at one moment of training.
+
+    Attributes:
+        policy: Of all R runs.
+        due: Which of them to evaluate.
+        films: Which of these to film, each with its own policy, of R = 1.
+    """
+
+    policy: Policy
+    due: Sequence[bool]
+    films: Mapping[int, Policy]
+
+
+@dataclass(frozen=True, eq=False)
+class RolledOut:
+    """What came of :class:`Rollouts`.
+
+    Attributes:
+        results: Of the episodes.
+        films: The GIF file of each run that was to be filmed, or why there is none. Runs whose policy's actions became
+            non-finite in their episodes are left out, and so is what came after `undrawable`.
+        undrawable: Why no more pictures can be drawn.
+    """
+
+    results: EpisodeResults
+    films: Mapping[int, bytes | Exception]
+    undrawable: RenderingError | None = None
+
+
+def roll_out(evaluator: Evaluator, recorder: Recorder | None, rollouts: Rollouts) -> RolledOut:
+    """Evaluate and film.
+
+    Args:
+        evaluator: Of all R runs.
+        recorder: Needed where there is something to film; a film begins with the seed of its run's first episode.
+        rollouts: What is to be done.
+
+    Returns:
+        The episodes' results and the films, which are written nowhere.
+    """
+    results = evaluator.evaluate(rollouts.policy, rollouts.due)
+    films: dict[int, bytes | Exception] = {}
+    for run, policy in rollouts.films.items():
+        if not np.isfinite(results.returns[run]).all():
+            continue
+        assert recorder is not None
+        try:
+            recording = recorder.record(policy, int(evaluator.seeds[run, 0]))
+        except RenderingError as error:
+            return RolledOut(results, films, error)
+        except (OSError, ValueError) as error:
+            films[run] = error
+            continue
+        try:
+            films[run] = encode_gif(recording.frames, recording.seconds_per_frame)
+        except RenderingError as error:
+            films[run] = error
+    return RolledOut(results, films)
+
+
+def rolling_out(
+    env_id: str, seeds: Sequence[Sequence[int]], *, size: int, seconds: float
+) -> Callable[[Rollouts], RolledOut]:
+    """:func:`roll_out` with an evaluator and a recorder of its own, for another process.
+
+    Args:
+        env_id: Gymnasium's id.
+        seeds: One seed per episode, E in each of R rows.
+        size: Width and height of the films.
+        seconds: Their length.
+    """
+    evaluator, recorder = Evaluator(env_id, seeds), Recorder(env_id, width=size, height=size, seconds=seconds)
+    return functools.partial(roll_out, evaluator, recorder)
+
+
+def steps_per_frame(step_seconds: float, frames_per_second: float) -> int:
+    """Choose how many steps a frame of a real-time GIF lasts.
+
+    Args:
+        step_seconds: Simulated seconds per step.
+        frames_per_second: The most frames per second.
+
+    Returns:
+        The smallest number of steps that keeps to `frames_per_second` and lasts hundredths of a second to within 2 %,
+        where there is one below twice the smallest; else the one of these that comes nearest.
+    """
+    least = max(1, math.ceil(1.0 / frames_per_second / step_seconds - 1e-9))
+
+    def error(n_steps: int) -> float:
+        ticks = 100.0 * n_steps * step_seconds
+        return abs(max(2, round(ticks)) - ticks) / ticks
+
+    candidates = range(least, 2 * least + 1)
+    return next((n_steps for n_steps in candidates if error(n_steps) < 0.02), min(candidates, key=error))
+
+
+class _Camera:
+    """A MuJoCo environment that is drawn, made ready for small pictures in real time.
+
+    Reflections and the 4096 x 4096 shadow map cost four fifths of the time of a small picture and tell little in it, so
+    both are off. The models' black and white floor and grey sky become two calm pairs of colours, which compress
+    better and set the robots' orange off, with squares of one size for all. The floor is made ten times as large,
+    because a good cheetah runs off its 40 metres within six seconds. None of this touches the physics.
+    """
+
+    def __init__(self, env_id: str, width: int, height: int) -> None:
+        import mujoco
+
+        self.env = make_env(env_id, render=True, width=width, height=height)
+        unwrapped: Any = self.env.unwrapped
+        self._model, self._data = unwrapped.model, unwrapped.data
+        self._model.vis.quality.shadowsize = 0
+        self._model.vis.headlight.ambient[:] = 0.3
+        self._model.vis.headlight.diffuse[:] = 0.5
+        _colour(self._model)
+        # -1 is the free camera, which `shoot` moves. The models' own "track" cameras stand too far away, bob with the
+        # body, and are not what every gymnasium version picks.
+        unwrapped.mujoco_renderer.camera_id = -1
+        self.env.reset(seed=0)
+        self.env.render()  # makes the viewer
+        self._viewer = unwrapped.mujoco_renderer.viewer
+        self._viewer.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._height = 0.0
+
+    def aim(self) -> None:
+        """Choose distance and height so that the robot, as it stands now, fills three fifths of the picture."""
+        low, high = _extent(self._model, self._data)
+        self._height = float(low[2] + high[2]) / 2
+        self._viewer.cam.azimuth = 90.0
+        self._viewer.cam.elevation = -12.0
+        visible_per_distance = 2 * math.tan(math.radians(float(self._model.vis.global_.fovy)) / 2)
+        self._viewer.cam.distance = float((high - low).max()) / visible_per_distance / 0.6
+
+    def shoot(self) -> NDArray[np.uint8]:
+        """Take a picture with the robot's centre of mass in the middle: uint8 (height, width, 3)."""
+        try:
+            self._viewer.cam.lookat[:2] = self._data.subtree_com[1, :2]
+            self._viewer.cam.lookat[2] = self._height
+            # gymnasium leaves the context of the environment that was made last current; another environment's
+            # picture would be drawn with its textures.
+            self._viewer.make_context_current()
+            frame: NDArray[np.uint8] = np.ascontiguousarray(self.env.render())
+        except Exception as error:
+            raise RenderingError(f"{self.env.spec}: drawing failed: {error!r}") from error
+        if not frame.std() > MIN_FRAME_STD:
+            raise RenderingError(
+                "the picture is blank: the OpenGL context was lost, perhaps because another rendering environment of "
+                "this process was closed"
+            )
+        return frame
+
+
+#: Rendering environments, kept until the process ends. With gymnasium 1.4 and MuJoCo 4, collecting a closed rendering
+#: environment turns every other one's pictures black, silently and for good; so none is ever closed before the end.
+_cameras: dict[tuple[str, int, int], _Camera] = {}
+
+
+def _camera(env_id: str, width: int, height: int) -> _Camera:
+    """Get the one camera for this environment and size, making it where there is none yet."""
+    key = (env_id, width, height)
+    if key not in _cameras:
+        if choose_backend() is None:
+            raise RenderingError("nothing can draw here; the log says why and what to install")
+        try:
+            _cameras[key] = _Camera(env_id, width, height)
+        except Exception as error:  # a missing or broken OpenGL shows in many ways, AttributeError among them
+            raise RenderingError(f"{env_id} cannot be drawn: {error!r}") from error
+    return _cameras[key]
+
+
+@atexit.register
+def _close_cameras() -> None:
+    """Close them while PyOpenGL still works: its destructors fail noisily when the interpreter is half gone."""
+    for camera in _cameras.values():
+        camera.env.close()
+    _cameras.clear()
+
+
+_TILE_METRES = 1.5  # two squares of the floor, in each direction
+_FLOOR = ((38, 54, 74), (54, 75, 100))  # dark and light squares
+_SKY = ((35, 50, 70), (150, 175, 205))  # below and above
+
+
+def _colour(model: Any) -> None:
+    """Give the floor and the sky of a MuJoCo model calm colours, and enlarge the floor; before the first picture."""
+    import mujoco
+
+    for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE):
+        material = model.geom_matid[geom]
+        model.geom_size[geom, :2] *= 10
+        model.geom_size[geom, 2] = model.geom_size[geom, :2].max()  # one quadrangle; Hopper's 40,000 take half the time
+        if material < 0:
+            continue
+        model.mat_texrepeat[material] = 2 * model.geom_size[geom, :2] / _TILE_METRES
+        model.geom_rgba[geom] = 1
+        texture = int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB])
+        if texture >= 0:
+            _repaint(model, texture, *_FLOOR)
+    for sky in np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX):
+        _repaint(model, int(sky), *_SKY)
+
+
+def _repaint(model: Any, texture: int, dark: tuple[int, int, int], light: tuple[int, int, int]) -> None:
+    """Replace a texture's shades from darkest to lightest by those between two colours."""
+    n_channels = model.tex_nchannel[texture]
+    start = model.tex_adr[texture]
+    size = model.tex_width[texture] * model.tex_height[texture] * n_channels
+    pixels = model.tex_data[start : start + size].reshape(-1, n_channels)
+    shade = pixels[:, :3].mean(axis=1, keepdims=True)
+    shade = (shade - shade.min()) / max(1.0, float(np.ptp(shade)))
+    pixels[:, :3] = np.round((1 - shade) * np.array(dark) + shade * np.array(light))
+
+
+def _extent(model: Any, data: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest corner of the box around all moving bodies, in metres: two arrays (3,)."""
+    moving = model.geom_bodyid > 0
+    rotations = data.geom_xmat[moving].reshape(-1, 3, 3)
+    centres, halves = model.geom_aabb[moving, :3], model.geom_aabb[moving, 3:]
+    positions = data.geom_xpos[moving] + np.einsum("gij,gj->gi", rotations, centres)
+    halves = np.einsum("gij,gj->gi", np.abs(rotations), halves)
+    return (positions - halves).min(axis=0), (positions + halves).max(axis=0)
+
+
+def _act(policy: Policy, observations: NDArray[np.float32], info: EnvInfo) -> NDArray[np.float32]:
+    """Ask the policy, check the shape, and scale to the bounds: (R, E, S) to (R * E, A)."""
+    actions = policy(observations)
+    expected = (*observations.shape[:2], info.action_size)
+    if actions.shape != expected:
+        raise ValueError(
+            f"the policy returned actions of shape {actions.shape} for observations {observations.shape} of "
+            f"{info.env_id}; (R, E, A) = {expected} is needed"
+        )
+    return to_env_actions(actions.reshape(-1, info.action_size), info.action_low, info.action_high)

@@ -1,0 +1,1 @@
+"""Many runs: stacks, their status, the names of their points."""

@@ -1,0 +1,787 @@
+"""The training loop of a stack of runs: one ``for``, and what happens at its cadences.
+
+An epoch is only the cadence of logging; evaluation, videos and checkpoints come every so many epochs. Whatever a run
+leaves in its folder depends on its config alone and not on its neighbours in the stack, on the clock, or on how often
+it was stopped and resumed.
+
+Runs of a stack may begin at different steps, as a kill in the middle of their checkpoints leaves them. Those that are
+behind catch up first, while the others stand still; from then on all go together.
+
+Evaluation and films may be left to a worker, while training goes on. What an epoch leaves is then written when the
+worker's answer is there, from what its end looked like: the same bytes in the same order. Only one epoch is pending.
+"""
+
+import contextlib
+import logging
+import math
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from cql.algorithm.agent import METRICS, Agent, Policy
+from cql.algorithm.sampling import Batch, Pool, Sampler
+from cql.data.datasets import Normaliser
+from cql.rollout.envs import normalised_score
+from cql.rollout.evaluation import EpisodeResults, Evaluator, Recorder, RolledOut, Rollouts, roll_out
+from cql.rollout.rendering import RenderingError, write_film, write_gif, write_mp4
+from cql.rollout.worker import Worker
+from cql.training import curves as report
+from cql.training.checkpoint import CheckpointError, CheckpointFolder
+from cql.training.loggers import N_LAST_EVALUATIONS, LocalLogger, WandbLogger, last_evaluations
+
+Status = Literal["running", "finished", "interrupted", "failed"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, and how often to do what.
+
+    Attributes:
+        n_steps: gradient steps in all.
+        n_steps_per_epoch: metrics are averaged and logged over so many; the last epoch may be shorter.
+        n_epochs_per_eval: epochs between two evaluations. The last step is always evaluated.
+        n_epochs_per_checkpoint: epochs between two checkpoints. The last step always has one.
+        n_evals_per_video: evaluations between two videos; 0 films the last policy only.
+    """
+
+    n_steps: int
+    n_steps_per_epoch: int
+    n_epochs_per_eval: int = 1
+    n_epochs_per_checkpoint: int = 1
+    n_evals_per_video: int = 1
+
+
+@dataclass
+class Scores:
+    """What evaluations said so far; part of a run's checkpoint.
+
+    Attributes:
+        last_return: mean return of the last evaluation.
+        last_std: standard deviation of its episodes' returns.
+        best_return: mean return of the best evaluation.
+        best_step: its step.
+    """
+
+    last_return: float | None = None
+    last_std: float | None = None
+    best_return: float | None = None
+    best_step: int | None = None
+
+
+@dataclass
+class Run:
+    """One run of a stack: its place in the world, and how it fares.
+
+    Attributes:
+        directory: the run's folder.
+        config: the resolved config as plain values; every checkpoint carries it.
+        local: writes the folder's files.
+        wandb: the run's mirror in W&B; may be switched off.
+        checkpoints: the folder's checkpoints.
+        reference: lowest and highest reference return for normalised scores, None where the environment has none.
+        log_checkpoints: at the end, copy the last and the best checkpoint to W&B.
+        scores: of the evaluations so far.
+        last_returns: mean returns of the last :data:`cql.training.loggers.N_LAST_EVALUATIONS` evaluations.
+        status: ``running`` until :func:`train` returns.
+        exit_code: 0, 1 where the run failed, 128 + the signal's number where one ended it.
+        failure: what went wrong, where ``status`` is ``failed``.
+        last_metrics: the last row that was logged, with its step.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    local: LocalLogger
+    wandb: WandbLogger
+    checkpoints: CheckpointFolder
+    reference: tuple[float, float] | None
+    log_checkpoints: bool = False
+    scores: Scores = field(default_factory=Scores)
+    last_returns: deque[float] = field(default_factory=lambda: deque(maxlen=N_LAST_EVALUATIONS))
+    status: Status = "running"
+    exit_code: int = 0
+    failure: str | None = None
+    last_metrics: dict[str, float] = field(default_factory=dict)
+
+    def score(self, returns: float) -> float | None:
+        """Normalised score, where there are reference returns."""
+        return None if self.reference is None else float(normalised_score(returns, *self.reference))
+
+
+class EpochMetrics:
+    """Sums of the metrics of each run's epoch, on the device, and the first step that was not finite.
+
+    Args:
+        n_runs: R.
+        device: of the agent.
+    """
+
+    def __init__(self, n_runs: int, device: torch.device) -> None:
+        self._sums = torch.zeros(len(METRICS), n_runs, dtype=torch.float64, device=device)
+        self._bad_step = torch.full((n_runs,), -1, dtype=torch.int64, device=device)
+        self._counts = [0] * n_runs
+
+    def add(self, step: int, values: Tensor, active: Sequence[bool], mask: Tensor) -> None:
+        """Add the metrics of one step; nothing is moved to the host.
+
+        Args:
+            step: of the active runs.
+            values: (len(METRICS), R).
+            active: which runs took the step; the values of the others are passed over.
+            mask: the same on the device.
+        """
+        if not all(active):
+            values = torch.where(mask, values, 0.0)
+        self._sums += values
+        self._counts = [count + is_active for count, is_active in zip(self._counts, active, strict=True)]
+        bad = ~values.isfinite().all(0) & (self._bad_step < 0)
+        self._bad_step.masked_fill_(bad, step)
+
+    def means(self, run: int) -> dict[str, float]:
+        """Mean of each metric over a run's epoch."""
+        return dict(zip(METRICS, (self._sums[:, run] / max(self._counts[run], 1)).tolist(), strict=True))
+
+    def first_bad_step(self, run: int) -> int | None:
+        """The first step at which a metric was NaN or infinite, None if all were finite."""
+        step = int(self._bad_step[run])
+        return None if step < 0 else step
+
+    def reset(self, run: int) -> None:
+        """Begin a new epoch of a run."""
+        self._sums[:, run] = 0.0
+        self._counts[run] = 0
+
+    def state(self, run: int) -> dict[str, Any]:
+        """What a checkpoint in the middle of an epoch needs."""
+        return {"sums": self._sums[:, run].cpu().clone(), "count": self._counts[run]}
+
+    def load_state(self, run: int, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self._sums[:, run] = state["sums"].to(self._sums.device)
+        self._counts[run] = int(state["count"])
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The end of an epoch, as it looked when its last step had been taken.
+
+    Attributes:
+        step: at which it ended.
+        ended: the runs whose epoch it was.
+        stood: the step at which each run of the stack stood.
+        metrics: of each of its runs that had not failed.
+        states: of the same runs, where they take further steps before checkpoints can be written; else empty.
+        rollouts: what is to be evaluated and filmed, if anything.
+        saved: whether it ends with a checkpoint.
+        seconds: how long its updates took.
+        rate: of them, in steps per second.
+    """
+
+    step: int
+    ended: list[int]
+    stood: list[int]
+    metrics: dict[int, dict[str, float]]
+    states: dict[int, dict[str, Any]]
+    rollouts: Rollouts | None
+    saved: bool
+    seconds: float
+    rate: float
+
+
+@dataclass
+class Trainer:
+    """A stack of runs with all that trains it.
+
+    Attributes:
+        agent: R agents.
+        sampler: their random numbers.
+        data: all transitions, on the agent's device.
+        normaliser: of the observations; part of every checkpoint.
+        evaluator: R x E environments.
+        recorder: films rollouts; None where videos are off or nothing can draw.
+        runs: R of them, in the order of the stack. One whose status is not ``running`` keeps its slot, so that the
+            rounding of the others stays what it was, and nothing of it is touched.
+        schedule: shared by the stack.
+        provenance: versions and the data's fingerprint, for the checkpoints.
+        progress: show a progress bar; None shows it on a terminal only.
+        label: names the stack in the one line that is logged of it at the end of an epoch; empty logs no such line.
+        step: takes one training step of the active runs and gives its metrics, as
+            :class:`cql.algorithm.fast.captured.CapturedStep` does; None calls the agent's ``update``.
+        worker: does evaluations and films beside training, like ``evaluator`` and ``recorder`` to the last bit; None
+            does them in between. It is the caller's to close.
+    """
+
+    agent: Agent
+    sampler: Sampler
+    data: Pool | Batch
+    normaliser: Normaliser
+    evaluator: Evaluator
+    recorder: Recorder | None
+    runs: list[Run]
+    schedule: Schedule
+    provenance: Mapping[str, Any]
+    progress: bool | None = None
+    label: str = ""
+    step: Callable[[tuple[bool, ...]], Tensor] | None = None
+    worker: Worker | None = None
+
+    def __post_init__(self) -> None:
+        self._epoch = EpochMetrics(self.agent.n_runs, self.agent.device)
+        self._first, self._began = 1, time.perf_counter()
+        self._pending: _Epoch | None = None
+        self._completing: _Epoch | None = None
+        self._bar: Any = None
+
+    def load(self, checkpoints: Sequence[dict[str, Any] | None]) -> None:
+        """Go on from one checkpoint a run, in the order of the stack; None leaves a run at its beginning.
+
+        The files of the runs' folders are to be those of the checkpoints' steps.
+        """
+        self.agent.load_states([None if checkpoint is None else checkpoint["agent"] for checkpoint in checkpoints])
+        for index, (run, checkpoint) in enumerate(zip(self.runs, checkpoints, strict=True)):
+            if checkpoint is not None:
+                self.sampler.load_state(index, checkpoint["sampler"])
+                self._epoch.load_state(index, checkpoint["epoch"])
+                run.scores = Scores(**checkpoint["scores"])
+                run.last_returns.extend(last_evaluations(run.directory))
+                run.last_metrics = dict(checkpoint["last_metrics"])
+
+    def train(self) -> None:
+        """Train until the last step, a signal to stop, or the failure of every run.
+
+        SIGINT and SIGTERM end it after the current step with a checkpoint; a second one ends it at once. Where somebody
+        has a handler of their own for SIGTERM, SIGUSR1 or SIGUSR2, as submitit has to requeue a job, that handler is
+        called after the current step and a checkpoint; where it returns, training goes on.
+
+        A run with a value that is no longer finite fails alone, at the end of the epoch in which it appeared, and one
+        whose folder cannot be written, at once. The outcome stands in ``status`` of each run, and in its folder.
+        """
+        last, done = self.schedule.n_steps, self.agent.n_steps_done
+        for index, run in self._alive():
+            with self._own_failure(index):
+                self._write_summary(index, run)
+        # From the first moment on there is something to resume from.
+        self._checkpoint([index for index, _ in self._alive() if done[index] == 0])
+        self._finish_those_at_the_end()
+        self._first = first = 1 + min((done[index] for index, _ in self._alive()), default=last)
+        if self.worker is not None and first <= last:
+            self.worker.start()
+        self._began = time.perf_counter()
+        with (
+            _noted_signals() as signals,
+            _logging_above_bar(),
+            tqdm(
+                total=last,
+                initial=first - 1,
+                desc=self.label or None,
+                unit="step",
+                disable=None if self.progress is None else not self.progress,
+            ) as bar,
+        ):
+            self._bar = bar
+            began, count = time.perf_counter(), 0
+            for step in range(first, last + 1):
+                if self._pending is not None and self._is_answered:
+                    began += self._complete_between_steps()
+                active = self._standing_at(step - 1)
+                bar.update()
+                if any(active):  # where all that stood here have failed, the others stand further on
+                    values = self._step(active)
+                    self._epoch.add(step, values, active, self.agent.mask(active))
+                    count += 1
+                    if step % self.schedule.n_steps_per_epoch == 0 or step == last:
+                        self._synchronise()
+                        seconds = time.perf_counter() - began
+                        self._end_epoch(step, active, seconds, count / seconds)
+                        began, count = time.perf_counter(), 0
+                while signals.of_others:
+                    self._hand_on(*signals.of_others.pop(0))
+                if signals.stop is not None or not self._alive():
+                    break
+            self._complete()
+        self._bar = None
+        self._finish_those_at_the_end()
+        if signals.stop is not None:
+            self._save()
+            for index, run in self._alive():
+                self._end(index, run, "interrupted", exit_code=128 + signals.stop)
+
+    def _step(self, active: tuple[bool, ...]) -> Tensor:
+        if self.step is not None:
+            return self.step(active)
+        return self.agent.update(*self.sampler.draw(self.data, active), active)
+
+    def abort(self, reason: str) -> None:
+        """Mark every run that has not ended as failed: an error from outside the runs has ended training."""
+        self._bar = None
+        try:
+            self._complete()
+        except Exception as error:  # noqa: BLE001  without a worker it would have come first
+            reason = f"{type(error).__name__}: {error}"
+        for index, run in self._alive():
+            self._fail(index, run, reason)
+
+    def _alive(self, among: Sequence[int] | None = None) -> list[tuple[int, Run]]:
+        indices = range(len(self.runs)) if among is None else among
+        return [(index, self.runs[index]) for index in indices if self.runs[index].status == "running"]
+
+    def _standing_at(self, step: int) -> tuple[bool, ...]:
+        """The runs that take the next step. Nobody alive is behind them, and the others are ahead and wait."""
+        done = self.agent.n_steps_done
+        return tuple(run.status == "running" and done[index] == step for index, run in enumerate(self.runs))
+
+    @contextlib.contextmanager
+    def _own_failure(self, index: int) -> Iterator[None]:
+        """What goes wrong with a run's own files, or is wrong in them, ends that run and no other."""
+        try:
+            yield
+        except (OSError, ValueError, CheckpointError) as error:
+            self._fail(index, self.runs[index], f"{type(error).__name__}: {error}")
+
+    def _save(self) -> None:
+        """A checkpoint of every run at the step where it stands, which may be in the middle of an epoch."""
+        self._complete()
+        self._stop_failures(range(len(self.runs)))
+        self._checkpoint(range(len(self.runs)))
+
+    def _hand_on(self, number: int, handler: Callable[[int, FrameType | None], Any]) -> None:
+        """Make the runs safe and call the handler that somebody else had installed for a signal."""
+        log.warning("%s: writing checkpoints before passing it on", signal.Signals(number).name)
+        self._save()
+        waiting = self._alive()
+        try:
+            for index, run in waiting:
+                run.status, run.exit_code = "interrupted", 128 + number
+                with self._own_failure(index):
+                    self._write_summary(index, run)
+            handler(number, None)
+        except BaseException:
+            for index, run in waiting:
+                if run.status == "interrupted":
+                    self._end(index, run, "interrupted", exit_code=128 + number)
+            raise
+        for index, run in waiting:
+            if run.status == "interrupted":
+                run.status, run.exit_code = "running", 0
+                with self._own_failure(index):
+                    self._write_summary(index, run)
+
+    def _synchronise(self) -> None:
+        if self.agent.device.type == "cuda":
+            torch.cuda.synchronize(self.agent.device)
+
+    # The cadences -----------------------------------------------------------------------------------------------------
+
+    def _end_epoch(self, step: int, active: Sequence[bool], seconds: float, rate: float) -> None:
+        """Note how the epoch ended, and order its rollouts; write what it leaves, now or when they are there."""
+        self._complete()
+        schedule, ended = self.schedule, [index for index, is_active in enumerate(active) if is_active]
+        epoch, is_last = math.ceil(step / schedule.n_steps_per_epoch), step == schedule.n_steps
+        self._stop_failures(ended)
+        due = [is_active and run.status == "running" for is_active, run in zip(active, self.runs, strict=True)]
+        evaluated = any(due) and (is_last or epoch % schedule.n_epochs_per_eval == 0)
+        filmed = not is_last and self.recorder is not None and self._is_film_due(epoch)
+        saved = is_last or epoch % schedule.n_epochs_per_checkpoint == 0
+        metrics = {index: self._epoch.means(index) for index, _ in self._alive(ended)}
+        for index in metrics:
+            self._epoch.reset(index)
+        beside = evaluated and self.worker is not None
+        pending = _Epoch(
+            step=step,
+            ended=ended,
+            stood=list(self.agent.n_steps_done),
+            metrics=metrics,
+            states={index: self._state(index) for index in metrics} if beside else {},
+            rollouts=self._rollouts(due, filmed) if evaluated else None,
+            saved=saved,
+            seconds=seconds,
+            rate=rate,
+        )
+        if beside and self.worker is not None:
+            self.worker.submit(pending.rollouts)
+        self._pending = pending
+        if not beside:
+            self._complete()
+
+    def _is_film_due(self, epoch: int) -> bool:
+        every = self.schedule.n_evals_per_video
+        return every > 0 and epoch // self.schedule.n_epochs_per_eval % every == 0
+
+    @property
+    def _is_answered(self) -> bool:
+        """Whether the pending epoch can be completed without waiting. Asked at every step: it has to cost nothing."""
+        return self.worker is None or self.worker.done
+
+    def _complete_between_steps(self) -> float:
+        """Complete the pending epoch; the seconds for which the updates waited."""
+        self._synchronise()
+        began = time.perf_counter()
+        self._complete()
+        return time.perf_counter() - began
+
+    def _complete(self) -> None:
+        """Write what the pending epoch leaves, where there is one, when its rollouts have been done.
+
+        Runs that took further steps meanwhile are written as they stood. Where this raises, they count as standing
+        there for good, so that :meth:`abort` says of them what it would say without a worker.
+        """
+        if self._pending is None:
+            return
+        epoch, self._pending = self._pending, None
+        self._completing, rolled = epoch, None
+        if epoch.rollouts is not None:
+            worker, here = self.worker, self._roll_out
+            rolled = here(epoch.rollouts) if worker is None else worker.result(here)
+        best = []
+        for index, run in self._alive(epoch.ended):
+            metrics = epoch.metrics[index]
+            if rolled is not None and not np.isfinite(rolled.results.returns[index]).all():
+                self._fail(index, run, f"the policy's actions were not finite in the evaluation at step {epoch.step}")
+                continue
+            with self._own_failure(index):
+                if rolled is not None and self._note_evaluation(epoch.step, index, run, rolled.results, metrics):
+                    best.append(index)
+                self._log(epoch.step, run, metrics, epoch.seconds, epoch.rate)
+                if self._bar is not None and run.scores.last_return is not None:
+                    self._bar.set_postfix_str(f"return {run.scores.last_return:.0f}")
+        if self.label:
+            self._log_stack(epoch.step, len(self._alive(epoch.ended)), epoch.rate)
+        if rolled is not None and epoch.rollouts is not None and epoch.rollouts.films:
+            for index, run in self._alive(epoch.ended):
+                with self._own_failure(index):
+                    self._keep_film(epoch.step, index, run, rolled)
+        for index, run in self._alive(best):
+            with self._own_failure(index):
+                run.checkpoints.write_best(self._contents(run, epoch.states.get(index) or self._state(index)))
+        if epoch.saved:
+            self._checkpoint(epoch.ended, epoch.states)
+        self._completing = None
+
+    def _note_evaluation(
+        self, step: int, index: int, run: Run, results: EpisodeResults, metrics: dict[str, float]
+    ) -> bool:
+        """Add an evaluation to the metrics and the folder; tell whether it is the best so far."""
+        returns: list[float] = results.returns[index].tolist()
+        scores = None if run.reference is None else normalised_score(results.returns[index], *run.reference).tolist()
+        mean, std = float(np.mean(returns)), float(np.std(returns))
+        metrics |= {"eval_return_mean": mean, "eval_return_std": std}
+        score = run.score(mean)
+        if score is not None:
+            metrics["eval_score"] = score
+        run.local.log_episodes(step, results.seeds[index].tolist(), returns, results.lengths[index].tolist(), scores)
+        run.scores.last_return, run.scores.last_std = mean, std
+        run.last_returns.append(mean)
+        if run.scores.best_return is None or mean > run.scores.best_return:
+            run.scores.best_return, run.scores.best_step = mean, step
+            return True
+        return False
+
+    def _log(self, step: int, run: Run, metrics: dict[str, float], seconds: float, rate: float) -> None:
+        timing = {"seconds": seconds, "steps_per_second": rate}
+        run.local.log_metrics(step, metrics)
+        run.local.log_timing(step, timing)
+        run.wandb.log(step, {**metrics, **timing})
+        if "eval_return_mean" in metrics:
+            run.wandb.summary(_known(self._summary_scores(run)))  # a sweep is looked at while it trains
+        run.last_metrics = {"step": step, **metrics}
+        shown = f"step {step}/{self.schedule.n_steps}  {rate:.1f} steps/s"
+        if "eval_return_mean" in metrics:
+            shown += f"  return {metrics['eval_return_mean']:.0f} +- {metrics['eval_return_std']:.0f}"
+            shown += f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else ""
+        shown += "".join(f"  {name} {metrics[name]:.4g}" for name in ("critic_td", "cql_gap", "alpha_cql", "q_data"))
+        log.info("%s", shown, extra={"run_dir": run.directory})
+
+    def _log_stack(self, step: int, n_active: int, rate: float) -> None:
+        """One line for all runs together."""
+        alive = [run for _, run in self._alive()]
+        n_failed = sum(run.status == "failed" for run in self.runs)
+        runs = f"{n_active} of {len(alive)} runs, catching up" if n_active < len(alive) else f"{len(alive)} run"
+        runs += "s" if len(alive) != 1 and n_active == len(alive) else ""
+        shown = f"{self.label}: step {step}/{self.schedule.n_steps}  {runs}"
+        shown += f"  {n_failed} failed" if n_failed else ""
+        shown += f"  {rate:.1f} steps/s"
+        returns = [run.scores.last_return for run in alive if run.scores.last_return is not None]
+        if returns:
+            shown += f"  return {np.mean(returns):.0f} ({min(returns):.0f} to {max(returns):.0f})"
+        n_left = self.schedule.n_steps - step
+        pace = (time.perf_counter() - self._began) / (step - self._first + 1)  # with evaluations and all
+        shown += f"  about {_duration(n_left * pace)} left" if n_left and alive else ""
+        log.info("%s", shown, extra={"stack": True})
+
+    def _checkpoint(self, among: Sequence[int], states: Mapping[int, dict[str, Any]] = {}) -> None:
+        """Write checkpoints of runs: of states that were taken before, or as they stand."""
+        for index, run in self._alive(among):
+            with self._own_failure(index):
+                state = states.get(index) or self._state(index)
+                run.checkpoints.write(state["step"], self._contents(run, state))
+                self._write_summary(index, run)
+
+    def _state(self, index: int) -> dict[str, Any]:
+        """What a checkpoint holds of how a run stands now, on the CPU and apart from what goes on."""
+        return {
+            "step": self.agent.n_steps_done[index],
+            "agent": self.agent.state(index),
+            "sampler": self.sampler.state(index).cpu(),
+            "epoch": self._epoch.state(index),
+        }
+
+    def _contents(self, run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "step": state["step"],
+            "config": dict(run.config),
+            "agent": state["agent"],
+            "sampler": state["sampler"],
+            "epoch": state["epoch"],
+            "normaliser": {"mean": self.normaliser.mean.cpu(), "std": self.normaliser.std.cpu()},
+            "scores": asdict(run.scores),
+            "last_metrics": dict(run.last_metrics),
+            **self.provenance,
+        }
+
+    # Rollouts ---------------------------------------------------------------------------------------------------------
+
+    def _policy(self, run: int | None = None) -> Policy:
+        """The policies of all runs, or of one, as they are now: copies on the CPU, whatever the device."""
+        chosen = slice(None) if run is None else slice(run, run + 1)
+        parameters = {name: tensor.detach()[chosen].to("cpu", copy=True) for name, tensor in self.agent.actor.items()}
+        return Policy(self.agent.structure.mlp, parameters, self.normaliser.mean.cpu(), self.normaliser.std.cpu())
+
+    def _rollouts(self, due: Sequence[bool], filmed: bool) -> Rollouts:
+        films = {index: self._policy(index) for index, is_due in enumerate(due) if is_due} if filmed else {}
+        return Rollouts(self._policy(), due, films)
+
+    def _roll_out(self, rollouts: Rollouts) -> RolledOut:
+        """Do in this process, and with its arithmetic, what a worker does."""
+        with _one_thread():
+            return roll_out(self.evaluator, self.recorder, rollouts)
+
+    def _keep_film(self, step: int, index: int, run: Run, rolled: RolledOut) -> None:
+        """Write a run's film among the rollouts to its folder."""
+        if self.recorder is None:
+            return
+        path, film = _film_path(run, step), rolled.films.get(index)
+        if film is None:
+            self._stop_filming(rolled.undrawable)
+            return
+        try:
+            if isinstance(film, Exception):
+                raise film
+            write_film(path, film)
+        except RenderingError as error:
+            log.warning("no video: %s", error, extra={"run_dir": run.directory})
+            return
+        run.wandb.log_video(step, path)
+
+    def _film_last(self, step: int, index: int, run: Run) -> None:
+        """Film the policy of a run's last step, as GIF and MP4."""
+        if self.recorder is None:
+            return
+        path = _film_path(run, step)
+        try:
+            with _one_thread():
+                recording = self.recorder.record(self._policy(index), int(self.evaluator.seeds[index, 0]))
+        except RenderingError as error:
+            self._stop_filming(error)
+            return
+        try:
+            write_gif(path, recording.frames, recording.seconds_per_frame)
+            write_mp4(path.with_suffix(".mp4"), recording.frames, 1.0 / recording.seconds_per_frame)
+        except RenderingError as error:
+            log.warning("no video: %s", error, extra={"run_dir": run.directory})
+            return
+        run.wandb.log_video(step, path)
+
+    def _stop_filming(self, reason: RenderingError | None) -> None:
+        log.warning("no more videos: %s", reason)
+        self.recorder = None
+
+    # The ends of a run ------------------------------------------------------------------------------------------------
+
+    def _finish_those_at_the_end(self) -> None:
+        for index, run in self._alive():
+            if self.agent.n_steps_done[index] >= self.schedule.n_steps:
+                with self._own_failure(index):
+                    self._finish(index, run)
+
+    def _finish(self, index: int, run: Run) -> None:
+        self._film_last(self.agent.n_steps_done[index], index, run)
+        title = f"{run.config['env']['id']}, seed {run.config['seed']}"
+        run.wandb.log_figure(report.key_curves(run.directory, title=title))
+        if run.log_checkpoints:
+            for path in (run.checkpoints.find("last"), run.checkpoints.best):
+                run.wandb.log_artifact({path.name: path}, f"checkpoint-{run.wandb.run_id}-{path.stem}", "checkpoint")
+        self._end(index, run, "finished", exit_code=0)
+
+    def _stop_failures(self, among: Sequence[int]) -> None:
+        for index, run in self._alive(among):
+            step = self._epoch.first_bad_step(index)
+            found = self.agent.non_finite(index)
+            if step is not None:
+                bad = [name for name, value in self._epoch.means(index).items() if not math.isfinite(value)]
+                self._fail(index, run, f"{', '.join(bad)} not finite from step {step} on")
+            elif found is not None:
+                self._fail(index, run, f"{found} not finite at step {self.agent.n_steps_done[index]}")
+
+    def _stands_at(self, index: int) -> int:
+        """The step of which a run's folder tells: of the epoch that is being completed, if one is."""
+        return self.agent.n_steps_done[index] if self._completing is None else self._completing.stood[index]
+
+    def _fail(self, index: int, run: Run, reason: str) -> None:
+        steps = []
+        with contextlib.suppress(OSError):  # the folder may be what failed
+            steps = run.checkpoints.steps()
+        kept = str(run.checkpoints.path(steps[-1])) if steps else "none"
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in run.last_metrics.items()) or "none"
+        run.failure = f"{reason}; last metrics: {shown}; last good checkpoint: {kept}"
+        log.error("failed: %s", run.failure, extra={"run_dir": run.directory})
+        self._end(index, run, "failed", exit_code=1)
+
+    def _end(self, index: int, run: Run, status: Status, exit_code: int) -> None:
+        run.status, run.exit_code = status, exit_code
+        try:
+            self._write_summary(index, run)
+        except OSError as error:
+            if status != "failed":  # the outcome is not in the folder, so to the next start the run has not ended so
+                self._fail(index, run, f"{type(error).__name__}: {error}")
+                return
+            log.error("the summary could not be written: %s", error, extra={"run_dir": run.directory})
+        run.wandb.summary({"status": status, **_known(self._summary_scores(run))})
+        run.wandb.finish(exit_code)
+
+    def _summary_scores(self, run: Run) -> dict[str, float | int | None]:
+        """The last and the best evaluation and the mean of the last few, as returns and as scores."""
+        last_few = float(np.mean(run.last_returns)) if run.last_returns else None
+        outcomes = {
+            "": run.scores.last_return,
+            "best_": run.scores.best_return,
+            f"last{N_LAST_EVALUATIONS}_": last_few,
+        }
+        summary: dict[str, float | int | None] = {
+            **{f"{which}eval_return_mean": value for which, value in outcomes.items()},
+            "eval_return_std": run.scores.last_std,
+            "best_step": run.scores.best_step,
+        }
+        for which, value in outcomes.items():
+            summary[f"{which}eval_score"] = None if value is None else run.score(value)
+        return summary
+
+    def _write_summary(self, index: int, run: Run) -> None:
+        summary: dict[str, Any] = {
+            "status": run.status,
+            "step": self._stands_at(index),
+            "n_steps": self.schedule.n_steps,
+            **self._summary_scores(run),
+            "wandb_id": run.wandb.run_id,
+        }
+        if run.failure is not None:
+            summary["failure"] = run.failure
+        run.local.write_summary(summary)
+
+
+def _known(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _film_path(run: Run, step: int) -> Path:
+    path = run.directory / "videos" / f"step_{step:07d}.gif"
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread, as a worker does: products of a few rows are slower in two, and may round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words that a person reads at a glance."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+@contextlib.contextmanager
+def _logging_above_bar() -> Iterator[None]:
+    """Log to the console without tearing the bar apart."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    with logging_redirect_tqdm():
+        # tqdm's handler stands in for those of the console; older releases of tqdm leave out their filters.
+        filters = [each for handler in before if handler not in root.handlers for each in handler.filters]
+        for stand_in in (handler for handler in root.handlers if handler not in before):
+            for each in filters:
+                stand_in.addFilter(each)
+        yield
+
+
+@dataclass
+class _Signals:
+    """What came in during a step.
+
+    Attributes:
+        stop: the signal that asks to stop.
+        of_others: signals that somebody else handles, each with its handler.
+    """
+
+    stop: int | None = None
+    of_others: list[tuple[int, Callable[[int, FrameType | None], Any]]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[_Signals]:
+    """Turn signals into notes, so that the loop can act on them between two steps.
+
+    The first SIGINT, or SIGTERM where nobody else handles it, asks to stop. SIGTERM, SIGUSR1 and SIGUSR2 that somebody
+    else handles are kept for their handlers; all others are left alone.
+    """
+    signals = _Signals()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if signals.stop is not None:
+            raise KeyboardInterrupt
+        signals.stop = number
+        log.warning(
+            "%s: stopping after this step with a checkpoint (once more to stop at once)", signal.Signals(number).name
+        )
+
+    def keep(number: int, _: FrameType | None) -> None:
+        handler = previous[signal.Signals(number)]
+        if (number, handler) not in signals.of_others:
+            signals.of_others.append((number, handler))
+
+    chosen = {signal.SIGINT: stop}
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        if callable(signal.getsignal(number)):
+            chosen[number] = keep
+        elif number == signal.SIGTERM:
+            chosen[number] = stop
+    previous: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in chosen}
+    installed = []
+    try:
+        for number, handler in chosen.items():
+            # Only the main thread may; elsewhere whoever started the thread decides.
+            with contextlib.suppress(ValueError):
+                signal.signal(number, handler)
+                installed.append(number)
+        yield signals
+    finally:
+        for number in installed:
+            signal.signal(number, previous[number])

@@ -1,0 +1,251 @@
+"""Captured steps: the same training as without, whatever the plans.
+
+A CUDA graph records what a function launches and does not run it; a replay runs it on the same memory. Here a stand-in
+does so with the function itself, and all but the graph is tested without a GPU; `tests/test_gpu.py` has the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from nested import assert_same
+from test_agent import DIFFERENT, FIXED_RUN, LEARNED_RUN, SEEDS, STRUCTURE, make, state_of, transitions
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cql.algorithm.agent import METRICS, Agent
+from cql.algorithm.fast import captured
+from cql.algorithm.fast.captured import CapturedStep
+from cql.algorithm.networks import Mlp
+
+SAMPLED = replace(STRUCTURE, gradient="sampled", num_gradient_actions=2)
+
+
+class Recorder:
+    """Stands in for CUDA graphs: a capture runs nothing, a replay writes into the memory that the capture returned."""
+
+    def __init__(self, n_runs, spoil=None):
+        self.n_runs, self.n_captures, self.n_replays, self.spoil = n_runs, 0, 0, spoil
+
+    def __call__(self, function, generators):
+        self.n_captures += 1
+        values = torch.full((len(METRICS), self.n_runs), torch.nan)
+        assert generators
+
+        def replay():
+            self.n_replays += 1
+            values.copy_(function())
+            if self.spoil is not None:
+                self.spoil(values)
+            return values
+
+        return replay
+
+
+def both(structure, runs, seeds=SEEDS, spoil=None):
+    """A plain agent with its sampler, and a captured one with its step and the recorder."""
+    plain, plain_sampler = make(structure, runs, seeds)
+    agent, sampler = make(structure, runs, seeds)
+    recorder = Recorder(len(runs), spoil)
+    return (plain, plain_sampler), (agent, sampler), CapturedStep(agent, sampler, transitions(), recorder), recorder
+
+
+def train_both(pair, other, step, actives):
+    for active in actives:
+        expected = pair[0].update(*pair[1].draw(transitions(), active), active)
+        values = step(active)
+        chosen = list(active)
+        assert torch.equal(values[:, chosen], expected[:, chosen])
+    for run in range(pair[0].n_runs):
+        assert_same(state_of(*other, run), state_of(*pair, run))
+
+
+@pytest.mark.parametrize("structure", [STRUCTURE, SAMPLED], ids=["exact", "sampled"])
+def test_captured_steps_are_the_plain_ones_bit_for_bit(structure):
+    pair, other, step, recorder = both(structure, [LEARNED_RUN] * 3)
+    train_both(pair, other, step, [(True,) * 3] * 10)
+    assert (recorder.n_captures, step.n_graphs) == (1, 1)
+    assert recorder.n_replays == 1 + 7  # the trial, and all steps but the first three
+
+
+def test_each_plan_has_a_graph_of_its_own():
+    # Runs that clone for different numbers of steps, targets every third step, and a run that stands still for a while.
+    pair, other, step, recorder = both(replace(STRUCTURE, target_update_period=3), DIFFERENT)
+    actives = [(True, True, True)] * 30 + [(True, False, True)] * 14 + [(True, True, True)] * 10
+    train_both(pair, other, step, actives)
+    plans = set()
+    done = [0, 0, 0]
+    for active in actives:
+        clones = tuple(a and d < run.bc_steps for a, d, run in zip(active, done, DIFFERENT, strict=True))
+        plans.add((active, clones, tuple(a and (d + 1) % 3 == 0 for a, d in zip(active, done, strict=True))))
+        done = [d + a for d, a in zip(done, active, strict=True)]
+    assert 4 <= step.n_graphs == recorder.n_captures < len(plans)  # those that came up more than three times
+
+
+def test_runs_of_another_plan_than_ever_before_run_as_they_are(monkeypatch):
+    monkeypatch.setattr(captured, "_MOST_GRAPHS", 1)
+    pair, other, step, recorder = both(STRUCTURE, [FIXED_RUN] * 3)
+    train_both(pair, other, step, [(True, True, True)] * 6 + [(True, False, False)] * 6 + [(True, True, True)] * 2)
+    assert recorder.n_captures == 1
+
+
+def test_a_stopped_run_goes_on_with_graphs_of_its_own():
+    pair, other, step, _ = both(SAMPLED, [LEARNED_RUN], [3])
+    train_both(pair, other, step, [(True,)] * 8)
+    pair2, other2, step2, recorder2 = both(SAMPLED, [LEARNED_RUN], [9])
+    for agent, sampler in (pair2, other2):
+        agent.load_states([other[0].state(0)])
+        sampler.load_state(0, other[1].state(0))
+    train_both(pair2, other2, step2, [(True,)] * 8)
+    train_both(pair, other, step, [(True,)] * 8)
+    assert recorder2.n_replays == 6
+    assert_same(state_of(*other2, 0), state_of(*other, 0))
+
+
+def test_a_failed_run_does_not_stand_in_the_way_of_a_graph():
+    pair, other, step, recorder = both(STRUCTURE, [LEARNED_RUN] * 3)
+    for agent in (pair[0], other[0]):
+        with torch.no_grad():
+            agent.critics["2.bias"][1] = torch.nan
+    for _ in range(6):
+        step((True, False, True))
+    assert recorder.n_replays == 4
+
+
+def test_what_cannot_be_captured_is_trained_without(caplog):
+    def failing(function, generators):
+        function()  # as far as it came, something may have been changed
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    pair, other, _, _ = both(STRUCTURE, [LEARNED_RUN] * 3)
+    step = CapturedStep(*other, transitions(), failing)
+    train_both(pair, other, step, [(True,) * 3] * 8)
+    assert step.n_graphs == 0
+    (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "could not be captured" in warning
+    assert "not permitted" in warning
+
+
+@pytest.mark.parametrize("kind", ["metrics", "parameters", "random numbers"])
+def test_a_graph_that_gives_something_else_is_not_used(kind, caplog):
+    pair, other, step, recorder = both(STRUCTURE, [LEARNED_RUN] * 3)
+
+    def spoil(values):
+        with torch.no_grad():
+            if kind == "metrics":
+                values.add_(0.01)
+            elif kind == "parameters":
+                other[0].actor["1.weight"][2, 0, 0] += 0.01
+            else:
+                torch.rand(3, generator=other[1].generators[1])
+
+    recorder.spoil = spoil
+    train_both(pair, other, step, [(True,) * 3] * 8)
+    assert step.n_graphs == 0
+    assert recorder.n_replays == 1
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+
+
+def test_a_graph_that_rounds_otherwise_is_used_and_said_to(caplog):
+    def spoil(values):
+        values.mul_(1 + 1e-6)
+
+    _, _, step, _ = both(STRUCTURE, [LEARNED_RUN] * 3, spoil=spoil)
+    for _ in range(8):
+        step((True,) * 3)
+    assert step.n_graphs == 1
+    assert "to the last bit" in caplog.text
+
+
+# No value decides anything in a step ----------------------------------------------------------------------------------
+
+
+class NoSynchronisation(TorchDispatchMode):
+    """Fails at what would have a GPU's host wait: values read, sizes that depend on values, tensors made of numbers."""
+
+    WAITING = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "unique",
+        "is_nonzero",
+        "equal",
+        "lift_fresh",
+        "repeat_",
+    )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name.startswith(self.WAITING) or (
+            name == "index" and any(x.dtype == torch.bool for x in args[1] if x is not None)
+        ):
+            raise AssertionError(f"aten.{name} would wait for the device in a training step")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("structure", "runs"),
+    [
+        (STRUCTURE, [LEARNED_RUN] * 3),
+        (SAMPLED, [FIXED_RUN] * 3),
+        (replace(STRUCTURE, backup="max", importance_weighted=False, temperature=2.0), DIFFERENT),
+        (
+            replace(SAMPLED, mlp=Mlp(width=6, depth=3, activation="tanh", layer_norm=True), target_update_period=2),
+            DIFFERENT,
+        ),
+    ],
+    ids=["exact", "sampled", "max", "tanh"],
+)
+@pytest.mark.parametrize("active", [(True, True, True), (True, False, True)])
+def test_a_step_never_waits_for_the_device(structure, runs, active):
+    agent, sampler = make(structure, runs, SEEDS)
+    plans = []
+    for _ in range(8):  # the masks are made, and the optimisers' states, when a plan first comes up
+        plans.append(agent.plan(active))
+        agent.update(*sampler.draw(transitions(), active), active)
+    data = transitions()
+    for plan in dict.fromkeys(plans):
+        with NoSynchronisation():
+            agent.step(plan, *sampler.draw(data, active))
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: bool(x.any()), lambda x: x.nonzero()]
+)
+def test_that_check_notices_a_wait(wait, monkeypatch):
+    agent, sampler = make(STRUCTURE, [FIXED_RUN])
+    data, policy = transitions(), Agent._policy
+
+    def waiting(self, observations):
+        wait(observations)
+        return policy(self, observations)
+
+    agent.update(*sampler.draw(data))
+    monkeypatch.setattr(Agent, "_policy", waiting)
+    with NoSynchronisation(), pytest.raises(AssertionError, match="would wait"):
+        agent.step(agent.plan(), *sampler.draw(data))
+
+
+def test_a_step_changes_no_tensor_but_those_that_a_trial_restores():
+    agent, sampler = make(SAMPLED, [LEARNED_RUN] * 2)
+    data = transitions()
+    agent.update(*sampler.draw(data))
+    known = {tensor.data_ptr() for tensor in agent.tensors()}
+    assert len(known) == len(agent.tensors())
+    own = {name: value for name, value in vars(agent).items() if isinstance(value, torch.Tensor)}
+    before = {name: value.clone() for name, value in own.items()}
+    addresses = [tensor.data_ptr() for tensor in agent.tensors()]
+    agent.update(*sampler.draw(data))
+    assert addresses == [tensor.data_ptr() for tensor in agent.tensors()]  # all in place, as a graph needs it
+    assert all(torch.equal(value, before[name]) for name, value in own.items())
+    state = [value for part in agent.state(0)["optimisers"].values() for moments in part for value in moments.values()]
+    assert len(state) == 3 * sum(len(part) for part in agent.state(0)["parameters"].values()) - 3 * len(agent.targets)
+
+
+def test_buffers_of_the_sampler_stay_where_they_are():
+    _, sampler = make(SAMPLED, [LEARNED_RUN] * 2)
+    draws = [sampler.draw(transitions())[1] for _ in range(2)]
+    assert [x.data_ptr() for x in draws[0]] == [x.data_ptr() for x in draws[1]]
+    assert draws[0].choice.shape == (2, 2, 2, 4)

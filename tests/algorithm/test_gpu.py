@@ -1,0 +1,98 @@
+"""What a GPU must not change. Run with `pytest -m gpu` where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_agent import LEARNED_RUN, STRUCTURE, transitions
+from tiny import tiny_config, write_dataset
+
+from cql.algorithm.agent import METRICS, Agent, Structure
+from cql.algorithm.fast.captured import CapturedStep
+from cql.algorithm.sampling import Batch, Noise
+from cql.training import experiment
+from cql.training.checkpoint import load
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+
+def test_an_update_gives_the_metrics_of_the_cpu() -> None:
+    agents = [Agent(STRUCTURE, [LEARNED_RUN] * 2, [0, 1], torch.device(name)) for name in ("cpu", "cuda")]
+    sampler = agents[0].sampler([0, 1], batch_size=16)
+    for _ in range(5):
+        batch, noise = sampler.draw(transitions())
+        on_cpu = agents[0].update(batch, noise)
+        on_gpu = agents[1].update(Batch(*(x.cuda() for x in batch)), Noise(*(x.cuda() for x in noise)))
+        assert on_gpu.shape == (len(METRICS), 2)
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-3, atol=1e-3)
+
+
+SAMPLED = replace(STRUCTURE, gradient="sampled", num_gradient_actions=2)
+
+
+@pytest.mark.parametrize("structure", [STRUCTURE, SAMPLED], ids=["exact", "sampled"])
+def test_captured_steps_are_the_plain_ones_step_by_step(structure: Structure, caplog: pytest.LogCaptureFixture) -> None:
+    device, seeds, active = torch.device("cuda"), [0, 1, 2], (True, True, True)
+    plain, agent = (Agent(structure, [LEARNED_RUN] * 3, seeds, device) for _ in range(2))
+    samplers = [each.sampler(seeds, batch_size=16) for each in (plain, agent)]
+    data = Batch(*(field.cuda() for field in transitions()))
+    step = CapturedStep(agent, samplers[1], data)
+    for _ in range(50):
+        expected = plain.update(*samplers[0].draw(data))
+        torch.testing.assert_close(step(active), expected, rtol=1e-4, atol=1e-5)
+    assert step.n_graphs == 1, caplog.text
+    for ours, theirs in zip(agent.tensors(), plain.tensors(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for run in range(3):
+        assert torch.equal(samplers[1].state(run), samplers[0].state(run))
+    # A run that stands still for a while, under another graph.
+    for _ in range(8):
+        step((True, False, True))
+        plain.update(*samplers[0].draw(data, (True, False, True)), (True, False, True))
+    assert step.n_graphs == 2
+    for ours, theirs in zip(agent.tensors(), plain.tensors(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_does_not_wait_for_the_device() -> None:
+    agent = Agent(SAMPLED, [LEARNED_RUN] * 2, [0, 1], torch.device("cuda"))
+    sampler = agent.sampler([0, 1], batch_size=16)
+    data = Batch(*(field.cuda() for field in transitions()))
+    agent.update(*sampler.draw(data))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        agent.update(*sampler.draw(data))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_tf32_changes_the_losses_by_its_rounding_alone() -> None:
+    metrics = []
+    for precision in ("highest", "high"):
+        torch.set_float32_matmul_precision(precision)
+        agent = Agent(STRUCTURE, [LEARNED_RUN], [0], torch.device("cuda"))
+        sampler = agent.sampler([0], batch_size=256)
+        data = Batch(*(field.cuda() for field in transitions()))
+        metrics.append(torch.stack([agent.update(*sampler.draw(data)) for _ in range(5)]))
+    torch.set_float32_matmul_precision("highest")
+    torch.testing.assert_close(metrics[1], metrics[0], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_a_run_on_the_gpu_resumes_bit_for_bit(tmp_path: Path, cuda_graph: bool) -> None:
+    train_config = tiny_config(write_dataset(tmp_path / "data.hdf5"), "device=cuda", f"cuda_graph={cuda_graph}")
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (whole, resumed):
+        experiment.run(train_config, folder)
+    for step in (50, 60):
+        (resumed / "checkpoints" / f"step_{step:07d}.pt").unlink()
+    (resumed / "summary.json").unlink()
+    experiment.run(train_config, resumed)
+    a, b = (load(folder / "checkpoints" / "step_0000060.pt")["agent"]["parameters"] for folder in (whole, resumed))
+    assert all(torch.equal(a[part][name], b[part][name]) for part in a for name in a[part])

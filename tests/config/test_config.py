@@ -1,0 +1,771 @@
+import copy
+import functools
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from cql.config import schema as config
+from cql.config.schema import (
+    Blueprint,
+    ConfigError,
+    CqlH,
+    CqlRho,
+    D4rlDataset,
+    EmbeddedDataset,
+    FixedAlphaCql,
+    FixedAlphaTemp,
+    LearnedAlphaCql,
+    LearnedAlphaTemp,
+    LocalLoggerConfig,
+    MinariDataset,
+    WandbLoggerConfig,
+)
+from cql.data.collect import EMBEDDED
+
+SWEEPS = ["alpha_cql_sweep", "tau_cql_sweep", "alpha_tau_sweep", "ablation"]
+EXPERIMENTS = ["quickstart", "smoke", "blueprint", "blueprint_lagrange", "corl_v2", "d3rlpy_v0", "paper", *SWEEPS]
+NEEDED = {
+    "corl_v2": ["dataset.path=a.hdf5"],
+    "d3rlpy_v0": ["dataset.path=a.hdf5"],
+    "paper": ["dataset.path=a.hdf5"],
+    "dataset=minari": ["dataset.id=mujoco/hopper/medium-v0"],
+    "dataset=d4rl": ["dataset.path=a.hdf5"],
+}
+# Each option of each group once, in as few compositions as that takes.
+COMBINATIONS = [
+    [f"{group}={option}" for group, option in options if option is not None]
+    for options in itertools.zip_longest(
+        *(
+            [(group, option) for option in config._options(group)]
+            for group in config._GROUPS
+            if group not in ("arm", "experiment")
+        ),
+        fillvalue=("", None),
+    )
+]
+
+
+@functools.cache
+def load(*overrides):
+    return config.checked(config.compose(overrides))
+
+
+def needed(*overrides):
+    return [value for override in overrides for value in NEEDED.get(override, [])]
+
+
+def changed(values, changes):
+    for path, value in changes.items():
+        *parents, leaf = path.split(".")
+        functools.reduce(lambda node, key: node[key], parents, values)[leaf] = value
+    return values
+
+
+def message(*overrides):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - of Hydra's, OmegaConf's or ours
+        load(*overrides)
+    text = config.explain(caught.value)
+    assert text is not None
+    return text
+
+
+# --- what stands in configs/ ---
+
+
+def test_every_group_has_the_options_that_the_readme_names():
+    assert config._options("algorithm") == ["cql"]
+    assert config._options("algorithm/alpha_temp") == ["fixed", "learned"]
+    assert config._options("algorithm/alpha_cql") == ["fixed", "learned"]
+    assert config._options("algorithm/penalty") == ["blueprint", "cql_h", "cql_rho"]
+    embedded = [f"embedded_{name}" for name in config.EMBEDDED_DATASETS]
+    assert config._options("dataset") == sorted(["d4rl", *embedded, "minari"])
+    assert set(config.EMBEDDED_DATASETS) == set(EMBEDDED), "those that can be made"
+    assert config._options("network") == ["mlp_256x2", "mlp_256x3"]
+    assert config._options("env") == ["Ant-v5", "HalfCheetah-v5", "Hopper-v5", "InvertedPendulum-v5", "Walker2d-v5"]
+    assert config._options("logger") == ["local", "wandb", "wandb_offline"]
+    assert config._options("experiment") == sorted(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("choices", COMBINATIONS)
+def test_every_option_composes_and_is_valid(choices):
+    load(*choices, *needed(*choices))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_tells_how_it_is_run(name):
+    load(f"+experiment={name}", *NEEDED.get(name, []))
+    text = (config.CONFIG_DIR / "experiment" / f"{name}.yaml").read_text()
+    package, command, *_ = text.splitlines()
+    assert package == "# @package _global_"
+    assert command.startswith("# ")
+    assert f"scripts/train.py +experiment={name}" in command
+
+
+@pytest.mark.parametrize("choices", COMBINATIONS[:3])
+def test_every_coefficient_penalty_network_and_logger_can_be_chosen_on_top_of_quickstart(choices):
+    load("+experiment=quickstart", *choices, *needed(*choices))
+
+
+def test_smoke_leaves_the_choice_of_logger_and_coefficients_free():
+    choices = ["logger=local", "algorithm/alpha_cql=learned", "algorithm/alpha_temp=fixed", "network=mlp_256x3"]
+    c = load("+experiment=smoke", *choices)
+    assert c.logger == LocalLoggerConfig()
+    assert (c.network.width, c.network.depth) == (32, 3)
+
+
+def test_every_key_of_every_file_is_in_the_schema_and_holds_a_plain_value():
+    def leaves(node, prefix):
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield prefix + key
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key
+
+    found = set()
+    for path in config.CONFIG_DIR.rglob("*.yaml"):
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        content.pop("defaults", None)
+        content.pop("hydra", None)
+        parts = path.relative_to(config.CONFIG_DIR).parent.parts
+        if parts[:1] not in (("hydra",), ("table",)):  # a table's file is data of its own form
+            parts = [part for part in parts if part not in ("arm", "experiment")]
+            found |= set(leaves(content, "".join(f"{part}." for part in parts)))
+    known = set(config._keys())
+    assert found - known == set()
+    # And the other way round: no key of the schema is without a value somewhere; kinds are the schema's own.
+    assert {key for key in known if not key.endswith(".kind")} - found <= {
+        "algorithm", "algorithm.alpha_temp", "algorithm.alpha_cql", "algorithm.penalty", "network", "logger"
+    }  # fmt: skip
+
+
+def test_defaults():
+    c = load()
+    assert (c.n_steps, c.n_steps_per_epoch, c.batch_size, c.seed) == (200_000, 5_000, 256, 0)
+    assert isinstance(c.algorithm.alpha_temp, LearnedAlphaTemp)
+    assert c.algorithm.alpha_cql == FixedAlphaCql(value=5.0)
+    assert isinstance(c.algorithm.penalty, CqlH)
+    assert isinstance(c.dataset, EmbeddedDataset)
+    assert isinstance(c.logger, WandbLoggerConfig)
+    assert c.env.reference is not None
+    assert (c.env.reference.min_score, c.env.reference.max_score) == (-280.178953, 12135.0)
+
+
+@pytest.mark.parametrize(
+    ("choice", "cls"),
+    [
+        ("algorithm/alpha_temp=fixed", FixedAlphaTemp),
+        ("algorithm/alpha_temp=learned", LearnedAlphaTemp),
+        ("algorithm/alpha_cql=fixed", FixedAlphaCql),
+        ("algorithm/alpha_cql=learned", LearnedAlphaCql),
+        ("algorithm/penalty=cql_h", CqlH),
+        ("algorithm/penalty=cql_rho", CqlRho),
+        ("algorithm/penalty=blueprint", Blueprint),
+        ("dataset=embedded_hopper_medium", EmbeddedDataset),
+        ("dataset=minari", MinariDataset),
+        ("dataset=d4rl", D4rlDataset),
+        ("logger=wandb", WandbLoggerConfig),
+        ("logger=local", LocalLoggerConfig),
+    ],
+)
+def test_a_choice_is_a_class_with_its_kind(choice, cls):
+    choices = next(choices for choices in COMBINATIONS if choice in choices)
+    node = load(*choices, *needed(*choices))
+    for part in choice.partition("=")[0].split("/"):
+        node = getattr(node, part)
+    assert type(node) is cls
+    assert choice.partition("=")[2].removesuffix("_hopper_medium") == node.kind
+
+
+def test_penalties_are_what_their_kinds_say():
+    properties = {cls: (cls.importance_weighted, cls.next_actions) for cls in (CqlH, CqlRho, Blueprint)}
+    assert properties == {CqlH: (True, True), CqlRho: (False, True), Blueprint: (False, False)}
+
+
+# --- the dataset chooses the environment ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "env"),
+    [
+        ([], "HalfCheetah-v5"),
+        (["dataset=embedded_hopper_medium"], "Hopper-v5"),
+        (["dataset=embedded_hopper_medium", "env=Walker2d-v5"], "Walker2d-v5"),
+        (["dataset=minari", "dataset.id=a/b-v0", "env=Ant-v5"], "Ant-v5"),
+        (["+experiment=quickstart", "dataset=embedded_hopper_medium"], "Hopper-v5"),
+        (["+experiment=quickstart", "env=Hopper-v5"], "Hopper-v5"),
+        (["+experiment=corl_v2", "dataset.path=a.hdf5", "env=Walker2d-v5"], "Walker2d-v5"),
+    ],
+)
+def test_dataset_chooses_env_unless_it_is_given(overrides, env):
+    assert load(*overrides).env.id == env
+
+
+def test_an_experiment_can_override_dataset_and_env(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n"
+        "  - override /dataset: embedded_hopper_medium\n  - override /env: Walker2d-v5\n\nn_steps: 10000\n"
+    )
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    assert load(search, "+experiment=mine").env.id == "Walker2d-v5"
+    assert load(search, "+experiment=mine").dataset.name == "hopper_medium"
+    assert load(search, "+experiment=mine", "env=Ant-v5").env.id == "Ant-v5"
+
+
+# --- what is refused, and in which words ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        # Misspelt or foreign names.
+        ("algorithm.tua_target=0.1", ["algorithm.tua_target", "did you mean algorithm.tau_target?"]),
+        ("+algorithm.tua_target=0.1", ["algorithm.tua_target", "did you mean algorithm.tau_target?"]),
+        ("+algorithm={discunt:0.5}", ["algorithm.discunt", "did you mean algorithm.discount?"]),
+        ("algoritm.discount=0.9", ["algoritm.discount", "did you mean algorithm.discount?"]),
+        ("discount=0.9", ["discount", "did you mean algorithm.discount?"]),
+        ("+foo=1", ["foo: there is no such key", "--help"]),
+        ("hydra.run.dri=x", ["hydra.run.dri: there is no such key"]),
+        ("~algorithm.discount", ["~algorithm.discount", "cannot be taken away"]),
+        # Keys of the variant that is not chosen.
+        (
+            "algorithm.alpha_cql.tau_cql=5",
+            [
+                "algorithm.alpha_cql.tau_cql",
+                "no effect with a fixed alpha_cql",
+                "add algorithm/alpha_cql=learned or drop",
+            ],
+        ),
+        ("+algorithm.alpha_cql.tau_cql=5", ["no effect with a fixed alpha_cql; add algorithm/alpha_cql=learned"]),
+        (
+            "algorithm/alpha_cql=learned algorithm.alpha_cql.value=3",
+            ["algorithm.alpha_cql.value", "write algorithm.alpha_cql.initial_value=...", "algorithm/alpha_cql=fixed"],
+        ),
+        ("logger=local logger.mode=offline", ["logger.mode", "no effect with a local logger; add logger=wandb"]),
+        (
+            "+experiment=blueprint algorithm/alpha_cql=learned",
+            ["configs/experiment/blueprint.yaml", "algorithm.alpha_cql.value"],
+        ),
+        # Groups.
+        ("algorithm/alpha_cql=larned", ["there are fixed, learned; did you mean algorithm/alpha_cql=learned?"]),
+        ("dataset=embedded_hoper_medium", ["d4rl", "did you mean dataset=embedded_hopper_medium?"]),
+        ("dataset=embedded/halfcheetah_medium", ["did you mean dataset=embedded_halfcheetah_medium?"]),
+        ("dataset/embedded=hopper_medium", ["dataset=embedded_hopper_medium"]),
+        ("experiment=smoke", ["+experiment=smoke"]),
+        ("+experiment=smoke +experiment=paper", ["experiment", "twice"]),
+        ("+dataset=minari", ["dataset=OPTION", "without a plus"]),
+        ("algorithm/alpha=fixed", ["algorithm/alpha:", "did you mean algorithm/alpha_cql?"]),
+        ("algorithm.alpha_cql=learned", ["with a slash, algorithm/alpha_cql=learned"]),
+        ("alpha_cql=learned", ["with a slash, algorithm/alpha_cql=learned"]),
+        ("algorithm.alpha_cql=5", ["algorithm.alpha_cql=5", "algorithm.alpha_cql.value"]),
+        ("~dataset", ["dataset.kind is missing", "dataset=minari"]),
+        ("hydra/launcher=foo", ["hydra/launcher=foo", "basic"]),
+        # Kinds are chosen, not set.
+        (
+            "algorithm.alpha_cql.kind=learned",
+            ["algorithm.alpha_cql.kind=learned", "choose algorithm/alpha_cql=learned"],
+        ),
+        # Types.
+        ("seed=abc", ["seed=abc: it must be an integer"]),
+        ("seed=null", ["seed=null: it must be an integer"]),
+        ("n_steps=1e5", ["n_steps", "write n_steps=100000"]),
+        ("algorithm.backup=sft", ["algorithm.backup=sft", "soft, hard, max; did you mean soft?"]),
+        # A gradient and the actions that it goes through.
+        (
+            "algorithm.penalty.num_gradient_actions=2",
+            ["num_gradient_actions=2 has no effect with algorithm.penalty.gradient=exact", "gradient=sampled"],
+        ),
+        ("algorithm.penalty.gradient=sampled", ["num_gradient_actions is missing", "num_gradient_actions=1"]),
+        (
+            "algorithm.penalty.gradient=sampled algorithm.penalty.num_gradient_actions=31",
+            ["num_gradient_actions=31 is more than the 30 actions", "lower it"],
+        ),
+        (
+            "algorithm/penalty=blueprint algorithm.penalty.gradient=sampled algorithm.penalty.num_gradient_actions=21",
+            ["more than the 20 actions", "num_sampled_actions=10 in each of 2 groups"],
+        ),
+        (
+            "algorithm.penalty.gradient=sampled algorithm.penalty.num_gradient_actions=0",
+            ["num_gradient_actions=0 is out of range: it must be at least 1"],
+        ),
+        ("algorithm.alpha_cql.value=3e38", ["algorithm.alpha_cql.value=3e+38", "at most 1000000.0", "0.5 to 20"]),
+        ("algorithm/alpha_cql=learned algorithm.alpha_cql.initial_value=2e6", ["initial_value=2000000.0", "at most"]),
+        ("algorithm.penalty.gradient=some", ["gradient=some: it must be one of exact, sampled"]),
+        ("device=cpu tf32=true", ["tf32=true has no effect with device=cpu"]),
+        ("video.enabled=perhaps", ["video.enabled=perhaps: it must be true or false"]),
+        ("logger.tags=a", ["logger.tags=a", "write logger.tags=[first,second]"]),
+        # Missing values.
+        ("dataset=d4rl", ["dataset.path is missing", "dataset.path=data/"]),
+        ("n_steps=${nothing}", ["n_steps", "nothing"]),
+        # Overrides that Hydra cannot read.
+        (
+            "algorithm.actor_learning_rate=-1e-4",
+            ["algorithm.actor_learning_rate=-0.0001", "greater than 0 and at most 1"],
+        ),
+        ("seed=0,1", ["seed=0,1", "-m"]),
+        ("seed=[1", ["'seed=[1' (no viable alternative at input '[1')", "KEY=VALUE"]),
+        ("seed", ["'seed' (missing EQUAL", "KEY=VALUE"]),
+    ],
+)
+def test_a_wrong_config_is_refused_in_words_that_name_the_key(overrides, words):
+    text = message(*overrides.split())
+    assert [word for word in words if word not in text] == [], text
+    assert len(text.splitlines()) == 1
+
+
+LEARNED = ["algorithm/alpha_cql=learned"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes", "words"),
+    [
+        # One value out of its range.
+        ([], {"algorithm.critic_learning_rate": 0.0}, ["algorithm.critic_learning_rate=0.0", "greater than 0 and at"]),
+        ([], {"algorithm.actor_learning_rate": -1.0}, ["algorithm.actor_learning_rate=-1.0", "greater than 0 and at"]),
+        (
+            [],
+            {"algorithm.alpha_temp.temp_learning_rate": -1.0},
+            ["algorithm.alpha_temp.temp_learning_rate=-1.0", "algorithm/alpha_temp=fixed"],
+        ),
+        (
+            LEARNED,
+            {"algorithm.alpha_cql.alpha_learning_rate": -1.0},
+            ["algorithm.alpha_cql.alpha_learning_rate=-1.0", "algorithm/alpha_cql=fixed"],
+        ),
+        (
+            LEARNED,
+            {"algorithm.alpha_cql.initial_value": 0.0},
+            ["algorithm.alpha_cql.initial_value=0.0", "greater than 0"],
+        ),
+        ([], {"algorithm.alpha_temp.initial_value": 0.0}, ["algorithm.alpha_temp.initial_value=0.0", "greater than 0"]),
+        ([], {"algorithm.alpha_cql.value": -1.0}, ["algorithm.alpha_cql.value=-1.0", "at least 0"]),
+        ([], {"algorithm.discount": 1.0}, ["algorithm.discount=1.0", "at least 0 and less than 1"]),
+        ([], {"algorithm.discount": float("nan")}, ["algorithm.discount=nan", "at least 0 and less than 1"]),
+        ([], {"dataset.reward_bias": float("inf")}, ["dataset.reward_bias=inf", "finite"]),
+        ([], {"algorithm.tau_target": 0.0}, ["algorithm.tau_target=0.0", "greater than 0 and at most 1"]),
+        ([], {"algorithm.penalty.temperature": 0.0}, ["algorithm.penalty.temperature=0.0", "greater than 0"]),
+        ([], {"network.width": 0}, ["network.width=0", "at least 1"]),
+        ([], {"n_kept_checkpoints": 0}, ["n_kept_checkpoints=0", "at least 1"]),
+        ([], {"n_evals_per_video": -1}, ["n_evals_per_video=-1", "at least 0", "video.enabled=false"]),
+        ([], {"n_threads": 0}, ["n_threads=0", "at least 1"]),
+        ([], {"seed": -1}, ["seed=-1", "at least 0 and at most 4294967295"]),
+        ([], {"dataset.fraction": 1.5}, ["dataset.fraction=1.5", "greater than 0 and at most 1"]),
+        ([], {"dataset.name": "halfcheetah"}, ["dataset.name=halfcheetah", "did you mean halfcheetah_random?"]),
+        # Values that do not go together.
+        ([], {"n_steps_per_epoch": 300_000}, ["n_steps_per_epoch=300000", "n_steps=200000"]),
+        ([], {"algorithm.bc_steps": 300_000}, ["algorithm.bc_steps=300000", "n_steps=200000"]),
+        ([], {"algorithm.log_std_min": 3.0}, ["algorithm.log_std_min=3.0", "algorithm.log_std_max=2.0"]),
+        (
+            [],
+            {"dataset.n_episodes": 3, "dataset.fraction": 0.5},
+            ["dataset.n_episodes=3", "dataset.fraction=0.5", "null"],
+        ),
+        ([], {"env.reference.max_score": -1e3}, ["env.reference.max_score=-1000.0", "env.reference.min_score"]),
+        (LEARNED, {"algorithm.w_cql": 0.0}, ["algorithm.w_cql=0.0", "algorithm/alpha_cql=fixed"]),
+        ([], {"video.size": 201}, ["video.size=201", "202"]),
+    ],
+)
+def test_values_out_of_range_are_refused(overrides, changes, words):
+    with pytest.raises(ConfigError) as caught:
+        config.from_dict(changed(config.to_dict(load(*overrides)), changes))
+    text = str(caught.value)
+    assert [word for word in words if word not in text] == [], text
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm.tau_target": 1.0},
+        {"algorithm.discount": 0.0},
+        {"algorithm.w_cql": 0.0},
+        {"algorithm.alpha_cql.value": 0.0},
+        {"algorithm.bc_steps": 200_000},
+        {"n_steps_per_epoch": 200_000},
+        {"dataset.fraction": 1.0},
+        {"algorithm.alpha_temp.target_entropy": -3.0},
+        {"seed": 2**32 - 1},
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(changes):
+    config.from_dict(changed(config.to_dict(load()), changes))
+
+
+def test_all_problems_are_told_at_once():
+    lines = message("seed=-1", "algorithm.alpha_cql.value=-2", "video.size=201").splitlines()
+    assert [line.partition("=")[0] for line in lines] == ["seed", "algorithm.alpha_cql.value", "video.size"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyError("seed"), ValueError("no config")])
+def test_other_errors_are_not_explained(error):
+    assert config.explain(error) is None
+    with pytest.raises(type(error)), config.messages():
+        raise error
+
+
+def test_messages_ends_with_status_2(capsys, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit) as caught, config.messages():
+        load("seed=-1")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("Config error: seed=-1 is out of range")
+
+
+# --- to plain values and back ---
+
+
+VARIED = [
+    [],
+    [
+        "algorithm/alpha_cql=learned",
+        "algorithm/alpha_temp=fixed",
+        "algorithm/penalty=blueprint",
+        "algorithm.backup=max",
+        "algorithm.penalty.gradient=sampled",
+        "algorithm.penalty.num_gradient_actions=4",
+    ],
+    ["dataset=minari", "dataset.id=a/b-v0", "env=InvertedPendulum-v5", "logger=local", "dataset.n_episodes=3"],
+    [
+        "dataset=d4rl",
+        "dataset.path=a.hdf5",
+        "logger.tags=[a,b]",
+        "n_threads=2",
+        "algorithm.alpha_temp.target_entropy=-3",
+    ],
+]
+
+
+@pytest.mark.parametrize("overrides", VARIED)
+def test_round_trips(overrides):
+    c = load(*overrides)
+    plain = config.to_dict(c)
+    assert config.from_dict(plain) == c
+    assert config.from_dict(json.loads(json.dumps(plain))) == c
+    assert config.from_dict(yaml.safe_load(yaml.safe_dump(plain))) == c
+    saved = OmegaConf.create(OmegaConf.to_yaml(config.compose(overrides)))
+    assert config.from_dict(OmegaConf.to_container(saved)) == c
+
+
+def test_plain_values_are_plain():
+    plain = config.to_dict(load())
+    assert plain["device"] == "auto"
+    assert type(plain["device"]) is str
+    assert plain["algorithm"]["alpha_cql"] == {"kind": "fixed", "value": 5.0}
+    assert config.differing_keys(plain, OmegaConf.to_container(config.compose(), enum_to_str=True)) == []
+
+
+FIXED_TEMP = ["algorithm/alpha_temp=fixed"]
+MINARI = ["dataset=minari", "dataset.id=a/b-v0"]
+D4RL = ["dataset=d4rl", "dataset.path=a.hdf5"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "value", "words"),
+    [
+        # Other names.
+        ([], "algorithm.dscount", 0.9, "did you mean algorithm.discount?"),
+        ([], "gamma", 0.9, "did you mean algorithm.discount?"),
+        ([], "batchsize", 9, "did you mean batch_size?"),
+        ([], "min_q_weight", 5.0, "did you mean algorithm.alpha_cql.value or algorithm.w_cql?"),
+        ([], "tau", 1.0, "algorithm.tau_target or algorithm.alpha_cql.tau_cql (with algorithm/alpha_cql=learned)?"),
+        (LEARNED, "tau", 1.0, "did you mean algorithm.tau_target or algorithm.alpha_cql.tau_cql?"),
+        # The other variant's keys, and properties of a variant.
+        ([], "algorithm.alpha_cql.tau_cql", 5.0, "tau_cql has no effect with a fixed alpha_cql"),
+        (
+            [],
+            "algorithm.alpha_cql.alpha_learning_rate",
+            1.0,
+            "alpha_learning_rate has no effect with a fixed alpha_cql",
+        ),
+        (
+            [],
+            "algorithm.alpha_cql.initial_value",
+            3.0,
+            "write algorithm.alpha_cql.value=... or add algorithm/alpha_cql=l",
+        ),
+        (
+            FIXED_TEMP,
+            "algorithm.alpha_temp.target_entropy",
+            -6.0,
+            "target_entropy has no effect with a fixed alpha_temp",
+        ),
+        (FIXED_TEMP, "algorithm.alpha_temp.temp_learning_rate", 1.0, "drop it"),
+        ([], "dataset.id", "a", "no effect with an embedded dataset; add dataset=minari or drop it"),
+        (MINARI, "dataset.path", "a", "no effect with a minari dataset; add dataset=d4rl or drop it"),
+        (D4RL, "dataset.download", True, "no effect with a d4rl dataset; add dataset=minari or drop it"),
+        ([], "algorithm.penalty.next_actions", False, "choose algorithm/penalty=blueprint or algorithm/penalty=cql_h"),
+        # Kinds.
+        ([], "algorithm.alpha_cql.kind", "learned", "algorithm.alpha_cql.tau_cql is missing"),
+        ([], "algorithm.alpha_cql.kind", "huge", "algorithm.alpha_cql.kind is huge, which is unknown"),
+        # Types.
+        ([], "algorithm.discount", "high", "algorithm.discount=high: it must be a number"),
+        ([], "algorithm.discount", True, "algorithm.discount=True: it must be a number"),
+        ([], "algorithm.discount", {"x": 1}, "algorithm.discount={'x': 1}: it must be a number"),
+        ([], "seed", True, "seed=True: it must be an integer"),
+        ([], "n_steps", 0.5, "n_steps=0.5: it must be an integer"),
+        ([], "n_threads", "two", "n_threads=two: it must be an integer, or null"),
+        ([], "eval_worker", True, "eval_worker=True: it must be one of auto, on, off"),
+        ([], "device", "gpu", "device=gpu: it must be one of auto, cpu, cuda"),
+        ([], "env.id", None, "env.id=null: it must be a text"),
+        ([], "env.reference", "D4RL", "env.reference=D4RL: it must be a set of keys, or null"),
+        ([], "network", None, "network=null: it must be a set of keys"),
+        ([], "dataset", 3, "dataset=3: it must be a set of keys"),
+        # Missing and empty values.
+        (MINARI, "dataset.id", "???", "dataset.id is missing: give the id of a Minari dataset"),
+        (D4RL, "dataset.path", " ", "dataset.path is empty"),
+        ([], "seed", "???", "seed is missing"),
+    ],
+)
+def test_from_dict_refuses_what_does_not_fit(overrides, path, value, words):
+    with pytest.raises(ConfigError) as caught:
+        config.from_dict(changed(config.to_dict(load(*overrides)), {path: value}))
+    assert path.removesuffix(".kind") in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_from_dict_names_every_missing_key():
+    with pytest.raises(ConfigError) as caught:
+        config.from_dict({})
+    assert "seed is missing" in str(caught.value)
+    assert "algorithm is missing" in str(caught.value)
+
+
+def test_differing_keys():
+    old = config.to_dict(load())
+    new = config.to_dict(load("seed=1", "algorithm/alpha_cql=learned", "n_threads=2"))
+    assert config.differing_keys(old, old) == []
+    assert config.differing_keys(old, new) == [
+        "seed: 0 -> 1",
+        "n_threads: null -> 2",
+        "algorithm.alpha_cql.kind: fixed -> learned",
+        "algorithm.alpha_cql.value: 5.0 -> (absent)",
+        "algorithm.alpha_cql.initial_value: (absent) -> 5.0",
+        "algorithm.alpha_cql.tau_cql: (absent) -> null",
+        "algorithm.alpha_cql.alpha_learning_rate: (absent) -> 0.0003",
+    ]
+
+
+# --- the run's folder ---
+
+
+def test_dataset_labels_are_safe_in_paths():
+    minari = load("dataset=minari", "dataset.id=mujoco/hopper/medium-v0").dataset
+    d4rl = load("dataset=d4rl", "dataset.path='/data/My set,1/hopper medium-v2.hdf5'").dataset
+    assert config.dataset_label(load().dataset) == "halfcheetah_medium"
+    assert config.dataset_label(minari) == "mujoco-hopper-medium-v0"
+    assert config.dataset_label(d4rl) == "hopper-medium-v2"
+
+
+# An entry point like scripts/train.py, without the training.
+ENTRY = """
+import logging, sys
+import hydra
+from cql.config import schema as config
+config.register()
+@hydra.main(config_path=str(config.CONFIG_DIR), config_name="train", **config.VERSION_BASE)
+def main(cfg):
+    from hydra.core.hydra_config import HydraConfig
+    config.checked(cfg)
+    heavy = {"torch", "wandb", "minari", "gymnasium", "mujoco", "h5py", "matplotlib"} & set(sys.modules)
+    assert not heavy, heavy
+    folder = HydraConfig.get().runtime.output_dir
+    logging.getLogger("entry").info("trained in %s", folder)
+    with open(folder + "/trained.txt", "a") as file:
+        file.write(folder + "\\n")
+if __name__ == "__main__":
+    with config.messages():
+        main()
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    (tmp_path / "entry.py").write_text(ENTRY)
+
+    def run(*overrides):
+        command = [sys.executable, "entry.py", *overrides]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def folders(tmp_path):
+    return sorted(path.parent for path in (tmp_path / "outputs").rglob("trained.txt"))
+
+
+def test_a_run_has_its_own_folder_and_resume_goes_back_to_it(start, tmp_path):
+    first = start("seed=3", "dataset=embedded_hopper_medium")
+    assert first.returncode == 0, first.stderr
+    (folder,) = folders(tmp_path)
+    assert folder.parent == tmp_path / "outputs" / "Hopper-v5" / "hopper_medium"
+    assert folder.name.endswith("_seed3")
+    # Neither Hydra's own .hydra nor a log of Hydra's: the run writes both itself.
+    assert [path.name for path in folder.iterdir()] == ["trained.txt"]
+    assert f"INFO trained in {folder}" in first.stdout
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "config.yaml").write_text("seed: 3\n")  # as a run does
+    again = start(f"resume={folder.relative_to(tmp_path)}")
+    assert again.returncode == 0, again.stderr
+    assert folders(tmp_path) == [folder]
+    assert (folder / "trained.txt").read_text().splitlines() == [str(folder), str(folder)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["algorithm.actor_learning_rate=-1"], "algorithm.actor_learning_rate=-1.0"),
+        (["resume=nowhere"], "resume=nowhere: there is no such folder"),
+        (["sweep_name=first"], "sweep_name=first has no effect on a single run: add -m"),
+        (["retry_failed=true"], "retry_failed=True has no effect on a single run: add -m"),
+        (["resume=."], "resume=.: it holds no .hydra/config.yaml, so this is not the folder of a run"),
+    ],
+)
+def test_a_wrong_config_ends_with_status_2_and_leaves_no_folder(start, tmp_path, overrides, words):
+    result = start(*overrides)
+    assert result.returncode == 2
+    assert result.stderr.startswith("Config error: ")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["entry.py"]
+
+
+def test_a_sweep_names_its_folders_by_their_points(start, tmp_path):
+    result = start("-m", "seed=0,1", "hydra/launcher=basic")
+    assert result.returncode == 0, result.stderr
+    found = folders(tmp_path)
+    assert [path.name for path in found] == ["seed-0", "seed-1"]
+    assert found[0].parent == found[1].parent
+    assert found[0].parent.parent == tmp_path / "outputs" / "sweeps"
+
+
+def test_showing_the_config_makes_no_folder(start, tmp_path):
+    result = start("--cfg", "hydra", "--resolve")
+    assert result.returncode == 0, result.stderr
+    assert "outputs/" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["entry.py"]
+
+
+def test_two_starts_in_one_second_get_two_folders(tmp_path):
+    names = [config._new_folder(tmp_path / "a" / "b", "same").name for _ in range(3)]
+    assert names == ["same", "same_2", "same_3"]
+
+
+def test_the_run_folder_stays_the_same_each_time_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config.register()
+    with initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
+        cfg = compose("train", return_hydra_config=True)
+    assert cfg.hydra.run.dir.startswith("outputs/HalfCheetah-v5/halfcheetah_medium/")
+    assert not (tmp_path / "outputs").exists()  # `--cfg all --resolve` comes here
+    cfg.hydra.mode = RunMode.RUN
+    first = cfg.hydra.run.dir
+    assert Path(first).is_dir()
+    assert cfg.hydra.run.dir == first
+    assert copy.deepcopy(cfg).hydra.run.dir == first
+
+
+# --- sweeps ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "seed-3"),
+        (["seed=3"], "seed-3"),
+        (["algorithm.alpha_cql.value=5"], "alpha_cql-5__seed-3"),
+        (["algorithm.alpha_cql.value=5.0"], "alpha_cql-5__seed-3"),
+        (["algorithm.alpha_cql.tau_cql=-2", "algorithm.alpha_cql.initial_value=0.5"],
+         "alpha_cql-0.5__tau_cql--2__seed-3"),
+        (["algorithm/penalty=cql_rho", "+arm=no_entropy"], "arm-no_entropy__penalty-cql_rho__seed-3"),
+        (["dataset.id=mujoco/hopper/medium-v0"], "id-mujoco-hopper-medium-v0__seed-3"),
+        (["dataset.path='/data/My set,1.hdf5'"], "path-data-My-set-1.hdf5__seed-3"),
+        (["algorithm.critic_learning_rate=3e-05", "video.enabled=false"],
+         "critic_learning_rate-3e-05__enabled-false__seed-3"),
+        (["algorithm.alpha_temp.target_entropy=null"], "target_entropy-null__seed-3"),
+    ],
+)  # fmt: skip
+def test_a_point_has_one_safe_name_whatever_the_order_of_the_grid(overrides, name):
+    assert config.point_name(overrides, 3) == name
+    assert config.point_name(overrides[::-1], 3) == name
+
+
+def test_a_very_long_name_is_cut_and_stays_the_points_own():
+    names = {config.point_name([f"logger.name={'x' * 200}{end}"], 0) for end in "ab"}
+    assert len(names) == 2
+    assert all(len(name) < 200 and name.endswith("__seed-0") for name in names)
+
+
+STACKABLE = [
+    ["seed=1"], ["algorithm.w_cql=2"], ["algorithm.discount=0.9"], ["algorithm.tau_target=0.1"],
+    ["algorithm.bc_steps=5"], ["algorithm.critic_learning_rate=1e-4"], ["algorithm.actor_learning_rate=1e-5"],
+    ["algorithm.alpha_cql.value=1"], ["algorithm.alpha_temp.initial_value=2"],
+    ["algorithm.alpha_temp.target_entropy=-1"], ["algorithm.alpha_temp.temp_learning_rate=1e-4"], ["logger.group=x"],
+    ["logger=local"], ["sweep_name=x"], ["retry_failed=true"], ["cuda_graph=false"],
+    ["eval_worker=on"],
+]  # fmt: skip
+NOT_STACKABLE = [
+    ["network.width=32"], ["batch_size=64"], ["n_steps=100000"], ["n_steps_per_epoch=100"], ["algorithm.backup=soft"],
+    ["algorithm/alpha_cql=learned"], ["algorithm/alpha_temp=fixed"], ["algorithm/penalty=cql_rho"],
+    ["algorithm.penalty.gradient=sampled", "algorithm.penalty.num_gradient_actions=1"], ["device=cuda", "tf32=true"],
+    ["algorithm.penalty.temperature=2"], ["algorithm.num_sampled_actions=4"], ["dataset=embedded_hopper_medium"],
+    ["dataset.normalise_observations=true"], ["env.n_eval_episodes=3"], ["device=cpu"], ["n_threads=1"],
+    ["algorithm.target_update_period=2"], ["n_epochs_per_eval=2"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", STACKABLE)
+def test_runs_that_differ_in_a_number_of_theirs_may_be_stacked(overrides):
+    assert config.stack_key(load(*overrides)) == config.stack_key(load())
+
+
+@pytest.mark.parametrize("overrides", NOT_STACKABLE)
+def test_runs_that_differ_in_what_a_stack_shares_may_not(overrides):
+    assert config.stack_key(load(*overrides)) != config.stack_key(load())
+
+
+def test_a_learned_multiplier_may_differ_in_its_start_its_threshold_and_its_rate():
+    learned = "algorithm/alpha_cql=learned"
+    numbers = (("initial_value", 2), ("tau_cql", -1), ("alpha_learning_rate", 1e-3))
+    keys = {config.stack_key(load(learned, f"algorithm.alpha_cql.{key}={value}")) for key, value in numbers}
+    assert keys == {config.stack_key(load(learned))}
+
+
+def test_what_does_not_make_another_run_is_no_difference():
+    one, other = (
+        config.to_dict(load()),
+        config.to_dict(load("logger=local", "n_threads=2", "retry_failed=true", "eval_worker=on")),
+    )
+    assert config.differing_keys(one, other)
+    assert config.differences(one, other) == []
+    assert config.differences(one, config.to_dict(load("seed=1"))) == ["seed: 0 -> 1"]
+
+
+def test_a_sweeps_name_is_that_of_a_folder():
+    with pytest.raises(ConfigError, match=r"sweep_name=a/b.*sweep_name=a-b"):
+        load("sweep_name=a/b")
+
+
+def test_configs_from_before_a_key_with_a_default_are_read():
+    plain = config.to_dict(load())
+    del plain["sweep_name"], plain["retry_failed"], plain["cuda_graph"], plain["tf32"], plain["eval_worker"]
+    del plain["algorithm"]["penalty"]["gradient"], plain["algorithm"]["penalty"]["num_gradient_actions"]
+    assert config.from_dict(plain) == load()
+    # So a run from before them is the same run.
+    assert config.differences(plain, config.to_dict(load())) == []
+    assert config.differences(plain, config.to_dict(load("seed=1"))) == ["seed: 0 -> 1"]
+    assert config.differences({"seed": 0}, {"seed": 1, "n_steps": 2}) == ["seed: 0 -> 1", "n_steps: (absent) -> 2"]
+
+
+def test_a_fixed_alpha_cql_is_bounded_as_a_learned_one_is():
+    from cql.algorithm import losses
+
+    assert config._ALPHA_CQL_MAX == losses.ALPHA_CQL_MAX

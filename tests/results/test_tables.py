@@ -1,0 +1,688 @@
+"""A paper's table: its file, its grid, its runs, and what is written of them."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from cql.scripts import table as script
+from tiny import OVERRIDES, write_dataset
+
+from cql.config import schema as config
+from cql.results import tables
+from cql.results.runs import read_results
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = tables.known_tables(script.FOLDER)
+T_2, T_3 = 4.302652729911275, 3.182446305284263
+"""Student's factors of 95 % intervals with 2 and 3 degrees of freedom."""
+
+
+def load(name):
+    return tables.load_table(name, script.FOLDER)
+
+
+# --- the tables that come with the package ---
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_task_and_arm_of_a_shipped_table_is_a_valid_config(name):
+    table = load(name)
+    first, arm = table.tasks[0], next(iter(table.arms))
+    # Arms change no key that a task sets: each once, not on every task.
+    found = script.planned(
+        table, [(task.name, arm) for task in table.tasks] + [(first.name, each) for each in table.arms]
+    )
+    assert {each for _, each in found} == set(table.arms)
+    for task in table.tasks:
+        c = found[task.name, arm]
+        assert c["sweep_name"] == f"table_{name}"
+        assert c["env.id"].lower().startswith(task.name.partition("-")[0])
+        if task.file:
+            assert (c["dataset.kind"], Path(c["dataset.path"]).name) == ("d4rl", task.file)
+            assert task.url.endswith(f"/{task.file}")
+        for key, value in tables_flat(task.set).items():
+            assert c[key] == value, key
+    # Without a file the dataset is what tells the tasks apart.
+    named = {task.file or str(task.set or task.choose) for task in table.tasks}
+    assert len(named) == len(table.tasks)
+
+
+def tables_flat(plain, prefix=""):
+    found = {}
+    for key, value in plain.items():
+        found |= tables_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_shipped_table_begins_with_its_commands_and_renders_before_anything_ran(name):
+    text = (script.FOLDER / f"{name}.yaml").read_text()
+    assert f"scripts/table.py run {name}" in text.splitlines()[0]
+    assert f"scripts/table.py show {name}" in text.splitlines()[1]
+    document = tables.document(tables.compare(load(name), []))
+    assert "No run has begun yet." in document.warnings
+    for section in document.sections:
+        assert all(len(row) == len(section.header) for row in (*section.rows, *section.averages)), section.title
+    assert_latex(tables.as_latex(document))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "average"),
+    # As CORL's own table and the arithmetic on IQL's have them.
+    [("corl_v2", "corl_last", 78.28), ("corl_v2", "corl_best", 84.68), ("corl_v2", "iql_paper", 77.6)],
+)
+def test_published_columns_have_their_published_averages(name, key, average):
+    values = [task.published[key][0].mean for task in load(name).tasks]
+    assert sum(values) / len(values) == pytest.approx(average, abs=0.05)
+
+
+def test_what_the_tables_say_of_single_tasks():
+    alphas = {task.name: task.set for task in load("d3rlpy_v0").tasks}
+    ten = {"algorithm": {"alpha_cql": {"value": 10.0}}}
+    assert {name: own for name, own in alphas.items() if own} == {
+        f"{env}-medium": ten for env in ("halfcheetah", "hopper", "walker2d")
+    }
+    (scaled,) = [task for task in load("corl_v2").tasks if task.set]
+    assert (scaled.name, bool(scaled.note)) == ("hopper-medium", True)
+    assert scaled.set["dataset"]["reward_scale"] == pytest.approx(1000 / (3222.360596 - 315.868011), abs=1e-5)
+    several = {task.name for task in load("cql_2020").tasks if len(task.published["cql"]) > 1}
+    assert several == {"walker2d-medium", "hopper-medium", "walker2d-mixed", "hopper-medium-expert"}
+    # D4RL's own spelling of one file.
+    assert {task.name: task.file for task in load("cql_2020").tasks}["walker2d-mixed"] == "walker_mixed.hdf5"
+
+
+# --- reading a file ---
+
+PLAIN = {
+    "title": "A table",
+    "note": "made up",
+    "experiment": "quickstart",
+    "seeds": [0, 1, 2],
+    "arms": {"base": "ours"},
+    "url": "http://example.org/files",
+    "published": {
+        "paper": {
+            "label": "Paper", "arm": "base", "statistic": "last", "source": "a page", "mark": "V", "data": "v2",
+            "seeds": 4, "spread": "population",
+        },
+        "other": {
+            "label": "Other_best", "arm": "*", "statistic": "best", "source": "a thread", "mark": "T", "data": "v2",
+            "spread": "none",
+        },
+        "alone": {
+            "label": "Alone", "statistic": "not said", "source": "a page", "mark": "V", "data": "v2", "seeds": 3,
+            "spread": "sample",
+        },
+    },
+    "tasks": {
+        "easy": {"file": "easy.hdf5", "published": {"paper": [25, 3.0], "other": 41.25, "alone": [1.0, 0.5]}},
+        "hard": {
+            "file": "hard.hdf5",
+            "note": "harder",
+            "published": {
+                "paper": [{"mean": 60, "note": "later"}, {"mean": 70.5, "note": "from memory", "mark": "NV"}],
+            },
+        },
+    },
+}  # fmt: skip
+
+
+def changed(plain, path, value):
+    """A copy in which one dotted key has another value."""
+    copy = json.loads(json.dumps(plain))
+    *parents, leaf = path.split("/")
+    node = copy
+    for key in parents:
+        node = node[key]
+    node[leaf] = value
+    return copy
+
+
+def write(folder, plain, name="mine"):
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    return path
+
+
+def test_a_file_of_ones_own_is_given_by_its_path(tmp_path):
+    table = load(str(write(tmp_path, PLAIN)))
+    assert (table.name, table.sweep_name, table.seeds, table.unit) == ("mine", "table_mine", (0, 1, 2), "score")
+    easy, hard = table.tasks
+    assert (easy.file, easy.url) == ("easy.hdf5", "http://example.org/files/easy.hdf5")
+    assert easy.published["paper"] == (tables.Value(25.0, 3.0),)
+    assert hard.published["paper"] == (
+        tables.Value(60.0, None, "later"),
+        tables.Value(70.5, None, "from memory", "NV"),
+    )
+    assert tables.missing_files(table.tasks, tmp_path) == [
+        (easy, tmp_path / "easy.hdf5"),
+        (hard, tmp_path / "hard.hdf5"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("titel", "A table", "the table has no key 'titel'"),
+        ("seeds", None, "the table lacks the key 'seeds'"),
+        ("seeds", [0, "1"], "seeds must be a list of integers"),
+        ("seeds", [1, 1], "one seed twice"),
+        ("tasks", {}, "at least one of arms and of tasks"),
+        ("arms", ["base"], "arms must be a mapping"),
+        ("unit", "points", "unit is 'points'; choose one of score, return"),
+        ("published/paper/arm", "bc", "published.paper.arm is 'bc'; the table's arms are base"),
+        ("published/paper/mark", "W", "published.paper.mark is 'W'; choose one of V, T"),
+        ("published/paper/statistic", "first", "published.paper.statistic is 'first'"),
+        ("published/paper/spread", "wide", "published.paper.spread is 'wide'"),
+        ("published/paper/seeds", "four", "published.paper.seeds is 'four'"),
+        ("published/paper/label", None, "published.paper lacks the key 'label'"),
+        ("published/paper/sede", 4, "published.paper has no key 'sede'"),
+        ("tasks/easy/files", "x", "tasks.easy has no key 'files'"),
+        ("tasks/easy/published/papers", 3, "tasks.easy.published has no column 'papers'"),
+        ("tasks/easy/published/paper", "25", "tasks.easy.published.paper is '25'"),
+        ("tasks/easy/published/paper", True, "tasks.easy.published.paper is True"),
+        ("tasks/easy/published/other", [41.0, 2.0], "its column has 'spread: none'"),
+        ("tasks/hard/published/paper", [{"mean": 1, "mark": "X"}], "tasks.hard.published.paper.mark is 'X'"),
+        ("tasks/easy/references", {"D4RL": [5, 1]}, "tasks.easy.references.D4RL is [5, 1]"),
+        ("tasks/two__parts", {}, "'two__parts' cannot be a name"),
+        ("tasks/a,b", {}, "'a,b' cannot be a name"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(path, value, message, tmp_path):
+    written = write(tmp_path, changed(PLAIN, path, value))
+    with pytest.raises(tables.TableError) as caught:
+        load(str(written))
+    assert message in str(caught.value)
+    assert str(written) in str(caught.value)
+
+
+def test_an_unknown_table_and_a_file_that_is_no_yaml(tmp_path):
+    with pytest.raises(tables.TableError, match="no table 'corl'; there are corl_v2, cql_2020"):
+        load("corl")
+    (tmp_path / "bad.yaml").write_text("title: [\n")
+    with pytest.raises(tables.TableError, match="is no YAML"):
+        load(str(tmp_path / "bad.yaml"))
+
+
+# --- comparing, by hand ---
+
+CONFIG = {"n_steps": 60, "env": {"id": "Made-v5"}}
+
+
+def write_run(sweep, task, seed, evaluations, *, status="finished", step=60, arm="base", more="", **summary):
+    """The folder of a run; each evaluation is one episode whose return is ten times its score."""
+    directory = sweep / f"{more}arm-{arm}__task-{task}__seed-{seed}"
+    (directory / ".hydra").mkdir(parents=True)
+    own = {**CONFIG, "dataset": {"path": f"/data/{task}.hdf5"}, "kind": f"{arm}{more}", "seed": seed}
+    (directory / ".hydra" / "config.yaml").write_text(yaml.safe_dump(own))
+    (directory / "summary.json").write_text(json.dumps({"status": status, "step": step, "n_steps": 60, **summary}))
+    rows = [f"{10 * (i + 1)},0,1000,{10 * score!r},9,{score!r}\n" for i, score in enumerate(evaluations)]
+    (directory / "episodes.csv").write_text("step,episode,seed,return,length,score\n" + "".join(rows))
+    return directory
+
+
+@pytest.fixture
+def half_run(tmp_path):
+    """Three seeds of one task; of the other one seed, one that failed, and none."""
+    sweep = tmp_path / "sweep"
+    write_run(sweep, "easy", 0, [40.0, 10.0])
+    write_run(sweep, "easy", 1, [5.0, 20.0])
+    write_run(sweep, "easy", 2, [5.0, 30.0])
+    write_run(sweep, "hard", 0, [1.0, 50.0])
+    write_run(sweep, "hard", 1, [1.0], status="failed", step=30, failure="critic_td is NaN at step 30; last metrics: x")
+    return load(str(write(tmp_path, PLAIN))), read_results([sweep]).runs
+
+
+def cells(text, title):
+    """The rows below a section's heading, as lists of cells."""
+    lines = text.splitlines()
+    begin = lines.index(title) + 1
+    end = next((i for i in range(begin, len(lines)) if not lines[i]), len(lines))
+    return [re.split(r" {2,}", line.strip()) for line in lines[begin:end] if not line.startswith("---")]
+
+
+def test_ours_beside_theirs_as_computed_by_hand(half_run):
+    table, runs = half_run
+    text = tables.as_text(tables.document(tables.compare(table, runs)), 100)
+    header, easy, hard, complete, everything = cells(text, "Scores")
+    assert header == ["task", "ours, last (ours)", "Paper [V]", "Other_best [T]", "Alone [V]"]
+    assert easy == ["easy", "20.0 +- 10.0", "25.0 +- 3.0", "41.25", "1.0 +- 0.5"]
+    assert hard == ["hard[c]", "50.0 (1 of 3)", "60.0[a] / 70.5[b]", "-", "-"]
+    assert complete == ["average of the 1 complete task", "20.0", "25.0", "41.2", "1.0"]
+    assert everything == ["average of all 2", "-", "42.5", "-", "-"]
+
+    half = T_2 * 10.0 / math.sqrt(3.0)
+    ours = f"{20 - half:.1f} to {20 + half:.1f}"
+    _, easy, hard, average = cells(text, "Ours: ours, last")
+    assert easy == ["easy", "20.0 +- 10.0", ours, "3 of 3 seeds", "180 of 180"]
+    assert hard == ["hard", "50.0", "-", "1 of 3 seeds, 1 failed", "90 of 180"]
+    assert average == ["average of 1 complete of 2", "20.0", "-", "-", "-"]
+
+    # The spread has n under it: of 4 seeds, a sample's is sqrt(4 / 3) times larger.
+    theirs = T_3 * 3.0 * math.sqrt(4.0 / 3.0) / 2.0
+    _, easy, hard, second, average = cells(text, "ours (ours) beside Paper [V] (last against last)")
+    interval = f"{25 - theirs:.1f} to {25 + theirs:.1f}"
+    assert easy == ["easy", "20.0 +- 10.0", ours, "25.0 +- 3.0", interval, "-5.0", "yes", "3 of 3"]
+    assert hard == ["hard", "50.0", "-", "60.0[a]", "-", "-10.0", "no spread published", "1 of 3"]
+    assert second == ["70.5[b]", "-", "-20.5", "no spread published"]
+    assert average == ["average of 1 complete of 2", "20.0", "-", "25.0", "-", "-5.0", "-", "-"]
+
+    # The best evaluations are 40, 20 and 30, whatever was chosen for the rest.
+    _, easy, hard = cells(text, "ours (ours) beside Other_best [T] (best against best)")[:3]
+    assert easy[1] == "30.0 +- 10.0"
+    assert easy[5:] == ["-11.2", "no spread published", "3 of 3"]
+    assert hard == ["hard", "50.0", "-", "-", "-", "-", "-", "1 of 3"]
+
+    assert "! arm=base task=hard seed=1 failed at step 30: critic_td is NaN at step 30" in text
+    assert "- [a] later\n- [b] from memory [NV]\n- [c] harder\n" in text
+    assert "[NV] not verified" in " ".join(text.split())
+    assert "[2nd]" not in text
+
+
+def test_other_statistics_are_named(half_run):
+    table, runs = half_run
+    text = tables.as_text(tables.document(tables.compare(table, runs, statistic="last five")), 100)
+    # (40 + 10) / 2, (5 + 20) / 2 and (5 + 30) / 2.
+    assert cells(text, "Scores")[1][1] == f"{(25 + 12.5 + 17.5) / 3:.1f} +- {6.2915:.1f}"
+    assert cells(text, "ours (ours) beside Paper [V] (last against last)")[1][1] == "20.0 +- 10.0"
+
+
+def test_the_interval_and_its_absence_have_reasons():
+    value = tables.Value(50.0, 2.0)
+
+    def column(**own):
+        known = {
+            "label": "x",
+            "statistic": "last",
+            "source": "",
+            "mark": "V",
+            "data": "",
+            "spread": "sample",
+            "seeds": 4,
+        }
+        return tables.Published(**{**known, **own})
+
+    estimate = column().estimate(value)
+    assert estimate.high - 50.0 == pytest.approx(T_3 * 2.0 / 2.0)
+    assert column(spread="not said").estimate(value) == estimate
+    for own, reason in (
+        ({"seeds": None}, "seeds not published"),
+        ({"seeds": 2}, "theirs: 2 seeds"),
+        ({"spread": "episodes"}, "spread over episodes"),
+        ({"spread": "none"}, "no spread published"),
+    ):
+        assert not column(**own).estimate(value).has_interval
+        assert column(**own).why_no_interval(value) == reason
+
+
+def test_csv_has_a_line_for_each_value_and_scale(half_run):
+    table, runs = half_run
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(tables.compare(table, runs)))))
+    paper = next(row for row in rows if (row["task"], row["published"]) == ("easy", "paper"))
+    assert (paper["arm"], paper["statistic"], paper["scale"], paper["overlap"]) == ("base", "last", "score", "yes")
+    numbers = {
+        key: float(paper[key]) for key in ("mean", "std", "low", "published_mean", "published_low", "difference")
+    }
+    theirs = T_3 * 3.0 * math.sqrt(4.0 / 3.0) / 2.0
+    assert numbers == pytest.approx(
+        {"mean": 20, "std": 10, "low": 20 - T_2 * 10 / math.sqrt(3), "published_mean": 25, "published_low": 25 - theirs,
+         "difference": -5}
+    )  # fmt: skip
+    hard = [row for row in rows if (row["task"], row["published"]) == ("hard", "paper")]
+    assert [(row["published_mean"], row["published_mark"], row["difference"], row["overlap"]) for row in hard] == [
+        ("60", "V", "-10", ""),
+        ("70.5", "NV", "-20.5", ""),
+    ]
+    assert [(row["seeds_done"], row["seeds_planned"], row["seeds_failed"], row["steps_done"]) for row in hard] == [
+        ("1", "3", "1", "90")
+    ] * 2
+    (alone,) = [row for row in rows if row["published"] == "alone"]
+    assert (alone["arm"], alone["mean"], alone["published_mean"]) == ("", "", "1")
+
+
+def test_markdown_and_latex_of_the_same(half_run):
+    table, runs = half_run
+    document = tables.document(tables.compare(table, runs))
+    markdown = tables.as_markdown(document)
+    assert "| hard<sup>c</sup> | 50.0 (1 of 3) | 60.0<sup>a</sup> / 70.5<sup>b</sup> | - | - |" in markdown
+    assert r"| task | ours, last (ours) | Paper [V] | Other\_best [T] | Alone [V] |" in markdown
+    latex = tables.as_latex(document)
+    assert (
+        r"hard\textsuperscript{c} & 50.0 (1 of 3) & 60.0\textsuperscript{a} / 70.5\textsuperscript{b} & - & - \\"
+        in latex
+    )
+    assert r"easy & 20.0 $\pm$ 10.0 & " in latex
+    assert r"Other\_best" in latex
+    assert " & $-$5.0 & yes" in latex
+    assert r"critic\_td is NaN" in latex
+    assert_latex(latex)
+
+
+def assert_latex(text):
+    """What LaTeX would stop at: environments, braces, columns, characters with a meaning."""
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    opened = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", body):
+        if kind == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    bare = re.sub(r"\\[\\{}$&#%_]|\\label\{.*\}", "", body)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert not re.search(r"[#%_~^±\"]", bare)
+    for columns, rows in re.findall(r"\\begin\{tabular\}\{@\{\}(\w+)@\{\}\}(.*?)\\end\{tabular\}", body, re.DOTALL):
+        lines = [line for line in rows.splitlines() if line.strip() and not re.fullmatch(r"\s*\\\w+", line)]
+        assert lines
+        for line in lines:
+            assert line.endswith(r" \\")
+            assert re.sub(r"\\&", "", line).count("&") == len(columns) - 1
+            # Read as the argument of the line's end before it.
+            assert not line.strip().startswith("[")
+    assert not re.search(r"(\\\\|\\item) \[", body)
+
+
+def test_what_runs_have_otherwise_than_the_table_is_said_first(half_run):
+    table, runs = half_run
+    wanted = {
+        "n_steps": 1000,
+        "env.id": "Made-v5",
+        "dataset.path": "/elsewhere/easy.hdf5",
+        "seed": 7,
+        "algorithm.w": 1.0,
+    }
+    wanted["kind"] = "base"
+    planned = {("easy", "base"): wanted, ("hard", "base"): {**wanted, "n_steps": 60, "dataset.path": "medium.hdf5"}}
+    comparison = tables.compare(table, runs, planned=planned)
+    assert comparison.departures == (
+        "algorithm.w: 1 -> (absent) (all 5 runs)",
+        "n_steps: 1000 -> 60 (3 of 5 runs)",
+        "dataset.path: medium.hdf5 -> hard.hdf5 (2 of 5 runs)",
+    )
+    assert tables.document(comparison).warnings[0].startswith("Ours are not the table's settings: algorithm.w: 1 ->")
+
+
+@pytest.mark.parametrize(("steps", "own", "is_said"), [(60, 60, False), (60, 30, True), (1000, 1000, True)])
+def test_cloning_for_as_long_as_one_trains_follows_from_how_long(half_run, steps, own, is_said):
+    table, runs = half_run
+    runs = [
+        dataclasses.replace(run, config={**run.config, "n_steps": steps, "algorithm.bc_steps": own})
+        for run in runs
+        if run.point["task"] == "easy"
+    ]
+    # The table means to clone for all of 1,000 steps.
+    wanted = {**runs[0].config, "n_steps": 1000, "algorithm.bc_steps": 1000}
+    if steps == own == 1000:
+        wanted |= {"algorithm.bc_steps": 500}
+    said = tables.compare(table, runs, planned={("easy", "base"): wanted}).departures
+    assert any(line.startswith("algorithm.bc_steps") for line in said) == is_said
+
+
+def test_the_data_themselves_have_no_seeds_and_no_interval(tmp_path, half_run):
+    _, runs = half_run
+    behaviour = {"label": "behaviour", "arm": "*", "statistic": "dataset", "source": "our data", "mark": "own",
+                 "data": "v0", "spread": "episodes"}  # fmt: skip
+    plain = {
+        **PLAIN,
+        "published": {"behaviour": behaviour},
+        "tasks": {name: {"published": {"behaviour": [15.0, 4.0]}} for name in ("easy", "hard")},
+    }
+    text = tables.as_text(tables.document(tables.compare(load(str(write(tmp_path, plain))), runs)), 300)
+    half = T_2 * 10.0 / math.sqrt(3.0)
+    header, easy, hard, average = cells(
+        text, "ours (ours) beside behaviour [own] (ours: last; behaviour: the data themselves)"
+    )
+    assert header == ["task", "ours", "95 % interval", "behaviour", "difference", "seeds done"]
+    interval = f"{20 - half:.1f} to {20 + half:.1f}"
+    assert easy == ["easy", "20.0 +- 10.0", interval, "15.0 +- 4.0", "+5.0", "3 of 3"]
+    assert hard == ["hard", "50.0", "-", "15.0 +- 4.0", "+35.0", "1 of 3"]
+    assert average == ["average of 1 complete of 2", "20.0", "-", "15.0", "+5.0", "-"]
+    assert "heirs" not in text
+    assert "seeds not said" not in text
+
+
+def test_runs_of_other_arms_variations_and_tables(tmp_path, half_run):
+    table, runs = half_run
+    other = tmp_path / "other"
+    write_run(other, "easy", 0, [7.0], arm="bc")
+    write_run(other, "easy", 1, [9.0], more="alpha_cql-5__")
+    write_run(other, "unknown", 0, [9.0])
+    write_run(other, "hard", 0, [2.0], status="interrupted", step=10)
+    more = read_results([other])
+    comparison = tables.compare(table, [*runs, *more.runs, *more.repeated])
+    labels = [comparison.label(arm) for arm in comparison.arms]
+    assert labels == ["ours", "ours (alpha_cql=5)", "bc"]
+    assert comparison.cells["easy", tables.Arm("bc")].seeds == "1 of 3"
+    # The finished one stands in for the other; the column of every arm is compared with all three.
+    assert comparison.cells["hard", tables.Arm("base")].outcomes("last", "score", None).tolist() == [50.0]
+    left = sorted(line.partition(": ")[2] for line in comparison.strangers)
+    assert left[0].endswith("stands in its place")
+    assert left[1] == "its name has no task and arm of this table"
+    titles = [section.title for section in tables.document(comparison).sections]
+    assert sum("beside Other_best" in title for title in titles) == 3
+    assert sum("beside Paper" in title for title in titles) == 2
+
+
+def test_runs_that_wait_are_counted_and_damaged_ones_are_named(tmp_path, half_run):
+    table, runs = half_run
+    broken = tmp_path / "arm-base__task-hard__seed-2"
+    broken.mkdir()
+    waiting = tmp_path / "arm-base__task-easy__seed-9"
+    comparison = tables.compare(table, runs, unread=[(waiting, "has not begun"), (broken, "config.yaml is damaged")])
+    assert comparison.unfinished == {"waiting": 1}
+    assert comparison.strangers == (f"{broken.name}: config.yaml is damaged",)
+    warnings = tables.document(comparison).warnings
+    assert "Not finished, and in no mean: 1 waiting." in warnings
+    assert warnings[-1] == f"Left aside: {broken.name}: config.yaml is damaged"
+
+
+def test_other_seeds_than_the_tables_are_planned_instead_of_them(tmp_path):
+    table = load(str(write(tmp_path, PLAIN)))
+    for seed in (100, 101):
+        write_run(tmp_path / "s", "easy", seed, [1.0])
+    waiting = [(tmp_path / f"arm-base__task-easy__seed-{seed}", "has not begun") for seed in (102, 103)]
+    arm = tables.Arm("base")
+    assert (
+        tables.compare(table, read_results([tmp_path / "s"]).runs, unread=waiting).cells["easy", arm].seeds == "2 of 4"
+    )
+    write_run(tmp_path / "s", "hard", 0, [1.0])
+    # One of the table's own, and the table's are planned too.
+    assert tables.compare(table, read_results([tmp_path / "s"]).runs).cells["easy", arm].seeds == "2 of 5"
+
+
+def test_a_sweep_that_is_none_of_the_table_is_refused(tmp_path, monkeypatch, capsys):
+    from made_runs import make_grid
+
+    folder = make_grid(tmp_path / "grid", seeds=(0,))
+    code, out, err = call("show", "embedded", folder, "--out", tmp_path / "out", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert f"no run of {folder} belongs to table 'embedded'" in err
+    assert not (tmp_path / "out").exists()
+    # The folder may stand behind the option too.
+    turned = call("show", "embedded", "--out", tmp_path / "out", folder, monkeypatch=monkeypatch, capsys=capsys)
+    assert turned == (code, out, err)
+
+
+def test_hydras_own_options_are_refused_with_a_hint(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call("run", "embedded", "-m", monkeypatch=monkeypatch, capsys=capsys)
+    assert "unrecognized arguments: -m; of Hydra's, only KEY=VALUE may follow" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder_to_write_to(tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").touch()
+    with pytest.raises(SystemExit, match="2"):
+        call("show", "embedded", "--out", tmp_path / "out", monkeypatch=monkeypatch, capsys=capsys)
+    assert f"--out {tmp_path / 'out'}: is a file; give a folder" in capsys.readouterr().err
+
+
+def test_returns_are_shown_with_each_named_normalisation_and_never_averaged(tmp_path):
+    plain = changed(
+        changed(PLAIN, "unit", "return"), "tasks/easy/references", {"D4RL": [0, 200], "v5 expert": [-100, 300]}
+    )
+    sweep = tmp_path / "sweep"
+    for seed in range(3):
+        write_run(sweep, "easy", seed, [10.0])  # a return of 100
+    table, runs = load(str(write(tmp_path, plain))), read_results([sweep]).runs
+    comparison = tables.compare(table, runs)
+    text = tables.as_text(tables.document(comparison))
+    assert [row[:3] for row in cells(text, "Returns")[1:]] == [
+        ["easy", "100.0 +- 0.0", "25.0 +- 3.0"],
+        ["hard[c]", "-", "60.0[a] / 70.5[b]"],
+    ]
+    _, easy, hard, *averages = cells(text, "Scores, normalised by D4RL")
+    assert easy[:3] == ["easy", "50.0 +- 0.0", "12.5 +- 1.5"]
+    assert hard[1:3] == ["-", "-"]
+    assert averages[-1][1:3] == ["-", "-"]
+    assert cells(text, "Scores, normalised by v5 expert")[1][1:3] == ["50.0 +- 0.0", "31.2 +- 0.8"]
+    assert not any(row[0].startswith("average") for row in cells(text, "Ours: ours, last"))
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(comparison))))
+    assert {row["scale"] for row in rows if row["task"] == "easy"} == {"return", "D4RL", "v5 expert"}
+    paper = next(row for row in rows if (row["scale"], row["published"]) == ("D4RL", "paper"))
+    assert (paper["mean"], paper["published_mean"], paper["published_spread"]) == ("50", "12.5", "1.5")
+
+
+# --- the commands ---
+
+
+def call(*arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["table.py", *map(str, arguments)])
+    code = script.main()
+    return code, *capsys.readouterr()
+
+
+def test_list_names_every_table(monkeypatch, capsys):
+    code, out, _ = call("list", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == TABLES
+    assert "18 tasks,  72 runs" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nothing"], "there is no table 'nothing'"),
+        (["show", "nothing"], "there is no table 'nothing'"),
+        (["show", "nothing.yaml"], "nothing.yaml: there is no such file"),
+        (["run", "embedded", "--tasks", "hopper-medium", "hopper-random"], "hopper-random: name tasks with commas"),
+        (["run", "corl_v2", "--data", "."], "nothing to train"),
+        (["run", "corl_v2", "--data", ".", "--tasks", "hopper"], "has no task 'hopper'"),
+        (["run", "corl_v2", "--data", ".", "n_steps=5", "task=hopper-medium"], "choose tasks by --tasks hopper-medium"),
+        (["show", "corl_v2", "nowhere"], "nowhere is neither a folder nor the name of a sweep"),
+    ],
+)
+def test_errors_of_the_users_end_with_2_and_a_message(arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_looked_for_where_the_environment_says(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("D4RL_DIR", str(tmp_path))
+    code, _, err = call("run", "corl_v2", "--tasks", "hopper-medium", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    url = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2/hopper_medium-v2.hdf5"
+    assert f"left out, for want of their files in {tmp_path}:" in err
+    assert f"  hopper-medium  hopper_medium-v2.hdf5  published at {url}\n" in err
+    monkeypatch.delenv("D4RL_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert script.default_data() == tmp_path / ".d4rl" / "datasets"
+
+
+def nested(overrides):
+    """Overrides of keys, without choices of options, as a table's file has them."""
+    found = {}
+    for text in overrides:
+        key, _, value = text.partition("=")
+        *parents, leaf = key.split(".")
+        if key not in config._GROUPS:
+            node = found
+            for part in parents:
+                node = node.setdefault(part, {})
+            node[leaf] = value if value == "off" else yaml.safe_load(value)
+    return found
+
+
+def test_a_table_is_trained_taken_up_again_and_shown(tmp_path, monkeypatch, capsys):
+    plain = {
+        "title": "Tiny",
+        "experiment": "quickstart",
+        "set": {**nested(OVERRIDES), "n_steps": 20},
+        "seeds": [0, 1],
+        "arms": {"base": "CQL"},
+        "published": {"p": {**PLAIN["published"]["other"], "label": "p"}},
+        "tasks": {
+            name: {
+                "choose": {"env": "InvertedPendulum-v5", "dataset": "d4rl", "logger": "local"},
+                "file": f"{name}.hdf5",
+                "published": {"p": 3.0},
+            }
+            for name in ("absent", "first", "second")
+        },
+    }
+    path, data = write(tmp_path, plain, "tiny"), tmp_path / "data"
+    data.mkdir()
+    write_dataset(data / "first.hdf5", 4)
+    write_dataset(data / "second.hdf5", 5)
+
+    def run(*arguments):
+        result = subprocess.run(
+            [sys.executable, str(ROOT / "scripts/table.py"), "run", str(path), *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result
+
+    result = run("n_steps=30", "--data", str(data), "--tasks", "absent,second", "seed=0")
+    assert f"left out, for want of their files in {data}:\n  absent  absent.hdf5  the table does not" in result.stderr
+    assert "1 of 3 tasks (second)" in result.stderr
+    sweep = tmp_path / "outputs" / "sweeps" / "table_tiny"
+    assert {path.parent.name for path in sweep.glob("*/summary.json")} == {"arm-base__task-second__seed-0"}
+    before = (sweep / "arm-base__task-second__seed-0" / "metrics.jsonl").stat()
+
+    # Wider now, over the same folder: what has finished stays.
+    run("--data", str(data), "n_steps=30", "seed=0")
+    finished = {path.parent.name for path in sweep.glob("*/summary.json")}
+    assert finished == {f"arm-base__task-{task}__seed-0" for task in ("first", "second")}
+    assert (sweep / "arm-base__task-second__seed-0" / "metrics.jsonl").stat().st_mtime_ns == before.st_mtime_ns
+
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call("show", path, "--out", "written", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0
+    assert err == "written: written/table.md, table.tex, table.csv\n"
+    assert "! Ours are not the table's settings: n_steps: 20 -> 30 (all 2 runs)" in out
+    # The environment has no reference, so there is no score.
+    assert "! Runs that finished without a score" in out
+    rows = cells(out, "Ours: CQL, last")
+    assert rows[1] == ["first", "-", "-", "1 of 2 seeds", "30 of 60"]
+    assert not any(row[0] == "absent" for row in rows), "where nothing has begun, a hole in the first table is enough"
+    assert ["absent", "-"] in [row[:2] for row in cells(out, "Scores")]
+    assert {path.name for path in (tmp_path / "written").iterdir()} == {"table.md", "table.tex", "table.csv"}
+    # By the sweep's name too.
+    assert call("show", path, "table_tiny", monkeypatch=monkeypatch, capsys=capsys)[1] == out
+
+
+def test_hydra_is_told_the_same_base_whichever_tasks_are_trained(tmp_path):
+    table = load(str(write(tmp_path, PLAIN)))
+    both = tables.hydra_options(table, table.tasks, tmp_path)
+    one = tables.hydra_options(table, table.tasks[1:], tmp_path)
+    name = ("experiment", "table_mine")
+    assert one[name]["hydra"]["sweeper"]["params"] == {"task": "hard", "arm": "base", "seed": "0,1,2"}
+    assert both[name].pop("hydra") != one[name].pop("hydra")
+    assert both == one
+    assert config.VERSION_BASE is not None
+    assert both["task", "hard"]["dataset"] == {"path": str(tmp_path.resolve() / "hard.hdf5")}

@@ -1,0 +1,127 @@
+"""Environments: their descriptions, the scaling of actions, scores, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from cql.rollout.envs import EnvError, env_info, from_env_actions, make_env, normalised_score, to_env_actions
+
+
+@pytest.mark.parametrize(
+    ("env_id", "observation_size", "action_size", "bound", "step_seconds"),
+    [
+        ("HalfCheetah-v5", 17, 6, 1.0, 0.05),
+        ("Hopper-v5", 11, 3, 1.0, 0.008),
+        ("Walker2d-v5", 17, 6, 1.0, 0.008),
+        ("Ant-v5", 105, 8, 1.0, 0.05),
+        ("InvertedPendulum-v5", 4, 1, 3.0, 0.04),
+    ],
+)
+def test_the_supported_environments_are_what_we_say(env_id, observation_size, action_size, bound, step_seconds):
+    info = env_info(env_id)
+    assert (info.env_id, info.observation_size, info.action_size) == (env_id, observation_size, action_size)
+    np.testing.assert_array_equal(info.action_low, np.full(action_size, -bound, np.float32))
+    np.testing.assert_array_equal(info.action_high, np.full(action_size, bound, np.float32))
+    assert info.action_low.dtype == info.action_high.dtype == np.float32
+    assert info.max_episode_steps == 1000
+    assert info.step_seconds == pytest.approx(step_seconds)
+
+
+def test_scaling_reaches_the_bounds_and_comes_back():
+    low, high = np.array([-3.0, 0.0, -0.4], np.float32), np.array([3.0, 10.0, 0.4], np.float32)
+    np.testing.assert_array_equal(to_env_actions(-np.ones(3), low, high), low)
+    np.testing.assert_array_equal(to_env_actions(np.ones(3), low, high), high)
+    np.testing.assert_allclose(to_env_actions(np.zeros(3), low, high), [0.0, 5.0, 0.0])
+    actions = np.random.default_rng(0).uniform(-1, 1, size=(4, 5, 3)).astype(np.float32)
+    scaled = to_env_actions(actions, low, high)
+    assert scaled.shape == actions.shape
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(from_env_actions(scaled, low, high), actions, atol=1e-6)
+
+
+def test_unit_bounds_leave_actions_bit_for_bit():
+    actions = np.random.default_rng(0).uniform(-1, 1, size=(1000, 6)).astype(np.float32)
+    actions[0] = [1e-9, -1e-9, 1.0, -1.0, 0.0, 3e-20]
+    one = np.ones(6, np.float32)
+    np.testing.assert_array_equal(to_env_actions(actions, -one, one), actions)
+    np.testing.assert_array_equal(from_env_actions(actions, -one, one), actions)
+
+
+def test_scaled_actions_never_leave_the_bounds():
+    rng = np.random.default_rng(1)
+    low = rng.normal(size=1000).astype(np.float32)
+    high = low + rng.uniform(0.1, 3.0, size=1000).astype(np.float32)
+    for value in (-1.0, 1.0, -1.5, 1.5):
+        scaled = to_env_actions(np.full(1000, value, np.float32), low, high)
+        assert ((scaled >= low) & (scaled <= high)).all()
+
+
+def test_normalised_score():
+    assert normalised_score(5.0, 0.0, 10.0) == 50.0
+    np.testing.assert_allclose(normalised_score(np.array([-280.178953, 12135.0]), -280.178953, 12135.0), [0.0, 100.0])
+    with pytest.raises(ValueError, match="reference_max"):
+        normalised_score(5.0, 10.0, 10.0)
+
+
+def test_an_unknown_id_is_named():
+    with pytest.raises(EnvError, match=r"HalfCheeta-v5.*HalfCheetah-v5"):
+        env_info("HalfCheeta-v5")
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(EnvError, match=r"action space of 'CartPole-v1' is Discrete"):
+        env_info("CartPole-v1")
+
+
+class _Unfit(gymnasium.Env):
+    def __init__(self, bound: float = 1.0, shape: tuple[int, ...] = (3,)):
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, shape)
+        self.action_space = gymnasium.spaces.Box(-bound, bound, (2,))
+
+
+@pytest.mark.parametrize(
+    ("options", "max_episode_steps", "message"),
+    [
+        ({"bound": np.inf}, 10, "action bounds"),
+        ({"shape": (3, 3)}, 10, "observation space"),
+        ({}, None, "max_episode_steps"),
+    ],
+)
+def test_unfit_environments_are_refused(options, max_episode_steps, message):
+    gymnasium.register("cql-test/Unfit-v0", entry_point=lambda: _Unfit(**options), max_episode_steps=max_episode_steps)
+    try:
+        with pytest.raises(EnvError, match=message):
+            env_info("cql-test/Unfit-v0")
+    finally:
+        del gymnasium.registry["cql-test/Unfit-v0"]
+
+
+def test_an_environment_without_a_clock_uses_its_frame_rate():
+    info = env_info("Pendulum-v1")
+    assert info.step_seconds == pytest.approx(0.05)  # `unwrapped.dt`
+    assert (info.action_low[0], info.action_high[0]) == (-2.0, 2.0)
+
+
+def test_mujoco_leaves_no_litter_and_its_warnings_are_logged(tmp_path: Path, monkeypatch, caplog, capfd):
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.DEBUG, logger="cql.rollout.envs"):
+        make_env("HalfCheetah-v5").close()
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+    assert all(record.levelno == logging.DEBUG for record in caplog.records)
+
+    import mujoco
+
+    caplog.clear()
+    env = make_env("HalfCheetah-v5")
+    env.reset(seed=0)
+    env.unwrapped.data.qpos[0] = np.nan
+    mujoco.mj_step(env.unwrapped.model, env.unwrapped.data)
+    env.close()
+    assert any(record.levelno == logging.WARNING and "MuJoCo" in record.message for record in caplog.records)
+    assert list(tmp_path.iterdir()) == []

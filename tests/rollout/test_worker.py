@@ -1,0 +1,291 @@
+"""The process beside this one: it answers what this process would, and its death is reported and survived."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+
+from cql.rollout import worker as worker_room
+from cql.rollout.worker import Worker
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+SECONDS = 120.0
+"""The longest that anything here may take where other work has the cores."""
+
+
+def here(job: Any) -> Any:
+    """What a worker's job gives where this process does it."""
+    return ("here", job)
+
+
+def by_the_child(job: Any) -> Any:
+    raise AssertionError(f"{job} was left to this process")
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_running(process_id: int) -> bool:
+    """Whether a process exists and is more than an entry that its parent has not read."""
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def descriptors_of_this_process() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "cql.rollout.worker"]
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    made = Worker(jobs.doubling, name="worker")
+    yield made
+    made.close()
+
+
+def test_jobs_are_answered_one_after_the_other_by_one_process(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    assert worker.done  # there is nothing to wait for
+    worker.start()
+    process = worker.process_id
+    for job in (2, "a", [1], "x" * 3_000_000):  # the last is longer than what a pipe holds
+        worker.submit(job)
+        wait_until(lambda: worker.done)
+        assert worker.result(by_the_child) == job * 2
+    assert worker.process_id == process != os.getpid()
+    assert said(caplog) == []
+
+
+def test_a_job_may_be_submitted_before_the_process_listens(worker: Worker) -> None:
+    worker.submit("x" * 3_000_000)
+    assert not worker.done
+    assert worker.result(by_the_child) == "x" * 6_000_000
+
+
+def test_what_it_prints_disturbs_nothing_and_what_it_logs_is_logged_here(
+    worker: Worker, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for job in ("print", "log"):
+        worker.submit(job)
+        assert worker.result(by_the_child) == job * 2
+    worker.close()
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "written" in printed.err
+    assert [(r.name, r.levelno, r.getMessage()) for r in caplog.records] == [
+        ("some.room", logging.WARNING, "there were 7")
+    ]
+
+
+def test_it_has_one_thread_and_imports_nothing_by_itself(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    worker.submit("environment")
+    environment, modules = worker.result(by_the_child)
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "1"
+    assert environment["MUJOCO_GL"] == "osmesa"
+    assert not {"torch", "numpy", "hydra"} & set(modules)
+
+
+def test_it_does_not_search_for_glfw_with_processes_of_its_own(worker: Worker) -> None:
+    # They would outlive it for a moment, and print tracebacks about the pipe that it left.
+    searching = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import jobs; print(jobs.processes_started_by('import glfw'))"
+    )
+    found = subprocess.run([sys.executable, "-c", searching, str(Path(jobs.__file__).parent)], capture_output=True)
+    assert int(found.stdout) > 0  # where nobody has found it before
+    import glfw  # noqa: F401
+
+    worker.submit("import glfw")
+    assert worker.result(by_the_child) == 0
+
+
+def test_what_a_job_raises_is_raised_here_and_the_process_goes_on(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.submit("raise")
+    with pytest.raises(KeyError, match="of the job") as caught:
+        worker.result(by_the_child)
+    assert "in the worker:\nTraceback" in caught.value.__notes__[0]
+    process = worker.process_id
+    worker.submit("raise what does not travel")
+    with pytest.raises(RuntimeError, match="NeedsTwoError: ab"):
+        worker.result(by_the_child)
+    worker.submit(4)
+    assert worker.result(by_the_child) == 8
+    assert worker.process_id == process
+    assert said(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("job", "how"),
+    [
+        ("exit", "ended with exit status 3"),
+        ("want memory", "ended with exit status 1"),
+        ("answer what does not travel", "ended with exit status 1"),
+    ],
+)
+def test_where_it_ends_its_job_is_done_here_and_the_next_by_another(
+    job: str, how: str, worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.start()
+    process = worker.process_id
+    worker.submit(job)
+    assert worker.result(here) == ("here", job)
+    assert said(caplog) == [
+        f"the worker (process {process}) {how} in the middle of its work; this process does its work until another is "
+        "started"
+    ]
+    worker.submit(3)
+    assert worker.process_id not in (process, None)
+    assert worker.result(by_the_child) == 6
+    assert len(said(caplog)) == 1
+
+
+def test_killed_in_the_middle_of_its_work(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    worker.submit("sleep")
+    assert not worker.done
+    assert worker.process_id is not None
+    os.kill(worker.process_id, signal.SIGKILL)
+    wait_until(lambda: worker.done)
+    assert worker.result(here) == ("here", "sleep")
+    assert "was killed by SIGKILL in the middle of its work" in said(caplog)[0]
+
+
+def test_killed_between_two_jobs_the_next_is_still_done_by_a_process(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.submit(1)
+    assert worker.result(by_the_child) == 2
+    process = worker.process_id
+    assert process is not None
+    os.kill(process, signal.SIGKILL)
+    # Its first thread can be gone while others are still going, so its state in /proc is too early a sign.
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    wait_until(lambda: os.waitid(os.P_PID, process, ended) is not None)
+    worker.submit(5)
+    assert worker.result(by_the_child) == 10
+    assert worker.process_id != process
+    (warning,) = said(caplog)
+    assert f"(process {process}) was killed by SIGKILL before its next job" in warning
+
+
+def test_after_three_deaths_no_other_is_started(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        worker.submit("exit")
+        assert worker.result(here) == ("here", "exit")
+    worker.submit(1)
+    assert worker.process_id is None
+    assert worker.done
+    assert worker.result(here) == ("here", 1)
+    assert len(said(caplog)) == 3
+    assert said(caplog)[-1].endswith(
+        "; it is not started again after 3 failures: this process does its work from now on"
+    )
+
+
+def test_one_that_cannot_be_started_is_named(
+    worker: Worker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_room.sys, "executable", "/no/such/python")
+    descriptors = descriptors_of_this_process()
+    for job in range(4):
+        worker.submit(job)
+        assert worker.result(here) == ("here", job)
+    assert descriptors_of_this_process() == descriptors
+    assert len(said(caplog)) == 3
+    assert said(caplog)[0].startswith("the worker could not be started (FileNotFoundError: ")
+    assert "/no/such/python" in said(caplog)[0]
+
+
+def test_one_that_cannot_begin_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker(jobs.failing, name="worker")
+    worker.submit(1)
+    assert worker.result(here) == ("here", 1)
+    assert "ended with exit status 1 (OSError: no such library) in the middle of its work" in said(caplog)[0]
+    worker.close()
+
+
+def test_one_that_has_ended_before_its_first_job(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker(jobs.failing, name="worker")
+    worker.start()
+    process = worker.process_id
+    assert process is not None
+    wait_until(lambda: not is_running(process))
+    worker.submit(1)
+    assert worker.result(here) == ("here", 1)
+    worker.close()
+    before, meanwhile = said(caplog)
+    assert f"(process {process}) ended with exit status 1 (OSError: no such library) before its next job" in before
+    assert "in the middle of its work" in meanwhile
+
+
+def test_signals_to_all_processes_of_a_job_do_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker(jobs.slow_doubling, name="worker")
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    worker.start()
+    worker.submit(1)
+    assert worker.process_id is not None
+    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(worker.process_id, sent)  # from its very first moment on
+    assert worker.result(by_the_child) == 2
+    worker.close()
+    assert said(caplog) == []
+    assert {each: signal.getsignal(each) for each in handlers} == handlers
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(handlers)  # this process still gets them
+
+
+def test_closing_ends_it_in_the_middle_of_its_work_and_leaves_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    descriptors = descriptors_of_this_process()
+    worker = Worker(jobs.doubling, name="worker")
+    worker.submit("turn")
+    process = worker.process_id
+    assert process is not None
+    worker.close()
+    worker.close()
+    assert not is_running(process)
+    assert descriptors_of_this_process() == descriptors
+    assert said(caplog) == []
+
+
+@pytest.mark.parametrize("job", ["", "sleep", "turn"])
+def test_it_ends_when_its_parent_is_killed(job: str, tmp_path: Path) -> None:
+    code = "import sys, jobs; jobs.parent(*sys.argv[1:])"
+    path = os.pathsep.join(path for path in sys.path if path)
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), job], env={**os.environ, "PYTHONPATH": path})
+    try:
+        wait_until(lambda: (tmp_path / "worker").exists() or parent.poll() is not None)
+        process = int((tmp_path / "worker").read_text())
+        assert is_running(process)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not is_running(process))
+
+
+def test_a_daemonic_process_may_have_one(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=jobs.ask_a_worker, args=(str(tmp_path),), daemon=True)
+    process.start()
+    process.join(SECONDS)
+    assert process.exitcode == 0
+    assert (tmp_path / "answer").read_text() == "aa"
+    process.close()
