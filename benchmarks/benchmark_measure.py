@@ -155,10 +155,10 @@ def matmul_floor(spec: Spec) -> Answer:
 
 def structure(spec: Spec, samples: int | None) -> Any:
     """Ours, with the exact gradient, or where ``samples`` is a number with the sampled one."""
-    from cql.algorithm.agent import Structure
+    from cql.algorithm.agent import AgentConfig
     from cql.algorithm.networks import Mlp
 
-    return Structure(
+    return AgentConfig(
         mlp=Mlp(width=spec.width, depth=spec.depth),
         observation_size=spec.observation_size,
         action_size=spec.action_size,
@@ -179,13 +179,13 @@ def parts(spec: Spec, samples: int | None) -> tuple[Any, Any, Any]:
     """An agent of ours, its sampler, and made-up data, all on the device."""
     import torch
 
-    from cql.algorithm.agent import Agent, Coefficients
+    from cql.algorithm.agent import Agent, HyperParams
     from cql.algorithm.sampling import Pool
     from cql.training.experiment import keep_freed_memory
 
     keep_freed_memory()  # as training does
     device, seeds = torch.device(spec.device), list(range(spec.runs))
-    run = Coefficients(
+    run = HyperParams(
         alpha_cql=5.0,
         tau_cql=None,
         w_cql=1.0,

@@ -110,7 +110,7 @@ def actor_loss(log_prob, q, alpha_temp):
     return mean([constant(alpha_temp) * log_prob[b] - min(q[b]) for b in range(len(q))])
 
 
-def cloning_loss(log_prob, log_prob_data, alpha_temp):
+def bc_loss(log_prob, log_prob_data, alpha_temp):
     return mean([constant(alpha_temp) * log_prob[b] - log_prob_data[b] for b in range(len(log_prob))])
 
 
@@ -258,7 +258,7 @@ class Run:
         log_pi = [each for _, each in drawn]
         if self.n_steps_done < own.bc_steps:
             log_pi_data = [log_prob_of_action(*policy[b], batch.actions[b]) for b in rows]
-            loss = cloning_loss(log_pi, log_pi_data, alpha_temp)
+            loss = bc_loss(log_pi, log_pi_data, alpha_temp)
         else:
             q = [[critic(torch.cat([batch.observations[b], drawn[b][0]]))[0] for critic in self.critics] for b in rows]
             loss = actor_loss(log_pi, q, alpha_temp)

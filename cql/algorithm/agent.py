@@ -39,7 +39,7 @@ METRICS = (
 
 
 @dataclass(frozen=True)
-class Coefficients:
+class HyperParams:
     """The numbers of one run that enter its losses and steps; runs of a stack may differ in all of them.
 
     Attributes:
@@ -72,7 +72,7 @@ class Coefficients:
 
 
 @dataclass(frozen=True)
-class Structure:
+class AgentConfig:
     """What all runs of a stack share.
 
     Attributes:
@@ -135,7 +135,7 @@ class Agent:
     """
 
     def __init__(
-        self, structure: Structure, coefficients: Sequence[Coefficients], seeds: Sequence[int], device: torch.device
+        self, structure: AgentConfig, coefficients: Sequence[HyperParams], seeds: Sequence[int], device: torch.device
     ) -> None:
         self.structure = structure
         self.device = device
@@ -388,7 +388,7 @@ class Agent:
             q_data, q_behind = q[:, :, 0], q[:, :, 1:]
             if shape.gradient == "exact":
                 own_proposal = None if log_proposal is None else log_proposal[part.runs, :, part.states]
-                shares = losses.softmax_shares(q_behind, own_proposal, temperature=shape.temperature)
+                shares = losses.softmax_weights(q_behind, own_proposal, temperature=shape.temperature)
             else:
                 shares = torch.full_like(q_behind, 1.0 / q_behind.shape[2])
             return losses.critic_gradient(q_data, target[part.runs, part.states], shares, weight[part.runs], n_states)
@@ -426,13 +426,13 @@ class Agent:
         clones = plan.clones
         if any(clones):
             log_prob_data = losses.squashed_gaussian_log_prob(*policy, batch.actions)
-            cloning_loss = losses.cloning_loss(log_prob, log_prob_data, alpha_temp)
+            bc_loss = losses.bc_loss(log_prob, log_prob_data, alpha_temp)
             if clones == plan.active:
-                return cloning_loss
+                return bc_loss
         frozen = {name: tensor.detach() for name, tensor in self.critics.items()}
         q = networks.critics(self.structure.mlp, frozen, batch.observations, actions)
         actor_loss = losses.actor_loss(log_prob, q, alpha_temp)
-        return torch.where(self.mask(clones), cloning_loss, actor_loss) if any(clones) else actor_loss
+        return torch.where(self.mask(clones), bc_loss, actor_loss) if any(clones) else actor_loss
 
     def _take_step(self, parts: Sequence[str], gradients: Sequence[Tensor], active: tuple[bool, ...]) -> None:
         """One step of the active runs' slices.

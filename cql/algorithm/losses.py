@@ -144,7 +144,7 @@ def conservative_gap(
     return (soft_maximum - q_data).mean(-1)
 
 
-def softmax_shares(q_sampled: Tensor, log_proposal: Tensor | None, *, temperature: float = 1.0) -> Tensor:
+def softmax_weights(q_sampled: Tensor, log_proposal: Tensor | None, *, temperature: float = 1.0) -> Tensor:
     """The weights that sampled actions have in the gradient of the gap: softmax_j( (Q_i(s, a_j) - log mu_j) / T ).
 
     Args:
@@ -169,7 +169,7 @@ def softmax_choices(
 ) -> Tensor:
     """Draw k of each state's N sampled actions, for each critic by the weight that they have in its gap's gradient.
 
-    The weights are those of :func:`softmax_shares`. The k draws come one from each k-th part of the cumulated
+    The weights are those of :func:`softmax_weights`. The k draws come one from each k-th part of the cumulated
     weights (stratified sampling): each action is drawn as often as its weight says, on average, and with less variance
     than independent draws have.
 
@@ -183,7 +183,7 @@ def softmax_choices(
         Indices below N, (R, C, k, B).
     """
     n, k = q_sampled.shape[2], uniform.shape[2]
-    cumulated = softmax_shares(q_sampled, log_proposal, temperature=temperature).cumsum(2)
+    cumulated = softmax_weights(q_sampled, log_proposal, temperature=temperature).cumsum(2)
     parts = torch.arange(k, device=uniform.device).view(-1, 1)
     thresholds = (parts + uniform) / k * cumulated[:, :, -1:]  # their sum is 1 but for rounding
     return (cumulated.unsqueeze(3) <= thresholds.unsqueeze(2)).sum(2).clamp(max=n - 1)
@@ -230,7 +230,7 @@ def actor_loss(log_prob: Tensor, q: Tensor, alpha_temp: Tensor) -> Tensor:
     return (alpha_temp.detach()[:, None, None] * log_prob - q.amin(1)).mean((1, 2))
 
 
-def cloning_loss(log_prob: Tensor, log_prob_data: Tensor, alpha_temp: Tensor) -> Tensor:
+def bc_loss(log_prob: Tensor, log_prob_data: Tensor, alpha_temp: Tensor) -> Tensor:
     """mean_B( alpha_temp log pi(a|s) - log pi(a_data|s) ): the behaviour-cloning warm-up of published CQL code.
 
     Args:

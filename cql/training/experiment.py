@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from cql.algorithm import networks
-from cql.algorithm.agent import Agent, Coefficients, Policy, Structure
+from cql.algorithm.agent import Agent, AgentConfig, HyperParams, Policy
 from cql.algorithm.fast.captured import CapturedStep
 from cql.algorithm.sampling import Pool
 from cql.config import points
@@ -499,7 +499,7 @@ _USABLE = 0.6  # of the free memory; the data, libraries and other programs need
 _LARGEST_STACK = 256  # each run is a level of nested jobs, and of open log files
 
 
-def run_bytes(shape: Structure, batch_size: int, device: torch.device) -> int:
+def run_bytes(shape: AgentConfig, batch_size: int, device: torch.device) -> int:
     """About how much memory one run of a stack takes: its parameters, and what one update keeps for the gradient.
 
     On the safe side of the peak of processes with stacks of 1 to 16 runs: each took 9 MiB more, where the parts of a
@@ -575,10 +575,10 @@ def as_pool(transitions: data.Transitions) -> Pool:
     return Pool(transitions.rows, transitions.row, transitions.actions, transitions.rewards, transitions.terminated)
 
 
-def structure(train_config: TrainConfig, info: EnvInfo) -> Structure:
+def structure(train_config: TrainConfig, info: EnvInfo) -> AgentConfig:
     """What a stack shares, as plain values."""
     algorithm = train_config.algorithm
-    return Structure(
+    return AgentConfig(
         mlp=mlp(train_config),
         observation_size=info.observation_size,
         action_size=info.action_size,
@@ -595,7 +595,7 @@ def structure(train_config: TrainConfig, info: EnvInfo) -> Structure:
     )
 
 
-def coefficients(train_config: TrainConfig, info: EnvInfo) -> Coefficients:
+def coefficients(train_config: TrainConfig, info: EnvInfo) -> HyperParams:
     """The numbers of one run that enter its losses and steps."""
     algorithm = train_config.algorithm
     tau_cql: float | None = None
@@ -618,7 +618,7 @@ def coefficients(train_config: TrainConfig, info: EnvInfo) -> Coefficients:
             tau_cql = neutral_threshold(algorithm, info.action_size, target_entropy) if tau_cql is None else tau_cql
         case other_:
             raise TypeError(f"algorithm.alpha_cql: {type(other_).__name__} is no kind of it")
-    return Coefficients(
+    return HyperParams(
         alpha_cql=alpha_cql,
         tau_cql=tau_cql,
         w_cql=algorithm.w_cql,

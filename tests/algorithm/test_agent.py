@@ -11,13 +11,13 @@ import torch
 from nested import assert_same
 
 from cql.algorithm import networks
-from cql.algorithm.agent import METRICS, Agent, Coefficients, Policy, Structure
+from cql.algorithm.agent import METRICS, Agent, AgentConfig, HyperParams, Policy
 from cql.algorithm.networks import Mlp
 from cql.algorithm.sampling import Batch, Noise
 
 S, A, B = 3, 2, 4
 CPU = torch.device("cpu")
-STRUCTURE = Structure(
+STRUCTURE = AgentConfig(
     mlp=Mlp(width=6, depth=2),
     observation_size=S,
     action_size=A,
@@ -33,7 +33,7 @@ STRUCTURE = Structure(
     log_std_max=2.0,
 )
 # The same numbers in float32 and in float64.
-LEARNED_RUN = Coefficients(
+LEARNED_RUN = HyperParams(
     alpha_cql=1.5,
     tau_cql=2.0,
     w_cql=1.0,

@@ -10,7 +10,7 @@ import torch
 from test_agent import LEARNED_RUN, STRUCTURE, transitions
 from tiny import tiny_config, write_dataset
 
-from cql.algorithm.agent import METRICS, Agent, Structure
+from cql.algorithm.agent import METRICS, Agent, AgentConfig
 from cql.algorithm.fast.captured import CapturedStep
 from cql.algorithm.sampling import Batch, Noise
 from cql.training import experiment
@@ -37,7 +37,9 @@ SAMPLED = replace(STRUCTURE, gradient="sampled", num_gradient_actions=2)
 
 
 @pytest.mark.parametrize("structure", [STRUCTURE, SAMPLED], ids=["exact", "sampled"])
-def test_captured_steps_are_the_plain_ones_step_by_step(structure: Structure, caplog: pytest.LogCaptureFixture) -> None:
+def test_captured_steps_are_the_plain_ones_step_by_step(
+    structure: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     device, seeds, active = torch.device("cuda"), [0, 1, 2], (True, True, True)
     plain, agent = (Agent(structure, [LEARNED_RUN] * 3, seeds, device) for _ in range(2))
     samplers = [each.sampler(seeds, batch_size=16) for each in (plain, agent)]

@@ -225,7 +225,7 @@ def test_critic_gradient_is_that_of_the_loss(draw, importance_weighted, temperat
 
         def of_part(runs, critics, states):
             own_proposal = None if log_proposal is None else log_proposal[runs, :, states]
-            shares = losses.softmax_shares(q_sampled[runs, critics, :, states], own_proposal, temperature=temperature)
+            shares = losses.softmax_weights(q_sampled[runs, critics, :, states], own_proposal, temperature=temperature)
             weight = (w_cql * alpha_cql)[runs]
             return losses.critic_gradient(q_data[runs, critics, states], target[runs, states], shares, weight, B)
 
@@ -247,12 +247,10 @@ def test_actor_loss(draw):
     assert_same(losses.actor_loss(log_prob, q, alpha_temp), stack(theirs), log_prob, q, alpha_temp)
 
 
-def test_cloning_loss(draw):
+def test_bc_loss(draw):
     log_prob, log_prob_data, alpha_temp = draw(R, 1, B), draw(R, B), draw(R)
-    theirs = [reference.cloning_loss(list(log_prob[r, 0]), list(log_prob_data[r]), alpha_temp[r]) for r in range(R)]
-    assert_same(
-        losses.cloning_loss(log_prob, log_prob_data, alpha_temp), stack(theirs), log_prob, log_prob_data, alpha_temp
-    )
+    theirs = [reference.bc_loss(list(log_prob[r, 0]), list(log_prob_data[r]), alpha_temp[r]) for r in range(R)]
+    assert_same(losses.bc_loss(log_prob, log_prob_data, alpha_temp), stack(theirs), log_prob, log_prob_data, alpha_temp)
 
 
 def test_temperature_loss(draw):
