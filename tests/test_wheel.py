@@ -30,6 +30,9 @@ def test_the_wheel_holds_configs_scripts_and_policies(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"cql/configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert configs <= names
+    templates = {f"cql/results/templates/{path.name}" for path in (ROOT / "cql/results/templates").iterdir()}
+    assert templates <= names
+    assert "cql/results/templates/page.css" in templates
     assert {"cql/scripts/train.py", "cql/py.typed", "cql/data/behaviour/halfcheetah/sac_125k.npz"} <= names
     # Beside the launchers of other packages, so without an __init__.py of its own.
     assert "hydra_plugins/cql_stacked/launcher.py" in names
