@@ -10,7 +10,7 @@ ARGS   ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format test-fast test-slow test-slurm test-ray test-hydra-next test-peers benchmark \
+.PHONY: help install train test lint format test-fast test-slow test-slurm test-ray test-hydra-next test-peers benchmark mutants \
 	wheel clean
 
 help:  ## list the targets
@@ -78,6 +78,9 @@ $(PEERS)/.installed: pyproject.toml constraints.txt
 
 test-peers: $(PEERS)/.installed  ## compare with d3rlpy's own classes (makes .venv-peers)
 	$(PEERS)/bin/pytest -m 'peers' $(ARGS)
+
+mutants: install  ## break the code on purpose and count what the fast tests catch; ARGS="--count 48 --seed 0"
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 benchmark: install $(PEERS)/.installed  ## speed and memory, beside d3rlpy and TorchRL (makes .venv-peers)
 	$(BIN)/python benchmarks/benchmark.py --peers $(PEERS)/bin/python $(ARGS)
