@@ -356,7 +356,7 @@ def loader(spec: Spec) -> Callable[[], Any]:
     """What training calls to get its data: from files to checked tensors on the device."""
     import torch
 
-    from cql.config import schema as config
+    from cql import config
     from cql.rollout.envs import env_info
     from cql.training import experiment
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cql.algorithm.agent import N_CRITICS, Agent
 from cql.algorithm.sampling import Batch, Noise
-from cql.config.schema import from_dict
+from cql.config import from_dict
 from cql.rollout.envs import env_info
 from cql.training import experiment
 from cql.training.checkpoint import CheckpointFolder, load

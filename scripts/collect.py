@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cql.config import schema as config
+from cql import config
 
 if TYPE_CHECKING:
     from cql.data.collect import Behaviour, Episode, Part

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cql.config import schema as config
+from cql import config
 
 if TYPE_CHECKING:
     from cql.data.inspection import Source

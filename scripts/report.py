@@ -116,7 +116,7 @@ def _labels(texts: list[str]) -> dict[str, str]:
 
 def _table_labels(folders: list[Path], arms: Sequence[str]) -> dict[str, str]:
     """The names that a table gives its arms, where the folder is its sweep's: by its name, or by what started it."""
-    from cql.config import schema as config
+    from cql import config
     from cql.results import runs as results
     from cql.results import tables
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cql.config import schema as config
+from cql import config
 from cql.results import page, tables
 from cql.results import runs as results
 from cql.sweep import status as sweeps
@@ -187,7 +187,7 @@ def main() -> int:
         table = tables.load_table(chosen.name, FOLDER)
         if chosen.command == "run":
             return run(table, chosen_tasks(table, chosen.tasks), chosen.data.expanduser(), chosen.overrides)
-        with config.messages():
+        with config.friendly_errors():
             show(table, chosen.folders, chosen.statistic, chosen.out)
     except (tables.TableError, results.ResultsError, sweeps.NoSweepError, OSError) as error:
         print(error, file=sys.stderr)

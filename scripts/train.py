@@ -8,7 +8,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cql.config import schema as config
+from cql import config
 
 # OpenMP's threads wait for each other in a busy loop by default. Where another process has one of the cores, that made
 # updates three times slower; after a thousand turns they now sleep. It must stand before torch is imported.
@@ -39,7 +39,7 @@ def train(cfg: DictConfig) -> float:
 def main() -> None:
     """The entry point: an error that is the user's to mend ends the program with its message, any other is raised."""
     try:
-        with config.messages():
+        with config.friendly_errors():
             sys.argv[1:] = config.arranged(sys.argv[1:])
             train()
     except KeyboardInterrupt:

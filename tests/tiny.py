@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cql.config import schema as config
+from cql import config
 from cql.config.schema import TrainConfig
 from cql.rollout.envs import make_env
 

@@ -1,1 +1,63 @@
-"""Schemas of every config, their checks, and what makes two runs the same."""
+"""What a run is: schema, checks, messages, composition and identity of configs.
+
+The names that other packages use are here. Importing the package registers schemas and resolvers, which a worker
+process needs that unpickles a config and imports nothing else.
+"""
+
+from cql.config.composition import VERSION_BASE, arranged, compose, known_reference, register
+from cql.config.conversion import checked, from_dict, to_dict
+from cql.config.folders import RUN_CONFIG_FILE, SWEEP_FILE, saved_config
+from cql.config.identity import differences, differing_keys, run_key, stack_key
+from cql.config.keys import CONFIG_DIR, GROUPS, options_of
+from cql.config.messages import ConfigError, explain, friendly_errors
+from cql.config.names import dataset_label, point_name
+from cql.config.schema import (
+    CqlConfig,
+    D4rlDataset,
+    EmbeddedDataset,
+    EvalWorker,
+    FixedAlphaCql,
+    FixedAlphaTemp,
+    LearnedAlphaCql,
+    LearnedAlphaTemp,
+    MinariDataset,
+    TrainConfig,
+    WandbLoggerConfig,
+)
+
+__all__ = [
+    "CONFIG_DIR",
+    "GROUPS",
+    "RUN_CONFIG_FILE",
+    "SWEEP_FILE",
+    "VERSION_BASE",
+    "ConfigError",
+    "CqlConfig",
+    "D4rlDataset",
+    "EmbeddedDataset",
+    "EvalWorker",
+    "FixedAlphaCql",
+    "FixedAlphaTemp",
+    "LearnedAlphaCql",
+    "LearnedAlphaTemp",
+    "MinariDataset",
+    "TrainConfig",
+    "WandbLoggerConfig",
+    "arranged",
+    "checked",
+    "compose",
+    "dataset_label",
+    "differences",
+    "differing_keys",
+    "explain",
+    "friendly_errors",
+    "from_dict",
+    "known_reference",
+    "options_of",
+    "point_name",
+    "register",
+    "run_key",
+    "saved_config",
+    "stack_key",
+    "to_dict",
+]

@@ -21,12 +21,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from cql import config
 from cql.algorithm import networks
 from cql.algorithm.agent import Agent, AgentConfig, HyperParams, Policy
 from cql.algorithm.fast.captured import CapturedStep
 from cql.algorithm.sampling import Pool
 from cql.config import points
-from cql.config import schema as config
 from cql.config.schema import TrainConfig
 from cql.data import collect
 from cql.data import datasets as data
@@ -96,7 +96,7 @@ def run_stack(
     What is finished stays as it is; in a sweep so does what failed, unless ``retry_failed`` is set.
 
     Args:
-        configs: with equal :func:`cql.config.schema.stack_key`.
+        configs: with equal :func:`cql.config.identity.stack_key`.
         directories: one a run.
         label: names the stack in the log and its progress bar, e.g. ``stack 1/2``. With one, the console shows the
             stack's lines and its runs' warnings only.
@@ -335,7 +335,7 @@ def train(
     """Train runs that may be stacked together in one process, each in its own claimed folder.
 
     Args:
-        configs: with equal :func:`cql.config.schema.stack_key`.
+        configs: with equal :func:`cql.config.identity.stack_key`.
         directories: one a run.
         failed: directories of runs that only keep their places in the stack; nothing of theirs is touched.
         label: names the stack in the log.

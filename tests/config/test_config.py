@@ -12,10 +12,13 @@ from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from cql.config import schema as config
+from cql import config
+from cql.config import schema
+from cql.config.folders import _new_folder
+from cql.config.keys import all_keys
+from cql.config.messages import ConfigError
 from cql.config.schema import (
     Blueprint,
-    ConfigError,
     CqlH,
     CqlRho,
     D4rlDataset,
@@ -44,8 +47,8 @@ COMBINATIONS = [
     [f"{group}={option}" for group, option in options if option is not None]
     for options in itertools.zip_longest(
         *(
-            [(group, option) for option in config._options(group)]
-            for group in config._GROUPS
+            [(group, option) for option in config.options_of(group)]
+            for group in config.GROUPS
             if group not in ("arm", "experiment")
         ),
         fillvalue=("", None),
@@ -81,17 +84,17 @@ def message(*overrides):
 
 
 def test_every_group_has_the_options_that_the_readme_names():
-    assert config._options("algorithm") == ["cql"]
-    assert config._options("algorithm/alpha_temp") == ["fixed", "learned"]
-    assert config._options("algorithm/alpha_cql") == ["fixed", "learned"]
-    assert config._options("algorithm/penalty") == ["blueprint", "cql_h", "cql_rho"]
-    embedded = [f"embedded_{name}" for name in config.EMBEDDED_DATASETS]
-    assert config._options("dataset") == sorted(["d4rl", *embedded, "minari"])
-    assert set(config.EMBEDDED_DATASETS) == set(EMBEDDED), "those that can be made"
-    assert config._options("network") == ["mlp_256x2", "mlp_256x3"]
-    assert config._options("env") == ["Ant-v5", "HalfCheetah-v5", "Hopper-v5", "InvertedPendulum-v5", "Walker2d-v5"]
-    assert config._options("logger") == ["local", "wandb", "wandb_offline"]
-    assert config._options("experiment") == sorted(EXPERIMENTS)
+    assert config.options_of("algorithm") == ["cql"]
+    assert config.options_of("algorithm/alpha_temp") == ["fixed", "learned"]
+    assert config.options_of("algorithm/alpha_cql") == ["fixed", "learned"]
+    assert config.options_of("algorithm/penalty") == ["blueprint", "cql_h", "cql_rho"]
+    embedded = [f"embedded_{name}" for name in schema.EMBEDDED_DATASETS]
+    assert config.options_of("dataset") == sorted(["d4rl", *embedded, "minari"])
+    assert set(schema.EMBEDDED_DATASETS) == set(EMBEDDED), "those that can be made"
+    assert config.options_of("network") == ["mlp_256x2", "mlp_256x3"]
+    assert config.options_of("env") == ["Ant-v5", "HalfCheetah-v5", "Hopper-v5", "InvertedPendulum-v5", "Walker2d-v5"]
+    assert config.options_of("logger") == ["local", "wandb", "wandb_offline"]
+    assert config.options_of("experiment") == sorted(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("choices", COMBINATIONS)
@@ -139,7 +142,7 @@ def test_every_key_of_every_file_is_in_the_schema_and_holds_a_plain_value():
         if parts[:1] not in (("hydra",), ("table",)):  # a table's file is data of its own form
             parts = [part for part in parts if part not in ("arm", "experiment")]
             found |= set(leaves(content, "".join(f"{part}." for part in parts)))
-    known = set(config._keys())
+    known = set(all_keys())
     assert found - known == set()
     # And the other way round: no key of the schema is without a value somewhere; kinds are the schema's own.
     assert {key for key in known if not key.endswith(".kind")} - found <= {
@@ -408,13 +411,13 @@ def test_all_problems_are_told_at_once():
 @pytest.mark.parametrize("error", [RuntimeError("x"), KeyError("seed"), ValueError("no config")])
 def test_other_errors_are_not_explained(error):
     assert config.explain(error) is None
-    with pytest.raises(type(error)), config.messages():
+    with pytest.raises(type(error)), config.friendly_errors():
         raise error
 
 
 def test_messages_ends_with_status_2(capsys, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with pytest.raises(SystemExit) as caught, config.messages():
+    with pytest.raises(SystemExit) as caught, config.friendly_errors():
         load("seed=-1")
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("Config error: seed=-1 is out of range")
@@ -569,7 +572,7 @@ def test_dataset_labels_are_safe_in_paths():
 ENTRY = """
 import logging, sys
 import hydra
-from cql.config import schema as config
+from cql import config
 config.register()
 @hydra.main(config_path=str(config.CONFIG_DIR), config_name="train", **config.VERSION_BASE)
 def main(cfg):
@@ -582,7 +585,7 @@ def main(cfg):
     with open(folder + "/trained.txt", "a") as file:
         file.write(folder + "\\n")
 if __name__ == "__main__":
-    with config.messages():
+    with config.friendly_errors():
         main()
 """
 
@@ -655,7 +658,7 @@ def test_showing_the_config_makes_no_folder(start, tmp_path):
 
 
 def test_two_starts_in_one_second_get_two_folders(tmp_path):
-    names = [config._new_folder(tmp_path / "a" / "b", "same").name for _ in range(3)]
+    names = [_new_folder(tmp_path / "a" / "b", "same").name for _ in range(3)]
     assert names == ["same", "same_2", "same_3"]
 
 
@@ -768,4 +771,4 @@ def test_configs_from_before_a_key_with_a_default_are_read():
 def test_a_fixed_alpha_cql_is_bounded_as_a_learned_one_is():
     from cql.algorithm import losses
 
-    assert config._ALPHA_CQL_MAX == losses.ALPHA_CQL_MAX
+    assert schema.ALPHA_CQL_MAX == losses.ALPHA_CQL_MAX

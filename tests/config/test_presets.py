@@ -12,7 +12,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny import OVERRIDES, write_dataset
 
-from cql.config import schema as config
+from cql import config
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = ["0", "1", "2"]
@@ -127,7 +127,7 @@ def test_the_points_of_a_grid_differ_in_their_values_alone_and_are_one_stack(nam
 
 
 def test_each_arm_is_one_change_to_the_same_base():
-    assert set(config._options("arm")) == {*ARMS, *TABLE_ARMS}
+    assert set(config.options_of("arm")) == {*ARMS, *TABLE_ARMS}
     assert len(jobs("ablation")) == len(ARMS) * len(SEEDS)
     base, points = load(*BASES["ablation"]), jobs("ablation", "seed=0")
     assert [job[0] for job in points] == [f"arm={arm}" for arm in ARMS]
@@ -203,7 +203,9 @@ def test_overrides_narrow_and_widen_a_grid():
     assert [job[0] for job in jobs("ablation", "arm=base,cql_rho", "seed=0")] == ["arm=base", "arm=cql_rho"]
 
 
-@pytest.mark.parametrize(("name", "logger"), list(zip(BASES, itertools.cycle(config._options("logger")), strict=False)))
+@pytest.mark.parametrize(
+    ("name", "logger"), list(zip(BASES, itertools.cycle(config.options_of("logger")), strict=False))
+)
 def test_length_dataset_and_logger_are_free(name, logger):
     job = jobs(name, "n_steps=2000", "dataset=embedded_hopper_medium", f"logger={logger}", "hydra/launcher=basic")[0]
     c = load(*job)

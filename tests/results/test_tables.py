@@ -15,7 +15,7 @@ import yaml
 from cql.scripts import table as script
 from tiny import OVERRIDES, write_dataset
 
-from cql.config import schema as config
+from cql import config
 from cql.results import tables
 from cql.results.runs import read_results
 
@@ -606,7 +606,7 @@ def nested(overrides):
     for text in overrides:
         key, _, value = text.partition("=")
         *parents, leaf = key.split(".")
-        if key not in config._GROUPS:
+        if key not in config.GROUPS:
             node = found
             for part in parents:
                 node = node.setdefault(part, {})

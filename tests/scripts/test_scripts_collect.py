@@ -19,8 +19,8 @@ import torch
 from entry_points import load_script
 from tiny import tiny_config
 
+from cql import config
 from cql.algorithm.agent import Agent
-from cql.config import schema as config
 from cql.data.datasets import WORK_FOLDER, load_minari
 from cql.rollout.envs import env_info, to_env_actions
 from cql.training import experiment

@@ -15,8 +15,8 @@ import torch
 from nested import assert_same
 from tiny import tiny_config, write_dataset
 
+from cql import config
 from cql.algorithm.agent import Agent
-from cql.config import schema as config
 from cql.config.schema import TrainConfig
 from cql.data import datasets as data
 from cql.rollout.envs import env_info

@@ -22,8 +22,8 @@ from children import fork
 from test_resume import assert_same_run, exit_code
 from tiny import tiny_config, write_dataset
 
+from cql import config
 from cql.algorithm.agent import METRICS, Agent
-from cql.config import schema as config
 from cql.config.schema import TrainConfig
 from cql.rollout.envs import env_info
 from cql.rollout.evaluation import Evaluator, Recording

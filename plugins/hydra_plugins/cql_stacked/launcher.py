@@ -136,7 +136,7 @@ class StackedLauncher(Launcher):
         Raises:
             ConfigError: they do not.
         """
-        from cql.config.schema import ConfigError
+        from cql.config import ConfigError
 
         for name, value in (("stack_size", self.stack_size), ("workers", self.workers)):
             if value is not None and value < 1:
@@ -153,8 +153,8 @@ class StackedLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], first: int
     ) -> tuple[list[Job], dict[int, DictConfig], dict[Path, Any]]:
         """The jobs, their whole configs by number, and the checked ones by folder."""
-        from cql.config import schema as config
-        from cql.config.schema import ConfigError
+        from cql import config
+        from cql.config import ConfigError
 
         jobs: list[Job] = []
         configs: dict[int, DictConfig] = {}
@@ -300,7 +300,7 @@ def run_stack(context: HydraContext, configs: list[DictConfig], label: str) -> l
     Raises:
         SystemExit: a signal ended the runs.
     """
-    from cql.config import schema as config
+    from cql import config
     from cql.training import experiment
     from cql.training.experiment import RunFailed
 
@@ -467,7 +467,7 @@ _GRACE = 30.0  # seconds without a sign of life, longer than a worker takes to s
 
 def _clear_away(sweep: Path) -> None:
     """Remove what stands in the folder of a sweep before its first run, if there is nothing else."""
-    from cql.config import schema as config
+    from cql import config
 
     before_runs = {config.SWEEP_FILE, "multirun.yaml", "sweep.log"}
     with contextlib.suppress(OSError):  # what was refused is said all the same
@@ -504,7 +504,7 @@ def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
 def _take_device(devices: Any) -> None:
     """Begin a worker process: one GPU is all that it sees, and Hydra knows what it knew where the sweep began."""
     device = os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
-    from cql.config import schema as config
+    from cql import config
 
     config.register()
     setup_globals()

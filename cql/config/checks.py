@@ -1,0 +1,110 @@
+"""Checks of values that are out of range, alone or together."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from cql.config.messages import ConfigError, article, did_you_mean
+from cql.config.names import path_safe, unsafe_name
+from cql.config.schema import (
+    CqlConfig,
+    D4rlDataset,
+    Device,
+    Gradient,
+    LearnedAlphaCql,
+    MinariDataset,
+    TrainConfig,
+)
+
+
+def check(config: TrainConfig) -> None:
+    """Refuses values that are out of range, alone or together.
+
+    Raises:
+        ConfigError: Every problem on its own line: the dotted key, its value, what is allowed, what to do.
+    """
+    problems = [*_range_problems(config, ""), *_cross_problems(config)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _range_problems(node: Any, prefix: str) -> Iterator[str]:
+    for item in dataclasses.fields(node):
+        key, value = prefix + item.name, getattr(node, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _range_problems(value, f"{key}.")
+        elif value is None:
+            continue
+        elif item.name == "kind" and value != item.default:
+            yield f"{key}={value} cannot be set by hand: this is {article(str(item.default))} {prefix.rstrip('.')}"
+        elif "bounds" in item.metadata and value not in item.metadata["bounds"]:
+            hint = f" ({item.metadata['hint']})" if item.metadata["hint"] else ""
+            yield f"{key}={value} is out of range: it must be {item.metadata['bounds']}{hint}"
+        elif item.metadata.get("one_of") and value not in item.metadata["one_of"]:
+            near = did_you_mean(difflib.get_close_matches(value, item.metadata["one_of"], n=1))
+            yield f"{key}={value} is unknown; there are {', '.join(item.metadata['one_of'])}{near}"
+
+
+def _cross_problems(config: TrainConfig) -> Iterator[str]:
+    n_steps, per_epoch, algorithm, dataset = config.n_steps, config.n_steps_per_epoch, config.algorithm, config.dataset
+    if per_epoch > n_steps:
+        yield (
+            f"n_steps_per_epoch={per_epoch} is larger than n_steps={n_steps}: "
+            f"lower n_steps_per_epoch (e.g. n_steps_per_epoch={n_steps}) or raise n_steps"
+        )
+    if algorithm.bc_steps > n_steps:
+        yield f"algorithm.bc_steps={algorithm.bc_steps} is larger than n_steps={n_steps}: lower it or raise n_steps"
+    if algorithm.log_std_min >= algorithm.log_std_max:
+        yield (
+            f"algorithm.log_std_min={algorithm.log_std_min} must be less than "
+            f"algorithm.log_std_max={algorithm.log_std_max}: lower the one or raise the other"
+        )
+    if algorithm.w_cql == 0 and isinstance(algorithm.alpha_cql, LearnedAlphaCql):
+        yield (
+            "algorithm.w_cql=0.0 takes the conservative term away, so a learned alpha_cql has no effect: "
+            "choose algorithm/alpha_cql=fixed or a larger algorithm.w_cql"
+        )
+    yield from _gradient_problems(algorithm)
+    if dataset.n_episodes is not None and dataset.fraction is not None:
+        yield (
+            f"dataset.n_episodes={dataset.n_episodes} and dataset.fraction={dataset.fraction} both choose a part of "
+            "the episodes: set one of them to null"
+        )
+    reference = config.env.reference
+    if reference is not None and reference.max_score <= reference.min_score:
+        yield (
+            f"env.reference.max_score={reference.max_score} must be greater than "
+            f"env.reference.min_score={reference.min_score}; for no normalised score write env.reference=null"
+        )
+    if config.tf32 and config.device is Device.cpu:
+        yield "tf32=true has no effect with device=cpu: write tf32=false, or device=cuda"
+    if config.video.size % 2:
+        yield f"video.size={config.video.size} must be even, as MP4 demands: take {config.video.size + 1}"
+    if config.sweep_name is not None and config.sweep_name != path_safe(config.sweep_name):
+        yield unsafe_name(config.sweep_name)
+    texts = {"env.id": config.env.id}
+    match dataset:
+        case MinariDataset(id=name):
+            texts["dataset.id"] = name
+        case D4rlDataset(path=path):
+            texts["dataset.path"] = path
+    yield from (f"{key} is empty: give one, e.g. {key}=NAME" for key, text in texts.items() if not text.strip())
+
+
+def _gradient_problems(algorithm: CqlConfig) -> Iterator[str]:
+    key, penalty = "algorithm.penalty.num_gradient_actions", algorithm.penalty
+    k, n_samples = penalty.num_gradient_actions, penalty.n_groups * algorithm.num_sampled_actions
+    if penalty.gradient is Gradient.exact and k is not None:
+        yield (
+            f"{key}={k} has no effect with algorithm.penalty.gradient=exact: "
+            f"write {key}=null, or algorithm.penalty.gradient=sampled"
+        )
+    if penalty.gradient is Gradient.sampled and k is None:
+        yield f"{key} is missing: algorithm.penalty.gradient=sampled needs it, e.g. {key}=1"
+    if penalty.gradient is Gradient.sampled and k is not None and k > n_samples:
+        yield (
+            f"{key}={k} is more than the {n_samples} actions that are sampled (algorithm.num_sampled_actions="
+            f"{algorithm.num_sampled_actions} in each of {penalty.n_groups} groups): lower it, or write "
+            f"algorithm.penalty.gradient=exact {key}=null"
+        )

@@ -1,0 +1,98 @@
+"""Composition of the config by Hydra: registration of schemas, resolvers and launcher."""
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from cql.config import folders
+from cql.config.keys import CONFIG_DIR, kind_of
+from cql.config.schema import VARIANTS, TrainConfig
+
+_HYDRA_1_3 = hydra.__version__.startswith("1.3.")
+# What `hydra.main` and its like are to be given: 1.3 asks for the version, 1.4 deprecates the question.
+VERSION_BASE = {"version_base": "1.3"} if _HYDRA_1_3 else {}
+
+
+def register() -> None:
+    """Tells Hydra of all that `configs/` uses: schemas, resolvers, launcher. Calling it again changes nothing."""
+    _register_schemas_and_resolvers()
+    from hydra.core.plugins import Plugins
+
+    # First the instance: it scans for plugins, and in an editable install does not find ours.
+    plugins = Plugins.instance()
+    from hydra_plugins.cql_stacked.launcher import StackedLauncher
+
+    plugins.register(StackedLauncher)
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The config that `scripts/train.py` would get from these overrides, e.g. `["+experiment=smoke", "seed=1"]`.
+
+    Raises:
+        HydraException: Where it cannot be composed; `explain` says why.
+    """
+    register()
+    with hydra.initialize_config_dir(str(CONFIG_DIR), **VERSION_BASE):
+        return hydra.compose("train", overrides=list(overrides))
+
+
+def arranged(arguments: Sequence[str]) -> list[str]:
+    """Command-line arguments as Hydra wants them: `-m` first, and the mode of the experiment's file beside it.
+
+    An arm comes after the experiment: Hydra gives the last of two files the final word, and an arm before would change
+    nothing. Hydra's parser takes no overrides on both sides of `-m`. Hydra 1.4 looks for `hydra.mode` in `train.yaml`
+    and among the arguments alone, and refuses one that it meets later; an experiment in a folder of the user's own
+    (`--config-dir`) needs `-m` there.
+    """
+    flags = [text for text in arguments if text in ("-m", "--multirun")]
+    found: list[str] = flags[:1]
+    for text in arguments:
+        path = CONFIG_DIR / "experiment" / f"{text.removeprefix('+experiment=')}.yaml"
+        if text.startswith("+experiment=") and path.is_file():
+            mode = OmegaConf.select(OmegaConf.load(path), "hydra.mode")
+            if mode is not None and not any(other.startswith("hydra.mode=") for other in arguments):
+                found.append(f"hydra.mode={mode}")  # here, since all overrides are to stand in one place
+        if text not in flags:
+            found.append(text)
+    experiments = [position for position, text in enumerate(found) if text.startswith("+experiment=")]
+    if experiments:
+        before, after = found[: experiments[-1] + 1], found[experiments[-1] + 1 :]
+        arms = [text for text in before if text.startswith("+arm=")]
+        found = [text for text in before if text not in arms] + arms + after
+    return found
+
+
+def known_reference(env_id: str) -> dict[str, Any] | None:
+    """`name`, `min_score` and `max_score` of the environment's file in `configs/env`; None without a file."""
+    path = CONFIG_DIR / "env" / f"{env_id}.yaml"
+    if not path.is_file():
+        return None
+    plain: Any = OmegaConf.to_container(OmegaConf.load(path))
+    reference: dict[str, Any] | None = plain["reference"]
+    return reference
+
+
+def _register_schemas_and_resolvers() -> None:
+    # Hydra 1.4 wants to be told that a config may come a second time.
+    again: dict[str, Any] = {} if _HYDRA_1_3 else {"replace": True}
+    store = functools.partial(ConfigStore.instance().store, group="schema", **again)
+    store(name="train", node=TrainConfig)
+    for base, variants in VARIANTS.items():
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", base.__name__).lower()
+        for variant in variants:
+            store(name=f"{name}_{kind_of(variant)}", node=variant)
+    # OmegaConf 2.4, which comes with Hydra 1.4, has given the one name the other's meaning.
+    register_resolver = getattr(OmegaConf, "register_new_resolver" if _HYDRA_1_3 else "register_resolver")
+    register_resolver("cql.run_dir", folders.run_dir, replace=True)
+    register_resolver("cql.sweep_dir", folders.sweep_dir, replace=True)
+    register_resolver("cql.sweep_log", folders.sweep_log, replace=True)
+    register_resolver("cql.job_name", folders.job_name, replace=True)
+
+
+# At import, so that a worker process that was handed a task, and did not run an entry point, has them too.
+_register_schemas_and_resolvers()
