@@ -118,15 +118,15 @@ def _table_labels(folders: list[Path], arms: Sequence[str]) -> dict[str, str]:
     """The names that a table gives its arms, where the folder is its sweep's: by its name, or by what started it."""
     from cql import config
     from cql.results import runs as results
-    from cql.results import tables
+    from cql.results.tables import spec
 
     if len(folders) > 1:
         return {}
     own = folders[0].resolve().name.removeprefix("table_")
     tried = [f"table_{own}", *(text.removeprefix("+experiment=") for text in results.overrides_of(folders[0]))]
-    for name in tables.known_tables(config.CONFIG_DIR / "table"):
+    for name in spec.known_tables(config.CONFIG_DIR / "table"):
         if f"table_{name}" in tried:
-            known = tables.load_table(name, config.CONFIG_DIR / "table").arms
+            known = spec.load_table(name, config.CONFIG_DIR / "table").arms
             return {arm: known[arm] for arm in arms if arm in known}
     return {}
 

@@ -4,13 +4,11 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from cql import config
-from cql.results import page, tables
+from cql import config, files
 from cql.results import runs as results
+from cql.results.tables import cells, grid, render, spec
 from cql.sweep import status as sweeps
 
 FOLDER = config.CONFIG_DIR / "table"
@@ -60,80 +58,49 @@ def default_data() -> Path:
     return Path(os.environ.get("D4RL_DIR") or Path.home() / ".d4rl" / "datasets")
 
 
-def chosen_tasks(table: tables.Table, names: str | None) -> list[tables.Task]:
+def chosen_tasks(table: spec.Table, names: str | None) -> dict[str, spec.Task]:
     """The tasks that are asked for, in the table's order.
 
     Raises:
         TableError: the table has no task of a name.
     """
-    known = [task.name for task in table.tasks]
-    wanted = known if names is None else names.split(",")
+    wanted = list(table.tasks) if names is None else names.split(",")
     for name in wanted:
-        if name not in known:
-            raise tables.TableError(f"--tasks: table '{table.name}' has no task '{name}'; there are {', '.join(known)}")
-    return [task for task in table.tasks if task.name in wanted]
+        if name not in table.tasks:
+            known = ", ".join(table.tasks)
+            raise spec.TableError(f"--tasks: table '{table.name}' has no task '{name}'; there are {known}")
+    return {name: task for name, task in table.tasks.items() if name in wanted}
 
 
-def store(table: tables.Table, tasks: list[tables.Task], data: Path) -> None:
-    """Tell Hydra of the table's tasks and of its experiment."""
-    from hydra.core.config_store import ConfigStore
-
-    # Hydra 1.4 wants to be told that a config may come a second time.
-    again: dict[str, Any] = {} if config.VERSION_BASE else {"replace": True}
-    for (group, option), node in tables.hydra_options(table, tasks, data).items():
-        ConfigStore.instance().store(group=group, name=option, node=node, package="_global_", provider="cql", **again)
-
-
-def run(table: tables.Table, tasks: list[tables.Task], data: Path, overrides: list[str]) -> int:
+def run(table: spec.Table, tasks: dict[str, spec.Task], data: Path, overrides: list[str]) -> int:
     """Train the table's grid, without the tasks whose files are not there; the exit code."""
     for text in overrides:
-        if "=" not in text and text in (task.name for task in table.tasks):
-            raise tables.TableError(f"{text}: name tasks with commas and no spaces, --tasks A,B")
+        if "=" not in text and text in table.tasks:
+            raise spec.TableError(f"{text}: name tasks with commas and no spaces, --tasks A,B")
         if text.startswith("task="):
-            raise tables.TableError(f"{text}: choose tasks by --tasks {text.removeprefix('task=')}")
-    missing = tables.missing_files(tasks, data)
+            raise spec.TableError(f"{text}: choose tasks by --tasks {text.removeprefix('task=')}")
+    missing = grid.missing_files(tasks, data)
     if missing:
         print(f"left out, for want of their files in {data}:", file=sys.stderr)
-        task_width = max(len(task.name) for task, _ in missing)
-        file_width = max(len(path.name) for _, path in missing)
-        for task, path in missing:
-            where = f"published at {task.url}" if task.url else "the table does not say where it is published"
-            print(f"  {task.name:{task_width}}  {path.name:{file_width}}  {where}", file=sys.stderr)
-    there = [task for task in tasks if all(task is not other for other, _ in missing)]
+        width, file_width = max(map(len, missing)), max(len(path.name) for path in missing.values())
+        for name, path in missing.items():
+            url = tasks[name].url
+            where = f"published at {url}" if url else "the table does not say where it is published"
+            print(f"  {name:{width}}  {path.name:{file_width}}  {where}", file=sys.stderr)
+    there = [name for name in tasks if name not in missing]
     if not there:
         print(f"nothing to train: no file is in {data}; give their folder with --data FOLDER", file=sys.stderr)
         return 2
-    names = ", ".join(task.name for task in there)
-    print(f"table {table.name}: {len(there)} of {len(table.tasks)} tasks ({names})", file=sys.stderr)
+    print(f"table {table.name}: {len(there)} of {len(table.tasks)} tasks ({', '.join(there)})", file=sys.stderr)
     from cql.scripts import train
 
-    store(table, there, data)
+    grid.store(table, there, data)
     sys.argv[1:] = ["-m", f"+experiment={table.sweep_name}", *overrides]
     train.main()
     return 0
 
 
-def planned(table: tables.Table, cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the table means runs to be: config keys, dotted, by task and arm; without arms that are not known here."""
-    import hydra
-    from hydra.errors import HydraException
-
-    config.register()
-    store(table, list(table.tasks), default_data())
-    found = {}
-    with hydra.initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
-        for task, arm in cells:
-            try:
-                cfg = hydra.compose("train", [f"+experiment={table.sweep_name}", f"task={task}", f"arm={arm}"])
-            except HydraException:
-                if arm in table.arms:
-                    raise
-                continue
-            found[task, arm] = results.flat(config.to_dict(config.checked(cfg)))
-    return found
-
-
-def show(table: tables.Table, folders: list[str], statistic: results.Statistic, out: Path | None) -> None:
+def show(table: spec.Table, folders: list[str], statistic: results.Statistic, out: Path | None) -> None:
     """Print the comparison, and write it down where asked."""
     own = sweeps.SWEEPS / table.sweep_name
     found = [sweeps.find_sweep(folder) for folder in folders] or ([own] if own.is_dir() else [])
@@ -145,32 +112,28 @@ def show(table: tables.Table, folders: list[str], statistic: results.Statistic, 
         print(error, file=sys.stderr)
     runs = [] if read is None else [*read.runs, *read.repeated]
     points = [run.point for run in runs]
-    # The first cell too: it tells how long runs are that have not begun.
-    names = {task.name for task in table.tasks}
-    if folders and runs and not any(point.get("task") in names and "arm" in point for point in points):
-        raise tables.TableError(
+    of_table = [(each["task"], each["arm"]) for each in points if each.get("task") in table.tasks and "arm" in each]
+    if folders and runs and not of_table:
+        raise spec.TableError(
             f"no run of {', '.join(map(str, found))} belongs to table '{table.name}': their names have no arm and no "
-            f"task of its ({', '.join(sorted(names))}); scripts/report.py shows any sweep"
+            f"task of its ({', '.join(sorted(table.tasks))}); scripts/report.py shows any sweep"
         )
-    cells = {(point["task"], point["arm"]) for point in points if point.get("task") in names and "arm" in point}
-    cells |= {(task.name, next(iter(table.arms))) for task in table.tasks[:1]}
-    comparison = tables.compare(
+    # The first cell tells how long runs are that have not begun.
+    places = {*of_table, (next(iter(table.tasks)), next(iter(table.arms)))}
+    comparison = cells.compare(
         table,
         runs,
         statistic=statistic,
-        planned=planned(table, sorted(cells)),
+        planned=grid.planned(table, sorted(places), default_data()),
         unread=() if read is None else read.unread,
     )
-    document = tables.document(comparison)
-    print(tables.as_text(document, shutil.get_terminal_size((120, 24)).columns), end="")
+    made = render.document(comparison)
+    print(render.as_text(made, shutil.get_terminal_size((120, 24)).columns), end="")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        for suffix, text in (
-            ("md", tables.as_markdown(document)),
-            ("tex", tables.as_latex(document)),
-            ("csv", tables.as_csv(comparison)),
-        ):
-            page.write(out / f"table.{suffix}", text)
+        files.write_text(out / "table.md", render.as_markdown(made))
+        files.write_text(out / "table.tex", render.as_latex(made))
+        files.write_text(out / "table.csv", render.as_csv(comparison))
         print(f"written: {out}/table.md, table.tex, table.csv", file=sys.stderr)
 
 
@@ -179,17 +142,17 @@ def main() -> int:
     chosen = arguments()
     try:
         if chosen.command == "list":
-            for name in tables.known_tables(FOLDER):
-                table = tables.load_table(name, FOLDER)
+            for name in spec.known_tables(FOLDER):
+                table = spec.load_table(name, FOLDER)
                 n_runs = len(table.tasks) * len(table.arms) * len(table.seeds)
                 print(f"{name:12}  {len(table.tasks):2} tasks, {n_runs:3} runs  {table.title}")
             return 0
-        table = tables.load_table(chosen.name, FOLDER)
+        table = spec.load_table(chosen.name, FOLDER)
         if chosen.command == "run":
             return run(table, chosen_tasks(table, chosen.tasks), chosen.data.expanduser(), chosen.overrides)
         with config.friendly_errors():
             show(table, chosen.folders, chosen.statistic, chosen.out)
-    except (tables.TableError, results.ResultsError, sweeps.NoSweepError, OSError) as error:
+    except (spec.TableError, results.ResultsError, sweeps.NoSweepError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -30,6 +30,7 @@ def test_the_wheel_holds_configs_scripts_and_policies(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"cql/configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert configs <= names
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "cql").rglob("*.py")} <= names
     templates = {f"cql/results/templates/{path.name}" for path in (ROOT / "cql/results/templates").iterdir()}
     assert templates <= names
     assert "cql/results/templates/page.css" in templates

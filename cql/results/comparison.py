@@ -22,7 +22,7 @@ from cql.results import figures, statistics
 from cql.results.page import Cell, beside, breakable, document, figure, table, write
 from cql.results.runs import NOT_BEGUN, STATISTICS, Group, Results, Run, Statistic, overrides_of, provenance_of
 from cql.results.statistics import MIN_RUNS, Estimate
-from cql.results.tables import latex
+from cql.results.writers import escape_latex as latex
 from cql.training.curves import SERIES
 from cql.training.loggers import EPISODES_FILE, METRICS_FILE, N_LAST_EVALUATIONS, SUMMARY_FILE, read_episodes
 

@@ -16,17 +16,17 @@ from cql.scripts import table as script
 from tiny import OVERRIDES, write_dataset
 
 from cql import config
-from cql.results import tables
-from cql.results.runs import read_results
+from cql.results.runs import flat, read_results
+from cql.results.tables import cells, grid, render, spec
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLES = tables.known_tables(script.FOLDER)
+TABLES = spec.known_tables(script.FOLDER)
 T_2, T_3 = 4.302652729911275, 3.182446305284263
 """Student's factors of 95 % intervals with 2 and 3 degrees of freedom."""
 
 
 def load(name):
-    return tables.load_table(name, script.FOLDER)
+    return spec.load_table(name, script.FOLDER)
 
 
 # --- the tables that come with the package ---
@@ -35,31 +35,23 @@ def load(name):
 @pytest.mark.parametrize("name", TABLES)
 def test_every_task_and_arm_of_a_shipped_table_is_a_valid_config(name):
     table = load(name)
-    first, arm = table.tasks[0], next(iter(table.arms))
+    first, arm = next(iter(table.tasks)), next(iter(table.arms))
     # Arms change no key that a task sets: each once, not on every task.
-    found = script.planned(
-        table, [(task.name, arm) for task in table.tasks] + [(first.name, each) for each in table.arms]
-    )
+    wanted = [(task, arm) for task in table.tasks] + [(first, each) for each in table.arms]
+    found = grid.planned(table, wanted, script.default_data())
     assert {each for _, each in found} == set(table.arms)
-    for task in table.tasks:
-        c = found[task.name, arm]
+    for task_name, task in table.tasks.items():
+        c = found[task_name, arm]
         assert c["sweep_name"] == f"table_{name}"
-        assert c["env.id"].lower().startswith(task.name.partition("-")[0])
+        assert c["env.id"].lower().startswith(task_name.partition("-")[0])
         if task.file:
             assert (c["dataset.kind"], Path(c["dataset.path"]).name) == ("d4rl", task.file)
             assert task.url.endswith(f"/{task.file}")
-        for key, value in tables_flat(task.set).items():
+        for key, value in flat(task.set).items():
             assert c[key] == value, key
     # Without a file the dataset is what tells the tasks apart.
-    named = {task.file or str(task.set or task.choose) for task in table.tasks}
+    named = {task.file or str(task.set or task.choose) for task in table.tasks.values()}
     assert len(named) == len(table.tasks)
-
-
-def tables_flat(plain, prefix=""):
-    found = {}
-    for key, value in plain.items():
-        found |= tables_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -67,11 +59,11 @@ def test_a_shipped_table_begins_with_its_commands_and_renders_before_anything_ra
     text = (script.FOLDER / f"{name}.yaml").read_text()
     assert f"scripts/table.py run {name}" in text.splitlines()[0]
     assert f"scripts/table.py show {name}" in text.splitlines()[1]
-    document = tables.document(tables.compare(load(name), []))
+    document = render.document(cells.compare(load(name), []))
     assert "No run has begun yet." in document.warnings
     for section in document.sections:
         assert all(len(row) == len(section.header) for row in (*section.rows, *section.averages)), section.title
-    assert_latex(tables.as_latex(document))
+    assert_latex(render.as_latex(document))
 
 
 @pytest.mark.parametrize(
@@ -80,23 +72,23 @@ def test_a_shipped_table_begins_with_its_commands_and_renders_before_anything_ra
     [("corl_v2", "corl_last", 78.28), ("corl_v2", "corl_best", 84.68), ("corl_v2", "iql_paper", 77.6)],
 )
 def test_published_columns_have_their_published_averages(name, key, average):
-    values = [task.published[key][0].mean for task in load(name).tasks]
+    values = [task.values(key)[0].mean for task in load(name).tasks.values()]
     assert sum(values) / len(values) == pytest.approx(average, abs=0.05)
 
 
 def test_what_the_tables_say_of_single_tasks():
-    alphas = {task.name: task.set for task in load("d3rlpy_v0").tasks}
+    alphas = {name: task.set for name, task in load("d3rlpy_v0").tasks.items()}
     ten = {"algorithm": {"alpha_cql": {"value": 10.0}}}
     assert {name: own for name, own in alphas.items() if own} == {
         f"{env}-medium": ten for env in ("halfcheetah", "hopper", "walker2d")
     }
-    (scaled,) = [task for task in load("corl_v2").tasks if task.set]
-    assert (scaled.name, bool(scaled.note)) == ("hopper-medium", True)
+    ((name, scaled),) = [(name, task) for name, task in load("corl_v2").tasks.items() if task.set]
+    assert (name, bool(scaled.note)) == ("hopper-medium", True)
     assert scaled.set["dataset"]["reward_scale"] == pytest.approx(1000 / (3222.360596 - 315.868011), abs=1e-5)
-    several = {task.name for task in load("cql_2020").tasks if len(task.published["cql"]) > 1}
+    several = {name for name, task in load("cql_2020").tasks.items() if len(task.values("cql")) > 1}
     assert several == {"walker2d-medium", "hopper-medium", "walker2d-mixed", "hopper-medium-expert"}
     # D4RL's own spelling of one file.
-    assert {task.name: task.file for task in load("cql_2020").tasks}["walker2d-mixed"] == "walker_mixed.hdf5"
+    assert load("cql_2020").tasks["walker2d-mixed"].file == "walker_mixed.hdf5"
 
 
 # --- reading a file ---
@@ -154,18 +146,15 @@ def write(folder, plain, name="mine"):
 
 def test_a_file_of_ones_own_is_given_by_its_path(tmp_path):
     table = load(str(write(tmp_path, PLAIN)))
-    assert (table.name, table.sweep_name, table.seeds, table.unit) == ("mine", "table_mine", (0, 1, 2), "score")
-    easy, hard = table.tasks
+    assert (table.name, table.sweep_name, table.seeds, table.unit) == ("mine", "table_mine", [0, 1, 2], "score")
+    easy, hard = table.tasks["easy"], table.tasks["hard"]
     assert (easy.file, easy.url) == ("easy.hdf5", "http://example.org/files/easy.hdf5")
-    assert easy.published["paper"] == (tables.Value(25.0, 3.0),)
-    assert hard.published["paper"] == (
-        tables.Value(60.0, None, "later"),
-        tables.Value(70.5, None, "from memory", "NV"),
+    assert easy.values("paper") == (spec.Value(25.0, 3.0),)
+    assert hard.values("paper") == (
+        spec.Value(60.0, None, "later"),
+        spec.Value(70.5, None, "from memory", "NV"),
     )
-    assert tables.missing_files(table.tasks, tmp_path) == [
-        (easy, tmp_path / "easy.hdf5"),
-        (hard, tmp_path / "hard.hdf5"),
-    ]
+    assert grid.missing_files(table.tasks, tmp_path) == {"easy": tmp_path / "easy.hdf5", "hard": tmp_path / "hard.hdf5"}
 
 
 @pytest.mark.parametrize(
@@ -173,16 +162,17 @@ def test_a_file_of_ones_own_is_given_by_its_path(tmp_path):
     [
         ("titel", "A table", "the table has no key 'titel'"),
         ("seeds", None, "the table lacks the key 'seeds'"),
-        ("seeds", [0, "1"], "seeds must be a list of integers"),
-        ("seeds", [1, 1], "one seed twice"),
+        ("seeds", [0, "one"], "seeds must be list[int], got [0, 'one']"),
+        ("seeds", [0, -1], "seeds must be a list of different integers from 0 on"),
+        ("seeds", [1, 1], "seeds must be a list of different integers from 0 on"),
         ("tasks", {}, "at least one of arms and of tasks"),
-        ("arms", ["base"], "arms must be a mapping"),
+        ("arms", ["base"], "arms must be dict[str, str], got ['base']"),
         ("unit", "points", "unit is 'points'; choose one of score, return"),
         ("published/paper/arm", "bc", "published.paper.arm is 'bc'; the table's arms are base"),
         ("published/paper/mark", "W", "published.paper.mark is 'W'; choose one of V, T"),
         ("published/paper/statistic", "first", "published.paper.statistic is 'first'"),
         ("published/paper/spread", "wide", "published.paper.spread is 'wide'"),
-        ("published/paper/seeds", "four", "published.paper.seeds is 'four'"),
+        ("published/paper/seeds", "four", "published.paper.seeds must be int | None, got 'four'"),
         ("published/paper/label", None, "published.paper lacks the key 'label'"),
         ("published/paper/sede", 4, "published.paper has no key 'sede'"),
         ("tasks/easy/files", "x", "tasks.easy has no key 'files'"),
@@ -198,17 +188,17 @@ def test_a_file_of_ones_own_is_given_by_its_path(tmp_path):
 )
 def test_what_is_wrong_in_a_file_is_named(path, value, message, tmp_path):
     written = write(tmp_path, changed(PLAIN, path, value))
-    with pytest.raises(tables.TableError) as caught:
+    with pytest.raises(spec.TableError) as caught:
         load(str(written))
     assert message in str(caught.value)
     assert str(written) in str(caught.value)
 
 
 def test_an_unknown_table_and_a_file_that_is_no_yaml(tmp_path):
-    with pytest.raises(tables.TableError, match="no table 'corl'; there are corl_v2, cql_2020"):
+    with pytest.raises(spec.TableError, match="no table 'corl'; there are corl_v2, cql_2020"):
         load("corl")
     (tmp_path / "bad.yaml").write_text("title: [\n")
-    with pytest.raises(tables.TableError, match="is no YAML"):
+    with pytest.raises(spec.TableError, match="is no YAML"):
         load(str(tmp_path / "bad.yaml"))
 
 
@@ -241,7 +231,7 @@ def half_run(tmp_path):
     return load(str(write(tmp_path, PLAIN))), read_results([sweep]).runs
 
 
-def cells(text, title):
+def rows_below(text, title):
     """The rows below a section's heading, as lists of cells."""
     lines = text.splitlines()
     begin = lines.index(title) + 1
@@ -251,8 +241,8 @@ def cells(text, title):
 
 def test_ours_beside_theirs_as_computed_by_hand(half_run):
     table, runs = half_run
-    text = tables.as_text(tables.document(tables.compare(table, runs)), 100)
-    header, easy, hard, complete, everything = cells(text, "Scores")
+    text = render.as_text(render.document(cells.compare(table, runs)), 100)
+    header, easy, hard, complete, everything = rows_below(text, "Scores")
     assert header == ["task", "ours, last (ours)", "Paper [V]", "Other_best [T]", "Alone [V]"]
     assert easy == ["easy", "20.0 +- 10.0", "25.0 +- 3.0", "41.25", "1.0 +- 0.5"]
     assert hard == ["hard[c]", "50.0 (1 of 3)", "60.0[a] / 70.5[b]", "-", "-"]
@@ -261,14 +251,14 @@ def test_ours_beside_theirs_as_computed_by_hand(half_run):
 
     half = T_2 * 10.0 / math.sqrt(3.0)
     ours = f"{20 - half:.1f} to {20 + half:.1f}"
-    _, easy, hard, average = cells(text, "Ours: ours, last")
+    _, easy, hard, average = rows_below(text, "Ours: ours, last")
     assert easy == ["easy", "20.0 +- 10.0", ours, "3 of 3 seeds", "180 of 180"]
     assert hard == ["hard", "50.0", "-", "1 of 3 seeds, 1 failed", "90 of 180"]
     assert average == ["average of 1 complete of 2", "20.0", "-", "-", "-"]
 
     # The spread has n under it: of 4 seeds, a sample's is sqrt(4 / 3) times larger.
     theirs = T_3 * 3.0 * math.sqrt(4.0 / 3.0) / 2.0
-    _, easy, hard, second, average = cells(text, "ours (ours) beside Paper [V] (last against last)")
+    _, easy, hard, second, average = rows_below(text, "ours (ours) beside Paper [V] (last against last)")
     interval = f"{25 - theirs:.1f} to {25 + theirs:.1f}"
     assert easy == ["easy", "20.0 +- 10.0", ours, "25.0 +- 3.0", interval, "-5.0", "yes", "3 of 3"]
     assert hard == ["hard", "50.0", "-", "60.0[a]", "-", "-10.0", "no spread published", "1 of 3"]
@@ -276,7 +266,7 @@ def test_ours_beside_theirs_as_computed_by_hand(half_run):
     assert average == ["average of 1 complete of 2", "20.0", "-", "25.0", "-", "-5.0", "-", "-"]
 
     # The best evaluations are 40, 20 and 30, whatever was chosen for the rest.
-    _, easy, hard = cells(text, "ours (ours) beside Other_best [T] (best against best)")[:3]
+    _, easy, hard = rows_below(text, "ours (ours) beside Other_best [T] (best against best)")[:3]
     assert easy[1] == "30.0 +- 10.0"
     assert easy[5:] == ["-11.2", "no spread published", "3 of 3"]
     assert hard == ["hard", "50.0", "-", "-", "-", "-", "-", "1 of 3"]
@@ -289,14 +279,14 @@ def test_ours_beside_theirs_as_computed_by_hand(half_run):
 
 def test_other_statistics_are_named(half_run):
     table, runs = half_run
-    text = tables.as_text(tables.document(tables.compare(table, runs, statistic="last five")), 100)
+    text = render.as_text(render.document(cells.compare(table, runs, statistic="last five")), 100)
     # (40 + 10) / 2, (5 + 20) / 2 and (5 + 30) / 2.
-    assert cells(text, "Scores")[1][1] == f"{(25 + 12.5 + 17.5) / 3:.1f} +- {6.2915:.1f}"
-    assert cells(text, "ours (ours) beside Paper [V] (last against last)")[1][1] == "20.0 +- 10.0"
+    assert rows_below(text, "Scores")[1][1] == f"{(25 + 12.5 + 17.5) / 3:.1f} +- {6.2915:.1f}"
+    assert rows_below(text, "ours (ours) beside Paper [V] (last against last)")[1][1] == "20.0 +- 10.0"
 
 
 def test_the_interval_and_its_absence_have_reasons():
-    value = tables.Value(50.0, 2.0)
+    value = spec.Value(50.0, 2.0)
 
     def column(**own):
         known = {
@@ -308,7 +298,7 @@ def test_the_interval_and_its_absence_have_reasons():
             "spread": "sample",
             "seeds": 4,
         }
-        return tables.Published(**{**known, **own})
+        return spec.Published(**{**known, **own})
 
     estimate = column().estimate(value)
     assert estimate.high - 50.0 == pytest.approx(T_3 * 2.0 / 2.0)
@@ -325,7 +315,7 @@ def test_the_interval_and_its_absence_have_reasons():
 
 def test_csv_has_a_line_for_each_value_and_scale(half_run):
     table, runs = half_run
-    rows = list(csv.DictReader(io.StringIO(tables.as_csv(tables.compare(table, runs)))))
+    rows = list(csv.DictReader(io.StringIO(render.as_csv(cells.compare(table, runs)))))
     paper = next(row for row in rows if (row["task"], row["published"]) == ("easy", "paper"))
     assert (paper["arm"], paper["statistic"], paper["scale"], paper["overlap"]) == ("base", "last", "score", "yes")
     numbers = {
@@ -350,11 +340,11 @@ def test_csv_has_a_line_for_each_value_and_scale(half_run):
 
 def test_markdown_and_latex_of_the_same(half_run):
     table, runs = half_run
-    document = tables.document(tables.compare(table, runs))
-    markdown = tables.as_markdown(document)
+    document = render.document(cells.compare(table, runs))
+    markdown = render.as_markdown(document)
     assert "| hard<sup>c</sup> | 50.0 (1 of 3) | 60.0<sup>a</sup> / 70.5<sup>b</sup> | - | - |" in markdown
     assert r"| task | ours, last (ours) | Paper [V] | Other\_best [T] | Alone [V] |" in markdown
-    latex = tables.as_latex(document)
+    latex = render.as_latex(document)
     assert (
         r"hard\textsuperscript{c} & 50.0 (1 of 3) & 60.0\textsuperscript{a} / 70.5\textsuperscript{b} & - & - \\"
         in latex
@@ -402,13 +392,13 @@ def test_what_runs_have_otherwise_than_the_table_is_said_first(half_run):
     }
     wanted["kind"] = "base"
     planned = {("easy", "base"): wanted, ("hard", "base"): {**wanted, "n_steps": 60, "dataset.path": "medium.hdf5"}}
-    comparison = tables.compare(table, runs, planned=planned)
+    comparison = cells.compare(table, runs, planned=planned)
     assert comparison.departures == (
         "algorithm.w: 1 -> (absent) (all 5 runs)",
         "n_steps: 1000 -> 60 (3 of 5 runs)",
         "dataset.path: medium.hdf5 -> hard.hdf5 (2 of 5 runs)",
     )
-    assert tables.document(comparison).warnings[0].startswith("Ours are not the table's settings: algorithm.w: 1 ->")
+    assert render.document(comparison).warnings[0].startswith("Ours are not the table's settings: algorithm.w: 1 ->")
 
 
 @pytest.mark.parametrize(("steps", "own", "is_said"), [(60, 60, False), (60, 30, True), (1000, 1000, True)])
@@ -423,7 +413,7 @@ def test_cloning_for_as_long_as_one_trains_follows_from_how_long(half_run, steps
     wanted = {**runs[0].config, "n_steps": 1000, "algorithm.bc_steps": 1000}
     if steps == own == 1000:
         wanted |= {"algorithm.bc_steps": 500}
-    said = tables.compare(table, runs, planned={("easy", "base"): wanted}).departures
+    said = cells.compare(table, runs, planned={("easy", "base"): wanted}).departures
     assert any(line.startswith("algorithm.bc_steps") for line in said) == is_said
 
 
@@ -436,9 +426,9 @@ def test_the_data_themselves_have_no_seeds_and_no_interval(tmp_path, half_run):
         "published": {"behaviour": behaviour},
         "tasks": {name: {"published": {"behaviour": [15.0, 4.0]}} for name in ("easy", "hard")},
     }
-    text = tables.as_text(tables.document(tables.compare(load(str(write(tmp_path, plain))), runs)), 300)
+    text = render.as_text(render.document(cells.compare(load(str(write(tmp_path, plain))), runs)), 300)
     half = T_2 * 10.0 / math.sqrt(3.0)
-    header, easy, hard, average = cells(
+    header, easy, hard, average = rows_below(
         text, "ours (ours) beside behaviour [own] (ours: last; behaviour: the data themselves)"
     )
     assert header == ["task", "ours", "95 % interval", "behaviour", "difference", "seeds done"]
@@ -458,16 +448,16 @@ def test_runs_of_other_arms_variations_and_tables(tmp_path, half_run):
     write_run(other, "unknown", 0, [9.0])
     write_run(other, "hard", 0, [2.0], status="interrupted", step=10)
     more = read_results([other])
-    comparison = tables.compare(table, [*runs, *more.runs, *more.repeated])
+    comparison = cells.compare(table, [*runs, *more.runs, *more.repeated])
     labels = [comparison.label(arm) for arm in comparison.arms]
     assert labels == ["ours", "ours (alpha_cql=5)", "bc"]
-    assert comparison.cells["easy", tables.Arm("bc")].seeds == "1 of 3"
+    assert comparison.cells["easy", cells.Arm("bc")].seeds == "1 of 3"
     # The finished one stands in for the other; the column of every arm is compared with all three.
-    assert comparison.cells["hard", tables.Arm("base")].outcomes("last", "score", None).tolist() == [50.0]
+    assert comparison.cells["hard", cells.Arm("base")].outcomes("last", "score", None).tolist() == [50.0]
     left = sorted(line.partition(": ")[2] for line in comparison.strangers)
     assert left[0].endswith("stands in its place")
     assert left[1] == "its name has no task and arm of this table"
-    titles = [section.title for section in tables.document(comparison).sections]
+    titles = [section.title for section in render.document(comparison).sections]
     assert sum("beside Other_best" in title for title in titles) == 3
     assert sum("beside Paper" in title for title in titles) == 2
 
@@ -477,10 +467,10 @@ def test_runs_that_wait_are_counted_and_damaged_ones_are_named(tmp_path, half_ru
     broken = tmp_path / "arm-base__task-hard__seed-2"
     broken.mkdir()
     waiting = tmp_path / "arm-base__task-easy__seed-9"
-    comparison = tables.compare(table, runs, unread=[(waiting, "has not begun"), (broken, "config.yaml is damaged")])
+    comparison = cells.compare(table, runs, unread=[(waiting, "has not begun"), (broken, "config.yaml is damaged")])
     assert comparison.unfinished == {"waiting": 1}
     assert comparison.strangers == (f"{broken.name}: config.yaml is damaged",)
-    warnings = tables.document(comparison).warnings
+    warnings = render.document(comparison).warnings
     assert "Not finished, and in no mean: 1 waiting." in warnings
     assert warnings[-1] == f"Left aside: {broken.name}: config.yaml is damaged"
 
@@ -490,13 +480,13 @@ def test_other_seeds_than_the_tables_are_planned_instead_of_them(tmp_path):
     for seed in (100, 101):
         write_run(tmp_path / "s", "easy", seed, [1.0])
     waiting = [(tmp_path / f"arm-base__task-easy__seed-{seed}", "has not begun") for seed in (102, 103)]
-    arm = tables.Arm("base")
+    arm = cells.Arm("base")
     assert (
-        tables.compare(table, read_results([tmp_path / "s"]).runs, unread=waiting).cells["easy", arm].seeds == "2 of 4"
+        cells.compare(table, read_results([tmp_path / "s"]).runs, unread=waiting).cells["easy", arm].seeds == "2 of 4"
     )
     write_run(tmp_path / "s", "hard", 0, [1.0])
     # One of the table's own, and the table's are planned too.
-    assert tables.compare(table, read_results([tmp_path / "s"]).runs).cells["easy", arm].seeds == "2 of 5"
+    assert cells.compare(table, read_results([tmp_path / "s"]).runs).cells["easy", arm].seeds == "2 of 5"
 
 
 def test_a_sweep_that_is_none_of_the_table_is_refused(tmp_path, monkeypatch, capsys):
@@ -533,19 +523,19 @@ def test_returns_are_shown_with_each_named_normalisation_and_never_averaged(tmp_
     for seed in range(3):
         write_run(sweep, "easy", seed, [10.0])  # a return of 100
     table, runs = load(str(write(tmp_path, plain))), read_results([sweep]).runs
-    comparison = tables.compare(table, runs)
-    text = tables.as_text(tables.document(comparison))
-    assert [row[:3] for row in cells(text, "Returns")[1:]] == [
+    comparison = cells.compare(table, runs)
+    text = render.as_text(render.document(comparison))
+    assert [row[:3] for row in rows_below(text, "Returns")[1:]] == [
         ["easy", "100.0 +- 0.0", "25.0 +- 3.0"],
         ["hard[c]", "-", "60.0[a] / 70.5[b]"],
     ]
-    _, easy, hard, *averages = cells(text, "Scores, normalised by D4RL")
+    _, easy, hard, *averages = rows_below(text, "Scores, normalised by D4RL")
     assert easy[:3] == ["easy", "50.0 +- 0.0", "12.5 +- 1.5"]
     assert hard[1:3] == ["-", "-"]
     assert averages[-1][1:3] == ["-", "-"]
-    assert cells(text, "Scores, normalised by v5 expert")[1][1:3] == ["50.0 +- 0.0", "31.2 +- 0.8"]
-    assert not any(row[0].startswith("average") for row in cells(text, "Ours: ours, last"))
-    rows = list(csv.DictReader(io.StringIO(tables.as_csv(comparison))))
+    assert rows_below(text, "Scores, normalised by v5 expert")[1][1:3] == ["50.0 +- 0.0", "31.2 +- 0.8"]
+    assert not any(row[0].startswith("average") for row in rows_below(text, "Ours: ours, last"))
+    rows = list(csv.DictReader(io.StringIO(render.as_csv(comparison))))
     assert {row["scale"] for row in rows if row["task"] == "easy"} == {"return", "D4RL", "v5 expert"}
     paper = next(row for row in rows if (row["scale"], row["published"]) == ("D4RL", "paper"))
     assert (paper["mean"], paper["published_mean"], paper["published_spread"]) == ("50", "12.5", "1.5")
@@ -667,10 +657,10 @@ def test_a_table_is_trained_taken_up_again_and_shown(tmp_path, monkeypatch, caps
     assert "! Ours are not the table's settings: n_steps: 20 -> 30 (all 2 runs)" in out
     # The environment has no reference, so there is no score.
     assert "! Runs that finished without a score" in out
-    rows = cells(out, "Ours: CQL, last")
+    rows = rows_below(out, "Ours: CQL, last")
     assert rows[1] == ["first", "-", "-", "1 of 2 seeds", "30 of 60"]
     assert not any(row[0] == "absent" for row in rows), "where nothing has begun, a hole in the first table is enough"
-    assert ["absent", "-"] in [row[:2] for row in cells(out, "Scores")]
+    assert ["absent", "-"] in [row[:2] for row in rows_below(out, "Scores")]
     assert {path.name for path in (tmp_path / "written").iterdir()} == {"table.md", "table.tex", "table.csv"}
     # By the sweep's name too.
     assert call("show", path, "table_tiny", monkeypatch=monkeypatch, capsys=capsys)[1] == out
@@ -678,8 +668,8 @@ def test_a_table_is_trained_taken_up_again_and_shown(tmp_path, monkeypatch, caps
 
 def test_hydra_is_told_the_same_base_whichever_tasks_are_trained(tmp_path):
     table = load(str(write(tmp_path, PLAIN)))
-    both = tables.hydra_options(table, table.tasks, tmp_path)
-    one = tables.hydra_options(table, table.tasks[1:], tmp_path)
+    both = grid.hydra_options(table, table.tasks, tmp_path)
+    one = grid.hydra_options(table, ["hard"], tmp_path)
     name = ("experiment", "table_mine")
     assert one[name]["hydra"]["sweeper"]["params"] == {"task": "hard", "arm": "base", "seed": "0,1,2"}
     assert both[name].pop("hydra") != one[name].pop("hydra")

@@ -1,0 +1,1 @@
+"""A paper's table: what its file says, the sweep that trains it, and its runs beside the published numbers."""
