@@ -35,45 +35,44 @@ def arguments() -> argparse.Namespace:
         help="evaluations that figures and comparisons show; last-five is last five",
     )
     parser.add_argument(
-        "--films", choices=("embed", "link", "none"), default="embed",
-        help="rollouts inside the page (default), linked in their folders, or none",
+        "--videos", "--films", choices=("embed", "link", "none"), default="embed",
+        help="rollout videos in the page (default), linked in their folders, or left out",
     )  # fmt: skip
     parser.add_argument("--wandb", action="store_true", help="log tables and figures to a W&B run named report")
     parser.add_argument("--project", help="W&B project (default: that of the runs)")
     parser.add_argument("--entity", help="W&B user or team")
     chosen = parser.parse_args()
     if chosen.out is not None and chosen.out.is_file():
-        parser.error(f"--out {chosen.out}: is a file; give a folder, which is made where it is not there")
+        parser.error(f"--out {chosen.out}: is a file; give a folder, which is created if it does not exist")
     return chosen
 
 
 def main() -> int:
     """Read, draw and write; errors of the user's go to stderr with exit code 2."""
     chosen = arguments()
-    from cql.results import comparison, dashboard
-    from cql.results import runs as results
+    from cql.results import dashboard, groups, report
 
     try:
         folders = [_folder(text) for text in chosen.folders]
-        found = results.read_results(folders)
+        found = groups.read_results(folders)
         labels = _table_labels(folders, found.arms) | _labels(chosen.label)
         if chosen.base is not None:  # an arm may be called by its old name or by its new one
             chosen.base = labels.get(chosen.base, chosen.base)
-        found = results.renamed(found, labels)
+        found = groups.renamed(found, labels)
         where = "", None
-        if chosen.wandb:  # found out before anything is written
+        if chosen.wandb:  # before anything is written
             configs = [run.config for run in found.runs]
             where = dashboard.place(configs, project=chosen.project, entity=chosen.entity)
         out = chosen.out or folders[0] / "report"
         title = chosen.title or ", ".join(folder.resolve().name for folder in folders)
-        report = comparison.write_report(
+        written = report.write_report(
             found,
             out,
             title=title,
             command=shlex.join(["python", "scripts/report.py", *sys.argv[1:]]),
             statistic=chosen.statistic,
             base=chosen.base,
-            films=chosen.films,
+            videos=chosen.videos,
         )
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
@@ -87,14 +86,14 @@ def main() -> int:
     if found.repeated:
         n_repeated = _count(len(found.repeated), "run")
         print(f"left out: {n_repeated} with the config and the seed of another, which are listed in the page")
-    print(f"written: {report.page} ({report.page.stat().st_size / 1e6:.1f} MB), tables and figures beside it")
+    print(f"written: {written.page} ({written.page.stat().st_size / 1e6:.1f} MB), tables and figures beside it")
     if chosen.wandb:
         project, entity = where
         line = dashboard.log_report(
             out,
-            files=list(report.files),
-            table=list(report.rows),
-            figures=list(report.figures),
+            files=list(written.files),
+            table=list(written.rows),
+            figures=list(written.figures),
             project=project,
             entity=entity,
             sweep=folders[0].resolve().name,
@@ -117,13 +116,13 @@ def _labels(texts: list[str]) -> dict[str, str]:
 def _table_labels(folders: list[Path], arms: Sequence[str]) -> dict[str, str]:
     """The names that a table gives its arms, where the folder is its sweep's: by its name, or by what started it."""
     from cql import config
-    from cql.results import runs as results
+    from cql.results import runs
     from cql.results.tables import spec
 
     if len(folders) > 1:
         return {}
     own = folders[0].resolve().name.removeprefix("table_")
-    tried = [f"table_{own}", *(text.removeprefix("+experiment=") for text in results.overrides_of(folders[0]))]
+    tried = [f"table_{own}", *(text.removeprefix("+experiment=") for text in runs.overrides_of(folders[0]))]
     for name in spec.known_tables(config.CONFIG_DIR / "table"):
         if f"table_{name}" in tried:
             known = spec.load_table(name, config.CONFIG_DIR / "table").arms

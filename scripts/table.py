@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from cql import config, files
+from cql.results import groups
 from cql.results import runs as results
 from cql.results.tables import cells, grid, render, spec
 from cql.sweep import status as sweeps
@@ -106,7 +107,7 @@ def show(table: spec.Table, folders: list[str], statistic: results.Statistic, ou
     found = [sweeps.find_sweep(folder) for folder in folders] or ([own] if own.is_dir() else [])
     read = None
     try:
-        read = results.read_results(found) if found else None
+        read = groups.read_results(found) if found else None
     except results.ResultsError as error:
         # A sweep that has only just begun; the table is shown without it.
         print(error, file=sys.stderr)

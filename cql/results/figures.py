@@ -1,39 +1,35 @@
-"""The figures of a report: how arms compare over tasks and seeds, drawn from :class:`cql.results.runs.Results`.
+"""The figures of a report and of a sweep, drawn from :class:`cql.results.groups.Results`.
 
-Every function returns a figure, or None where there is nothing to draw. Colours are few and fixed, so that a page may
-replace them by its own in light and in dark: see :func:`svg`.
+Every function returns a figure, or None if there is nothing to draw. Colours are few and fixed, so that a page can
+replace them by its own in light and in dark: see :mod:`cql.results.pages`.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.files import replacing, write_text
 from cql.results import statistics
-from cql.results.runs import Curve, Group, Results, Run, Statistic
+from cql.results.comparison import Comparison
+from cql.results.groups import Group, Results
+from cql.results.runs import Curve, Run
 from cql.results.statistics import Estimate
-from cql.training.curves import GRID, INK, PALE, SERIES, short
+from cql.training.curves import GRID, INK, PALE, PAPER, SERIES, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PAPER = "#ffffff"
-COLOURS = {INK: "--ink", PALE: "--pale", GRID: "--grid", PAPER: "--paper"} | {
-    colour: f"--c{index}" for index, colour in enumerate(SERIES)
-}
-"""The colours of the figures, and the CSS properties that take their place in a page."""
-
 DIAGNOSTICS = {
-    "q_data": "Q of the data's actions",
-    "q_policy": "Q of the policy's actions",
+    "q_data": "Q of dataset actions",
+    "q_policy": "Q of policy actions",
     "q_uniform": "Q of uniform actions",
     "cql_gap": "Conservative gap",
     "alpha_cql": "Conservative multiplier",
@@ -42,86 +38,78 @@ DIAGNOSTICS = {
 MOST_BANDS = 6
 """Arms; the bands of more would cover each other, and are left out."""
 
-_LINE_STYLES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # more arms share colours
+LINES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+"""Line styles. Arms beyond the colours share these."""
+_DASHED = (0, (4, 3))
+_COLUMNS = 3
 _MOST_POINTS = 150  # of a curve
-_EXPLODED = 25.0
+_FAR_APART = 25.0  # curves whose sizes differ by more get a logarithmic axis
 
 
-def colour_of(results: Results, arm: str) -> str:
-    """The colour of an arm in every figure."""
-    return SERIES[results.arms.index(arm) % len(SERIES)]
+class Style(NamedTuple):
+    """How an arm's lines are drawn."""
+
+    colour: Any
+    line: Any = "-"
+    width: float = 2.0
 
 
-def _line_style(results: Results, arm: str) -> Any:
-    return _LINE_STYLES[results.arms.index(arm) // len(SERIES) % len(_LINE_STYLES)]
+def styles_of(arms: Sequence[str]) -> dict[str, Style]:
+    """The style of each arm, the same in every figure of a report. Lines get thinner, so that none hides another."""
+    return {
+        arm: Style(
+            SERIES[index % len(SERIES)],
+            LINES[index // len(SERIES) % len(LINES)],
+            3.2 - 1.8 * index / max(len(arms) - 1, 1),
+        )
+        for index, arm in enumerate(arms)
+    }
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an SVG element whose texts are texts and whose bytes depend on the figure alone."""
+    """A figure as an SVG element that holds text as text. Its bytes depend on the figure alone."""
     from matplotlib import rc_context
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "cql", "font.family": "sans-serif"}):
         buffer = io.StringIO()
-        # Ticks are chosen for the room that the layout leaves, and it leaves room for the ticks of the time before.
+        # The layout depends on the ticks, and the ticks on the layout: the second drawing is stable.
         figure.draw_without_rendering()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def themed(element: str, label: str) -> str:
-    """An SVG element for a page: colours by its CSS properties, its own width at most, and read out as `label`."""
-    for colour, name in COLOURS.items():
-        element = element.replace(colour, f"var({name})")
-    used = set(re.findall(r"(?:#|url\(#)([\w.-]+)", element))
-    # Several figures in one page would have the same ids.
-    element = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", element)
-    element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
-    # A link within the page opens no other one.
-    element = re.sub(r'(<a xlink:href="#[^"]*") target="_blank"', r"\1", element)
-    width = re.search(r'width="([\d.]+)pt"', element)
-    element = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", element, count=1)
-    style = ""
-    if width:
-        pixels = float(width[1]) * 4 / 3
-        # On a narrow screen it shrinks by as much as its texts can be read, and then scrolls.
-        style = f'style="max-width:{pixels:.0f}px;min-width:{0.6 * pixels:.0f}px" '
-    opening = f'<svg {style}role="img" aria-label="{label}"'
-    return re.sub(r'<svg([^>]*?) width="[\d.]+pt"', lambda found: opening + found[1], element, count=1)
-
-
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as ``NAME.svg`` and ``NAME.png``, each whole or not at all."""
-    paths = []
-    for suffix in ("svg", "png"):
-        path = folder / f"{name}.{suffix}"
-        partial = path.with_name(f".{path.name}")
-        if suffix == "svg":
-            partial.write_text(svg(figure), encoding="utf-8")
-        else:
-            figure.savefig(partial, format="png", dpi=130, facecolor="white")
-        partial.replace(path)
-        paths.append(path)
-    return paths
+    """Write a figure as ``NAME.svg`` and ``NAME.png``, atomically."""
+    vector, picture = folder / f"{name}.svg", folder / f"{name}.png"
+    write_text(vector, svg(figure))
+    with replacing(picture) as aside:
+        figure.savefig(aside, format="png", dpi=130, facecolor="white")
+    return [vector, picture]
 
 
-def add_legend(figure: Figure, results: Results, arms: Sequence[str]) -> None:
-    """Put above a figure of lines what its colours mean, for where it stands alone."""
+def add_legend(figure: Figure, arms: Sequence[str], styles: dict[str, Style]) -> None:
+    """Add a legend of arms above a figure of lines, for use outside a page.
+
+    Args:
+        figure: made taller by what the legend needs.
+        arms: those that are drawn.
+        styles: of all arms of the results.
+    """
+    labels = _labels(arms, list(styles), 60)
+    columns = max(1, min(len(arms), int(13 * figure.get_figwidth()) // (max(map(len, labels)) + 6)))
+    figure.set_figheight(figure.get_figheight() + 0.12 + 0.2 * -(-len(arms) // columns))
+    _legend(figure, [(label, styles[arm]) for arm, label in zip(arms, labels, strict=True)], columns)
+
+
+def _legend(figure: Figure, entries: Sequence[tuple[str, Style]], columns: int) -> None:
     from matplotlib.lines import Line2D
 
-    labels = _tick_labels(results, arms, 60)
-    columns = max(1, min(len(arms), int(13 * figure.get_figwidth()) // (max(map(len, labels)) + 6)))
-    handles = [
-        Line2D([], [], color=colour_of(results, arm), linestyle=_line_style(results, arm), linewidth=2.4, label=label)
-        for arm, label in zip(arms, labels, strict=True)
-    ]
-    figure.set_figheight(figure.get_figheight() + 0.12 + 0.2 * -(-len(arms) // columns))
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9, labelcolor=INK
-    )  # fmt: skip
+    handles = [Line2D([], [], color=s.colour, linestyle=s.line, linewidth=2.4, label=label) for label, s in entries]
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
 
 
 # Panels ---------------------------------------------------------------------------------------------------------------
@@ -155,14 +143,37 @@ def page_panels(n: int, *, width: float, height: float, columns: int) -> tuple[F
     return figure, panels
 
 
-def _panels(n: int, *, width: float = 3.7, height: float = 2.7, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    """Those of a report, with few ticks across; one by itself is wide."""
+def _panels(
+    titles: Sequence[str], *, width: float = 3.7, height: float = 2.7, columns: int = _COLUMNS, length: int = 38
+) -> tuple[Figure, list[Axes]]:
+    """Panels with titles and few ticks across; a single one is wide."""
     from matplotlib.ticker import MaxNLocator
 
+    n = len(titles)
     figure, panels = page_panels(n, width=max(width, 6.4) if n == 1 else width, height=height, columns=min(columns, n))
-    for axes in panels:
+    for axes, title in zip(panels, clipped(titles, length if n > 1 else 2 * length), strict=True):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        _title(axes, title)
     return figure, panels
+
+
+def _bottom(panels: Sequence[Axes]) -> Sequence[Axes]:
+    return panels[-min(_COLUMNS, len(panels)) :]
+
+
+def _words(text: str) -> str:
+    """A user's text. Matplotlib would read what stands between two dollars as a formula."""
+    return text.replace("$", r"\$")
+
+
+def _title(axes: Axes, text: str, right: str = "") -> None:
+    axes.set_title(_words(text), loc="left", fontsize=10, fontweight="bold", color=INK)
+    axes.set_title(right, loc="right", fontsize=8.5, color=PALE)
+
+
+def _name(axes: Axes, x: str = "", y: str = "") -> None:
+    axes.set_xlabel(x, fontsize=9, color=PALE)
+    axes.set_ylabel(y, fontsize=9, color=PALE)
 
 
 def _step_axis(axes: Axes) -> None:
@@ -174,11 +185,11 @@ def _step_axis(axes: Axes) -> None:
 
 
 def _wide_axis(axes: Axes, threshold: float) -> None:
-    """A logarithmic axis for what has been drawn, in both directions where some of it is not positive.
+    """Make the vertical axis logarithmic, in both directions if some of what is drawn is not positive.
 
     Args:
         axes: with lines.
-        threshold: below it in size an axis in both directions is linear.
+        threshold: an axis in both directions is linear up to this size.
     """
     from matplotlib.ticker import FuncFormatter, NullLocator
 
@@ -193,13 +204,13 @@ def _wide_axis(axes: Axes, threshold: float) -> None:
         ticks = [0.0, *_decades(threshold, high, most=most), *(-x for x in _decades(threshold, -low, most=most))]
         ticks = [tick for tick in ticks if low <= tick <= high]
     axes.set_yticks(ticks)
-    axes.set_ylim(low, high)  # which ticks would widen
+    axes.set_ylim(low, high)  # set_yticks widens it
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
 def _decades(low: float, high: float, *, most: int) -> list[float]:
-    """Round numbers between two positive ones, at about equal distances on a logarithmic axis, `most` at most."""
+    """Round numbers between two positive ones, about equally spaced on a logarithmic axis, `most` at most."""
     first, last = (math.floor(math.log10(max(end, 1e-300))) for end in (low, high))
     choices = [[m * 10.0**e for e in range(first, last + 1) for m in own] for own in ((1, 2, 5), (1, 3))]
     choices += [[10.0**e for e in range(last, first - 1, -every)][::-1] for every in range(1, last - first + 2)]
@@ -210,209 +221,10 @@ def _decades(low: float, high: float, *, most: int) -> list[float]:
     return []
 
 
-def _words(text: str) -> str:
-    """A user's text, in which matplotlib would take what stands between two dollars for a formula."""
-    return text.replace("$", r"\$")
-
-
-def _titles(tasks: Sequence[str], length: int = 38) -> dict[str, str]:
-    """Of panels for tasks, so short that they do not run into each other; one panel by itself is wide."""
-    return dict(zip(tasks, clipped(tasks, length if len(tasks) > 1 else 2 * length), strict=True))
-
-
-def _small_title(axes: Axes, text: str, right: str = "") -> None:
-    axes.set_title(_words(text), loc="left", fontsize=10, fontweight="bold", color=INK)
-    if right:
-        axes.set_title(right, loc="right", fontsize=8.5, color=PALE)
-
-
-def _say(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=PALE)
-
-
-def _unit(results: Results) -> str:
-    return "score" if results.scored else "return"
-
-
-# Learning curves ------------------------------------------------------------------------------------------------------
-
-
-def over_seeds(curves: Sequence[Curve]) -> tuple[NDArray[np.float64], list[Estimate]]:
-    """At each step that every curve has, the mean over them with Student's interval.
-
-    Where some lack a step there is no mean: over other runs than before it would jump.
-    """
-    at: dict[float, list[float]] = {}
-    for curve in curves:
-        for step, value in zip(curve.steps.tolist(), curve.values.tolist(), strict=True):
-            at.setdefault(step, []).append(value)
-    steps = sorted(step for step, values in at.items() if len(values) == len(curves))
-    if len(steps) > _MOST_POINTS:
-        steps = [steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).round().astype(int))]
-    return np.array(steps), [statistics.mean_estimate(at[step]) for step in steps]
-
-
-def learning_curves(results: Results) -> Figure | None:
-    """Evaluations over gradient steps, one panel a task, one line an arm: mean over seeds, band of 95 %."""
-    tasks = [task for task in results.tasks if any(len(run.evaluations.steps) for run in _runs(results, task))]
-    if not tasks:
-        return None
-    figure, panels = _panels(len(tasks))
-    for axes, (task, title) in zip(panels, _titles(tasks).items(), strict=True):
-        _small_title(axes, title)
-        for arm in results.arms:
-            group = results.group(task, arm)
-            if group is not None:
-                _draw_group(axes, results, group, lambda run: run.judged(results.scored))
-        _step_axis(axes)
-        if axes in panels[::3]:
-            axes.set_ylabel(_unit(results), fontsize=9, color=PALE)
-    for axes in panels[-min(3, len(panels)) :]:
-        axes.set_xlabel("gradient steps", fontsize=9, color=PALE)
-    return figure
-
-
-def _draw_group(axes: Axes, results: Results, group: Group, curve_of: Callable[[Run], Curve]) -> float:
-    """A line and its band, and thin lines of runs where there is no mean over all; the largest absolute value drawn.
-
-    The mean is over the runs that have not failed, as far as all of them have come.
-    """
-    curves = [(run, _finite(curve_of(run))) for run in group.runs]
-    curves = [(run, curve) for run, curve in curves if len(curve.steps)]
-    if not curves:
-        return 0.0
-    steps, estimates = over_seeds([curve for run, curve in curves if run.status != "failed"])
-    colour, index = colour_of(results, group.arm), results.arms.index(group.arm)
-    sizes = []
-    if len(steps):
-        means = np.array([estimate.value for estimate in estimates])
-        lows, highs = (np.array([getattr(e, bound) for e in estimates]) for bound in ("low", "high"))
-        if np.isfinite(lows).all() and len(results.arms) <= MOST_BANDS:
-            axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0, zorder=2)
-        style = _line_style(results, group.arm)
-        marker = "o" if len(steps) <= 15 else ""
-        # Ever thinner: a line on which another one lies shows as its edge.
-        width = 3.2 - 1.8 * index / max(len(results.arms) - 1, 1)
-        axes.plot(steps, means, color=colour, linewidth=width, linestyle=style, marker=marker, markersize=2.8, zorder=3)
-        sizes.append(np.abs(means).max())
-    for run, curve in curves:
-        alone = curve.steps >= (steps[-1] if len(steps) and run.status != "failed" else -np.inf)
-        if run.status == "failed" or alone.sum() > 1 or not len(steps):
-            marker = "o" if alone.sum() == 1 else ""
-            axes.plot(curve.steps[alone], curve.values[alone], color=colour, linewidth=0.9, alpha=0.8, marker=marker,
-                      markersize=2.8, zorder=2.8)  # fmt: skip
-            sizes.append(np.abs(curve.values[alone]).max())
-        if run.status == "failed":
-            end = [max(run.step, curve.steps[-1])], [curve.values[-1]]
-            axes.plot(*end, "X", color=colour, markersize=8, markeredgecolor=PAPER, zorder=5)
-    return float(max(sizes, default=0.0))
-
-
-def _finite(curve: Curve) -> Curve:
-    known = np.isfinite(curve.values)
-    return Curve(curve.steps[known], curve.values[known])
-
-
-def _runs(results: Results, task: str) -> list[Run]:
-    return [run for group in results.groups if group.task == task for run in group.runs]
-
-
-# Outcomes -------------------------------------------------------------------------------------------------------------
-
-
-def outcomes(results: Results, statistic: Statistic, base: str | None = None) -> Figure | None:
-    """Bars of each arm's outcome, one panel a task: mean over seeds, its 95 % interval, and every seed.
-
-    Args:
-        results: of the runs.
-        statistic: which evaluations.
-        base: the arm whose mean is drawn through each panel.
-    """
-    tasks = _judged(results, statistic)
-    if not tasks:
-        return None
-    n = len(results.arms)
-    figure, panels = _panels(len(tasks), height=0.75 + 0.26 * max(n, 3))
-    longest = max(map(len, results.arms))
-    for index, (axes, (task, title)) in enumerate(zip(panels, _titles(tasks).items(), strict=True)):
-        _small_title(axes, title)
-        for y, arm in enumerate(results.arms):
-            values = _outcomes(results, task, arm, statistic)
-            if not len(values):
-                axes.text(0.01, y, "no run finished", transform=axes.get_yaxis_transform(), fontsize=7.5, va="center",
-                          color=PALE, zorder=5, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0})  # fmt: skip
-                continue
-            colour, estimate = colour_of(results, arm), statistics.mean_estimate(values)
-            axes.barh(y, estimate.value, height=0.66, color=colour, alpha=0.35, linewidth=0, zorder=2)
-            _interval(axes, estimate, y, colour)
-            spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(1)
-            axes.plot(values, y + spread, "o", color=colour, markersize=3.2, zorder=4, markeredgewidth=0)
-        if base is not None and len(_outcomes(results, task, base, statistic)):
-            axes.axvline(float(_outcomes(results, task, base, statistic).mean()), color=INK, linewidth=1.0,
-                         linestyle=(0, (4, 3)), zorder=1.5)  # fmt: skip
-        shown = index % 3 == 0 or longest <= 10
-        axes.set_yticks(range(n), _tick_labels(results, results.arms) if shown else [""] * n)
-        axes.set_ylim(n - 0.4, -0.6)
-        axes.grid(False, axis="y")
-        axes.axvline(0.0, color=PALE, linewidth=0.8, zorder=1.4)
-    for axes in panels[-min(3, len(panels)) :]:
-        axes.set_xlabel(f"{_unit(results)}, {statistic}", fontsize=9, color=PALE)
-    return figure
-
-
-def differences(results: Results, statistic: Statistic, base: str) -> Figure | None:
-    """Each arm minus the base arm, one panel a task, with Welch's 95 % interval."""
-    arms = [arm for arm in results.arms if arm != base]
-    tasks = [
-        task
-        for task in results.tasks
-        if len(_outcomes(results, task, base, statistic))
-        and any(len(_outcomes(results, task, a, statistic)) for a in arms)
-    ]
-    if not (arms and tasks):
-        return None
-    figure, panels = _panels(len(tasks), height=0.75 + 0.26 * max(len(arms), 3))
-    longest = max(map(len, arms))
-    for index, (axes, (task, title)) in enumerate(zip(panels, _titles(tasks).items(), strict=True)):
-        _small_title(axes, title)
-        for y, arm in enumerate(arms):
-            values = _outcomes(results, task, arm, statistic)
-            if not len(values):
-                continue
-            estimate = statistics.difference_estimate(values, _outcomes(results, task, base, statistic))
-            colour = colour_of(results, arm)
-            axes.barh(y, estimate.value, height=0.6, color=colour, alpha=0.35, linewidth=0, zorder=2)
-            _interval(axes, estimate, y, colour)
-        axes.axvline(0.0, color=INK, linewidth=1.0, zorder=2.5)
-        shown = index % 3 == 0 or longest <= 10
-        axes.set_yticks(range(len(arms)), _tick_labels(results, arms) if shown else [""] * len(arms))
-        axes.set_ylim(len(arms) - 0.4, -0.6)
-        axes.grid(False, axis="y")
-    for axes in panels[-min(3, len(panels)) :]:
-        axes.set_xlabel(f"{_unit(results)} minus the base arm's", fontsize=9, color=PALE)
-    return figure
-
-
-def _interval(axes: Axes, estimate: Estimate, y: float, colour: str) -> None:
-    if estimate.has_interval:
-        axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=2.0, solid_capstyle="butt", zorder=3)
-    axes.plot(estimate.value, y, "|", color=colour, markersize=11, markeredgewidth=2.2, zorder=3)
-
-
-def _outcomes(results: Results, task: str, arm: str, statistic: Statistic) -> NDArray[np.float64]:
-    group = results.group(task, arm)
-    return np.array([]) if group is None else group.outcomes(statistic, scored=results.scored)
-
-
-def _judged(results: Results, statistic: Statistic) -> list[str]:
-    """The tasks on which any arm has an outcome."""
-    return [task for task in results.tasks if any(len(_outcomes(results, task, a, statistic)) for a in results.arms)]
-
-
 def clipped(labels: Sequence[str], length: int = 34) -> list[str]:
-    """Labels of at most so many letters that are as different as before: without their ends, beginnings or middles.
+    """Labels of at most `length` letters that stay different: cut at the end, at the start or in the middle.
 
-    Where none of that tells them apart, the long ones are numbered.
+    If none of these keeps them different, the long ones are numbered.
     """
     half = (length - 1) // 2
     ways: tuple[Callable[[str], str], ...] = (
@@ -430,236 +242,357 @@ def clipped(labels: Sequence[str], length: int = 34) -> list[str]:
     ]
 
 
-def _tick_labels(results: Results, arms: Sequence[str], length: int = 34) -> list[str]:
-    """Of some arms; an arm has the same one in every figure."""
-    short_ones = dict(zip(results.arms, clipped(results.arms, length), strict=True))
+def _labels(arms: Sequence[str], all_arms: Sequence[str], length: int = 34) -> list[str]:
+    """Labels of some arms; an arm has the same one in every figure."""
+    short_ones = dict(zip(all_arms, clipped(all_arms, length), strict=True))
     return [_words(short_ones[arm]) for arm in arms]
+
+
+# Curves ---------------------------------------------------------------------------------------------------------------
+
+
+def over_seeds(curves: Sequence[Curve]) -> tuple[NDArray[np.float64], list[Estimate]]:
+    """The mean over curves with Student's interval, at each step that all of them have.
+
+    At other steps there is none: a mean over other runs than before would jump.
+    """
+    at: dict[float, list[float]] = {}
+    for curve in curves:
+        for step, value in zip(curve.steps.tolist(), curve.values.tolist(), strict=True):
+            at.setdefault(step, []).append(value)
+    steps = sorted(step for step, values in at.items() if len(values) == len(curves))
+    if len(steps) > _MOST_POINTS:
+        steps = [steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).round().astype(int))]
+    return np.array(steps), [statistics.mean_estimate(at[step]) for step in steps]
+
+
+def _draw_curves(
+    axes: Axes,
+    groups: Sequence[Group],
+    styles: dict[str, Style],
+    curve_of: Callable[[Run], Curve],
+    *,
+    may_be_wide: bool = True,
+) -> None:
+    """A line with its band for each group; a logarithmic axis if they lie far apart and the panel may have one."""
+    sizes = sorted(_draw_group(axes, group, styles[group.arm], curve_of, len(styles) <= MOST_BANDS) for group in groups)
+    sizes = [size for size in sizes if size > 0.0]
+    if may_be_wide and len(sizes) > 1 and sizes[-1] > _FAR_APART * max(sizes[0], 1e-12):
+        _wide_axis(axes, float(f"{max(sizes[0], sizes[-1] / 1e6):.1g}"))
+    _step_axis(axes)
+
+
+def _draw_group(axes: Axes, group: Group, style: Style, curve_of: Callable[[Run], Curve], has_band: bool) -> float:
+    """The mean of a group's runs, and single runs as thin lines where they have no mean; the largest size drawn.
+
+    The mean is over the runs that have not failed, up to the last step that all of them have.
+    """
+    curves = [(run, _finite(curve_of(run))) for run in group.runs]
+    curves = [(run, curve) for run, curve in curves if len(curve.steps)]
+    if not curves:
+        return 0.0
+    steps, estimates = over_seeds([curve for run, curve in curves if run.status != "failed"])
+    sizes = []
+    if len(steps):
+        means, lows, highs = np.array(estimates).T
+        if np.isfinite(lows).all() and has_band:
+            axes.fill_between(steps, lows, highs, color=style.colour, alpha=0.15, linewidth=0, zorder=2)
+        marker = "o" if len(steps) <= 15 else ""
+        axes.plot(steps, means, color=style.colour, linewidth=style.width, linestyle=style.line, marker=marker,
+                  markersize=2.8, zorder=3)  # fmt: skip
+        sizes.append(np.abs(means).max())
+    for run, curve in curves:
+        alone = curve.steps >= (steps[-1] if len(steps) and run.status != "failed" else -np.inf)
+        if run.status == "failed" or alone.sum() > 1 or not len(steps):
+            marker = "o" if alone.sum() == 1 else ""
+            axes.plot(curve.steps[alone], curve.values[alone], color=style.colour, linewidth=0.9, alpha=0.8,
+                      marker=marker, markersize=2.8, zorder=2.8)  # fmt: skip
+            sizes.append(np.abs(curve.values[alone]).max())
+        if run.status == "failed":
+            end = [max(run.step, curve.steps[-1])], [curve.values[-1]]
+            axes.plot(*end, "X", color=style.colour, markersize=8, markeredgecolor=PAPER, zorder=5)
+    return float(max(sizes, default=0.0))
+
+
+def _finite(curve: Curve) -> Curve:
+    known = np.isfinite(curve.values)
+    return Curve(curve.steps[known], curve.values[known])
+
+
+def learning_curves(results: Results) -> Figure | None:
+    """Evaluations over gradient steps, one panel per task, one line per arm: mean over seeds, band of 95 %."""
+    tasks = [task for task in results.tasks if any(len(run.evaluations.steps) for run in results.runs_of(task=task))]
+    if not tasks:
+        return None
+    figure, panels = _panels(tasks)
+    styles = styles_of(results.arms)
+    for axes, task in zip(panels, tasks, strict=True):
+        groups = results.groups_of(task)
+        _draw_curves(axes, groups, styles, lambda run: run.judged(results.scored), may_be_wide=False)
+        _name(axes, y=results.unit if axes in panels[::_COLUMNS] else "")
+    for axes in _bottom(panels):
+        axes.set_xlabel("gradient steps", fontsize=9, color=PALE)
+    return figure
+
+
+def diagnostics(results: Results, task: str) -> Figure | None:
+    """Q values, gap, multiplier and entropy on a task over gradient steps, one line per arm."""
+    groups = results.groups_of(task)
+    names = [name for name in DIAGNOSTICS if any(len(run.metric(name).steps) for g in groups for run in g.runs)]
+    if not names:
+        return None
+    figure, panels = _panels([DIAGNOSTICS[name] for name in names])
+    for axes, name in zip(panels, names, strict=True):
+        _title(axes, DIAGNOSTICS[name], name)
+        _draw_curves(axes, groups, styles_of(results.arms), _metric(name))
+    return figure
+
+
+def _metric(name: str) -> Callable[[Run], Curve]:
+    return lambda run: run.metric(name)
+
+
+# Outcomes -------------------------------------------------------------------------------------------------------------
+
+
+def outcomes(compared: Comparison) -> Figure | None:
+    """Bars of each arm's outcome, one panel per task: mean over seeds, its 95 % interval, and every seed."""
+    tasks = compared.judged
+    if not tasks:
+        return None
+    arms = compared.results.arms
+    figure, panels = _panels(tasks, height=0.75 + 0.26 * max(len(arms), 3))
+    for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
+        _draw_outcomes(axes, compared, task, styles_of(arms))
+        _arm_axis(axes, arms, arms, shown=index % _COLUMNS == 0 or max(map(len, arms)) <= 10)
+    for axes in _bottom(panels):
+        _name(axes, f"{compared.results.unit}, {compared.statistic}")
+    return figure
+
+
+def _draw_outcomes(axes: Axes, compared: Comparison, task: str, styles: dict[str, Style]) -> None:
+    for y, arm in enumerate(compared.results.arms):
+        values, colour = compared.outcomes(task, arm), styles[arm].colour
+        if not len(values):
+            axes.text(0.01, y, "no run finished", transform=axes.get_yaxis_transform(), fontsize=7.5, va="center",
+                      color=PALE, zorder=5, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0})  # fmt: skip
+            continue
+        _bar(axes, y, statistics.mean_estimate(values), colour)
+        spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(1)
+        axes.plot(values, y + spread, "o", color=colour, markersize=3.2, zorder=4, markeredgewidth=0)
+    base = compared.outcomes(task, compared.base)
+    if len(base):
+        axes.axvline(float(base.mean()), color=INK, linewidth=1.0, linestyle=_DASHED, zorder=1.5)
+    axes.axvline(0.0, color=PALE, linewidth=0.8, zorder=1.4)
+
+
+def differences(compared: Comparison) -> Figure | None:
+    """Each arm minus the base arm, one panel per task, with Welch's 95 % interval."""
+    arms = [arm for arm in compared.results.arms if arm != compared.base]
+    tasks = [t for t in compared.results.tasks if any(math.isfinite(compared.difference(t, a).value) for a in arms)]
+    if not tasks:
+        return None
+    figure, panels = _panels(tasks, height=0.75 + 0.26 * max(len(arms), 3))
+    styles = styles_of(compared.results.arms)
+    for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
+        for y, arm in enumerate(arms):
+            estimate = compared.difference(task, arm)
+            if math.isfinite(estimate.value):
+                _bar(axes, y, estimate, styles[arm].colour)
+        axes.axvline(0.0, color=INK, linewidth=1.0, zorder=2.5)
+        shown = index % _COLUMNS == 0 or max(map(len, arms)) <= 10
+        _arm_axis(axes, arms, compared.results.arms, shown=shown)
+    for axes in _bottom(panels):
+        _name(axes, f"{compared.results.unit} minus the base arm's")
+    return figure
+
+
+def _bar(axes: Axes, y: float, estimate: Estimate, colour: str) -> None:
+    """A bar from zero, its interval as a line, and its value as a tick."""
+    axes.barh(y, estimate.value, height=0.63, color=colour, alpha=0.35, linewidth=0, zorder=2)
+    if estimate.has_interval:
+        axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=2.0, solid_capstyle="butt", zorder=3)
+    axes.plot(estimate.value, y, "|", color=colour, markersize=11, markeredgewidth=2.2, zorder=3)
+
+
+def _interval(axes: Axes, y: float, estimate: Estimate, colour: str) -> None:
+    """A bar over the interval alone, and its value as a tick."""
+    if estimate.has_interval:
+        axes.barh(y, estimate.high - estimate.low, left=estimate.low, height=0.6, color=colour, alpha=0.35, linewidth=0,
+                  zorder=2)  # fmt: skip
+    axes.plot([estimate.value] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2.4, zorder=3)
+
+
+def _arm_axis(
+    axes: Axes, arms: Sequence[str], all_arms: Sequence[str], *, shown: bool = True, length: int = 34
+) -> None:
+    """Arms from top to bottom."""
+    axes.set_yticks(range(len(arms)), _labels(arms, all_arms, length) if shown else [""] * len(arms))
+    axes.set_ylim(len(arms) - 0.4, -0.6)
+    axes.grid(False, axis="y")
 
 
 # Sweeps over numbers --------------------------------------------------------------------------------------------------
 
 
-def over_number(results: Results, key: str, statistic: Statistic) -> Figure | None:
-    """The outcome against one swept number, one panel a task; where a second one is swept, a line for each of it."""
-    axes_keys, tasks = results.numeric_axes(), _judged(results, statistic)
-    if key not in axes_keys or not tasks:
+def over_number(compared: Comparison, key: str) -> Figure | None:
+    """The outcome against one swept number, one panel per task; a line for each value of a second swept number."""
+    if key not in compared.results.numeric_axes() or not compared.judged:
         return None
-    others = [other for other in axes_keys if other != key]
-    xs = sorted({float(own[key]) for own in results.arm_settings.values()})
-    figure, panels = _panels(len(tasks), height=3.0)
-    for axes, (task, title) in zip(panels, _titles(tasks).items(), strict=True):
-        _small_title(axes, title)
-        lines: dict[tuple[float, ...], list[tuple[float, Estimate, NDArray[np.float64]]]] = {}
-        for arm, own in results.arm_settings.items():
-            values = _outcomes(results, task, arm, statistic)
-            if len(values):
-                line = lines.setdefault(tuple(float(own[other]) for other in others), [])
-                line.append((float(own[key]), statistics.mean_estimate(values), values))
-        colours = [SERIES[index % len(SERIES)] for index in range(len(lines))]
-        # Beside each other, so that no interval hides another.
-        offsets = min(0.08, 0.4 / max(len(lines), 1)) * (np.arange(len(lines)) - (len(lines) - 1) / 2)
-        for colour, offset, (held, points) in zip(colours, offsets, sorted(lines.items()), strict=True):
-            points.sort(key=lambda point: point[0])
-            places = [xs.index(x) + float(offset) for x, _, _ in points]
-            label = ", ".join(f"{_words(other)}={value:g}" for other, value in zip(others, held, strict=True))
-            axes.plot(
-                places, [e.value for _, e, _ in points], color=colour, linewidth=1.8, zorder=3, label=label or None
-            )
-            for place, (_, estimate, values) in zip(places, points, strict=True):
-                if estimate.has_interval:
-                    axes.plot(
-                        [place] * 2, [estimate.low, estimate.high], color=colour, linewidth=1.8, alpha=0.55, zorder=2.5
-                    )
-                axes.plot([place] * len(values), values, "o", color=colour, markersize=3.4, markeredgewidth=0, zorder=4)
-        # At equal distances: swept numbers are seldom evenly spaced, and may be 0.
-        axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
-        axes.set_xlim(-0.4, len(xs) - 0.6)
-        axes.set_xlabel(_words(key), fontsize=10, color=INK)
-        axes.set_ylabel(f"{_unit(results)}, {statistic}", fontsize=9, color=PALE)
-        if others:
-            axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    figure, panels = _panels(compared.judged, height=3.0)
+    for axes, task in zip(panels, compared.judged, strict=True):
+        _draw_over_number(axes, compared, task, key)
+        axes.set_ylabel(f"{compared.results.unit}, {compared.statistic}", fontsize=9, color=PALE)
     return figure
 
 
-def heat_maps(results: Results, statistic: Statistic, link: Callable[[Group], str] | None = None) -> Figure | None:
-    """The mean outcome over a grid of two swept numbers, one panel a task.
+def _draw_over_number(axes: Axes, compared: Comparison, task: str, key: str) -> None:
+    settings = compared.results.arm_settings
+    others = [other for other in compared.results.numeric_axes() if other != key]
+    xs = sorted({float(own[key]) for own in settings.values()})
+    lines: dict[tuple[float, ...], list[tuple[float, Estimate, NDArray[np.float64]]]] = {}
+    for arm, own in settings.items():
+        values = compared.outcomes(task, arm)
+        if len(values):
+            line = lines.setdefault(tuple(float(own[other]) for other in others), [])
+            line.append((float(own[key]), statistics.mean_estimate(values), values))
+    # Side by side, so that no interval hides another.
+    offsets = min(0.08, 0.4 / max(len(lines), 1)) * (np.arange(len(lines)) - (len(lines) - 1) / 2)
+    for index, (held, points) in enumerate(sorted(lines.items())):
+        colour = SERIES[index % len(SERIES)]
+        points.sort(key=lambda point: point[0])
+        places = [xs.index(x) + float(offsets[index]) for x, _, _ in points]
+        label = ", ".join(f"{_words(other)}={value:g}" for other, value in zip(others, held, strict=True))
+        axes.plot(places, [e.value for _, e, _ in points], color=colour, linewidth=1.8, zorder=3, label=label or None)
+        for place, (_, estimate, values) in zip(places, points, strict=True):
+            if estimate.has_interval:
+                axes.plot([place] * 2, [estimate.low, estimate.high], color=colour, linewidth=1.8, alpha=0.55,
+                          zorder=2.5)  # fmt: skip
+            axes.plot([place] * len(values), values, "o", color=colour, markersize=3.4, markeredgewidth=0, zorder=4)
+    # At equal distances: swept numbers are seldom evenly spaced, and may be 0.
+    every = -(-len(xs) // 12)
+    axes.set_xticks(range(0, len(xs), every), [f"{x:g}" for x in xs[::every]])
+    axes.set_xlim(-0.4, len(xs) - 0.6)
+    axes.set_xlabel(_words(key), fontsize=10, color=INK)
+    if others and lines:
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+
+
+def heat_maps(compared: Comparison, link: Callable[[Group], str]) -> Figure | None:
+    """The mean outcome over a grid of two swept numbers, one panel per task.
 
     Args:
-        results: of the runs.
-        statistic: which evaluations.
+        compared: arms of a sweep.
         link: address that a cell leads to.
     """
+    axes_ = _grid_of(compared.results)
+    if axes_ is None or not compared.judged:
+        return None
+    _, columns, _, rows = axes_
+    figure, panels = _panels(
+        compared.results.tasks, width=max(3.8, 1.0 + 0.75 * len(columns)), height=1.2 + 0.5 * len(rows), columns=2,
+        length=24,
+    )  # fmt: skip
+    for axes, task in zip(panels, compared.results.tasks, strict=True):
+        axes.set_title(f"mean {compared.results.unit}, {compared.statistic}", loc="right", fontsize=8.5, color=PALE)
+        _draw_heat_map(axes, compared, task, axes_, link)
+    return figure
+
+
+_Grid = tuple[str, list[float], str, list[float]]
+
+
+def _grid_of(results: Results) -> _Grid | None:
+    """Key and values across, key and values up; None if the arms are not a grid of two numbers."""
     keys = results.numeric_axes()
-    if len(keys) != 2 or not _judged(results, statistic):
+    if len(keys) != 2:
         return None
-    # The key with more values lies across.
-    across, up = sorted(keys, key=lambda key: -len({own[key] for own in results.arm_settings.values()}))
-    columns, rows = (sorted({float(own[key]) for own in results.arm_settings.values()}) for key in (across, up))
-    if len(columns) < 2 or len(rows) < 2:
-        return None
+    values = {key: sorted({float(own[key]) for own in results.arm_settings.values()}) for key in keys}
+    across, up = sorted(keys, key=lambda key: -len(values[key]))  # the key with more values lies across
+    return (across, values[across], up, values[up]) if len(values[up]) > 1 else None
+
+
+def _draw_heat_map(
+    axes: Axes, compared: Comparison, task: str, grid: _Grid, link: Callable[[Group], str] | None = None
+) -> None:
     from matplotlib.patches import Rectangle
 
-    figure, panels = _panels(
-        len(results.tasks), width=max(3.8, 1.0 + 0.75 * len(columns)), height=1.2 + 0.5 * len(rows), columns=2
-    )
-    for axes, (task, title) in zip(panels, _titles(results.tasks, 24).items(), strict=True):
-        _small_title(axes, title, f"mean {_unit(results)}, {statistic}")
-        means = {}
-        for arm, own in results.arm_settings.items():
-            group = results.group(task, arm)
-            if group is not None:
-                values = group.outcomes(statistic, scored=results.scored)
-                place = columns.index(float(own[across])), rows.index(float(own[up]))
-                means[place] = group, float(values.mean()) if len(values) else math.nan
-        finite = [mean for _, mean in means.values() if math.isfinite(mean)]
-        low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-        for (x, y), (group, mean) in means.items():
-            share = 0.5 if high == low else (mean - low) / (high - low)
-            # Opacity over the page's own ground reads in light and in dark.
-            strength = 0.0 if math.isnan(mean) else 0.08 + 0.5 * share
-            cell = Rectangle(
-                (x - 0.48, y - 0.46), 0.96, 0.92, facecolor=SERIES[0], alpha=strength, linewidth=0, zorder=2
-            )
-            missing = group.n_planned - len(group.ended)
-            text = ("–" if math.isnan(mean) else _number(mean, high - low)) + ("*" if missing else "")
-            words = axes.text(x, y, text, ha="center", va="center", fontsize=9.5, color=INK, zorder=3)
-            if link is not None:
-                cell.set_url(link(group))
-                words.set_url(link(group))
-            axes.add_patch(cell)
-        axes.grid(False)
-        axes.spines["bottom"].set_visible(False)
-        axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
-        axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
-        axes.set_xlim(-0.5, len(columns) - 0.5)
-        axes.set_ylim(-0.5, len(rows) - 0.5)
-        axes.set_xlabel(_words(across), fontsize=10, color=INK)
-        axes.set_ylabel(_words(up), fontsize=10, color=INK)
-    return figure
+    across, columns, up, rows = grid
+    groups = [group for group in compared.results.groups if group.task == task]
+    means = {group.arm: float(np.mean(own)) for group in groups if len(own := compared.outcomes(task, group.arm))}
+    low, high = min(means.values(), default=0.0), max(means.values(), default=1.0)
+    for group in groups:
+        settings, mean = compared.results.arm_settings[group.arm], means.get(group.arm)
+        x, y = columns.index(float(settings[across])), rows.index(float(settings[up]))
+        # Opacity over the page's own ground is readable in light and in dark.
+        share = 0.5 if high == low or mean is None else (mean - low) / (high - low)
+        strength = 0.0 if mean is None else 0.08 + 0.5 * share
+        cell = Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=SERIES[0], alpha=strength, linewidth=0, zorder=2)
+        text = "–" if mean is None else f"{mean:.0f}" if high - low >= 20 or abs(mean) >= 1000 else f"{mean:.1f}"
+        missing = "*" if group.n_planned > len(group.ended) else ""
+        words = axes.text(x, y, text + missing, ha="center", va="center", fontsize=9.5, color=INK, zorder=3)
+        if link is not None:
+            cell.set_url(link(group))
+            words.set_url(link(group))
+        axes.add_patch(cell)
+    axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(-0.5, len(rows) - 0.5)
+    axes.set_xlabel(_words(across), fontsize=10, color=INK)
+    axes.set_ylabel(_words(up), fontsize=10, color=INK)
 
 
-def _number(value: float, span: float) -> str:
-    return f"{value:.0f}" if span >= 20 or abs(value) >= 1000 else f"{value:.1f}"
+# Arms over several tasks ----------------------------------------------------------------------------------------------
 
 
-# Aggregates over tasks ------------------------------------------------------------------------------------------------
-
-
-def complete(results: Results, statistic: Statistic, base: str | None = None) -> tuple[list[str], list[str]]:
-    """The tasks and arms that can be averaged: tasks on which every such arm has a run that finished.
-
-    Arms without any finished run are left out, then those that stand in the way of others: an arm on few tasks, where
-    the rest can be compared on twice as many without it.
-
-    Args:
-        results: of the runs.
-        statistic: which evaluations.
-        base: an arm that is not left out as long as it has a finished run.
-
-    Returns:
-        Tasks and arms, each in the order of the results; no task where no two arms have one in common.
-    """
-    done = {
-        arm: {task for task in results.tasks if len(_outcomes(results, task, arm, statistic))} for arm in results.arms
-    }
-    arms = [arm for arm in results.arms if done[arm]]
-    if not arms:
-        return [], []
-    best_arms, best_tasks = arms, set.intersection(*(done[arm] for arm in arms))
-    while len(arms) > 2:
-        weakest = min((arm for arm in reversed(arms) if arm != base), key=lambda arm: len(done[arm]))
-        arms = [arm for arm in arms if arm != weakest]
-        tasks = set.intersection(*(done[arm] for arm in arms))
-        if len(tasks) >= max(2 * len(best_tasks), 1):
-            best_arms, best_tasks = arms, tasks
-    return [task for task in results.tasks if task in best_tasks], best_arms
-
-
-def scores_of(results: Results, tasks: Sequence[str], arm: str, statistic: Statistic) -> list[NDArray[np.float64]]:
-    """Outcomes of an arm, one array a task, as :mod:`cql.results.statistics` takes them."""
-    return [_outcomes(results, task, arm, statistic) for task in tasks]
-
-
-def aggregates(estimates: Mapping[str, Mapping[str, Estimate]], results: Results) -> Figure | None:
-    """IQM, median, mean and optimality gap of each arm, with their intervals.
-
-    Args:
-        estimates: by the statistic's name and the arm.
-        results: for the arms' colours.
-    """
-    if not estimates:
+def aggregates(compared: Comparison) -> Figure | None:
+    """IQM, median, mean and optimality gap of each arm, with their intervals."""
+    if not compared.aggregates:
         return None
-    arms = list(next(iter(estimates.values())))
-    figure, panels = _panels(len(estimates), width=2.9, height=0.8 + 0.27 * max(len(arms), 3), columns=4)
-    for index, (axes, (name, by_arm)) in enumerate(zip(panels, estimates.items(), strict=True)):
-        _small_title(axes, name, "less is better" if name == "optimality gap" else "")
+    arms, styles = compared.arms, styles_of(compared.results.arms)
+    figure, panels = _panels(list(compared.aggregates), width=2.9, height=0.8 + 0.27 * max(len(arms), 3), columns=4)
+    for index, (axes, (name, by_arm)) in enumerate(zip(panels, compared.aggregates.items(), strict=True)):
+        _title(axes, name, "less is better" if name == "optimality gap" else "")
         for y, arm in enumerate(arms):
-            estimate, colour = by_arm[arm], colour_of(results, arm)
-            if estimate.has_interval:
-                axes.barh(y, estimate.high - estimate.low, left=estimate.low, height=0.6, color=colour, alpha=0.35,
-                          linewidth=0, zorder=2)  # fmt: skip
-            axes.plot([estimate.value] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2.4, zorder=3)
-        axes.set_yticks(range(len(arms)), _tick_labels(results, arms, 26) if index == 0 else [""] * len(arms))
-        axes.set_ylim(len(arms) - 0.4, -0.6)
-        axes.grid(False, axis="y")
+            _interval(axes, y, by_arm[arm], styles[arm].colour)
+        _arm_axis(axes, arms, compared.results.arms, shown=index == 0, length=26)
         axes.margins(x=0.08)
-        axes.set_xlabel("score", fontsize=9, color=PALE)
+        _name(axes, "score")
     return figure
 
 
-def profiles(found: Mapping[str, statistics.Profile], results: Results) -> Figure | None:
+def profiles(compared: Comparison) -> Figure | None:
     """Performance profiles: the share of runs above each score, with pointwise intervals."""
+    if not compared.profiles:
+        return None
+    figure, (axes,) = page_panels(1, width=6.4, height=3.4, columns=1)
+    styles = styles_of(compared.results.arms)
+    for arm, profile in compared.profiles.items():
+        style = styles[arm]
+        if np.isfinite(profile.low).all() and len(compared.profiles) <= MOST_BANDS:
+            axes.fill_between(
+                profile.thresholds, profile.low, profile.high, color=style.colour, alpha=0.15, linewidth=0
+            )
+        axes.plot(profile.thresholds, profile.share, color=style.colour, linewidth=1.8, linestyle=style.line)
+    axes.set_ylim(-0.02, 1.02)
+    _name(axes, f"{compared.results.unit} τ", "share of runs above τ")
+    return figure
+
+
+def improvements(compared: Comparison) -> Figure | None:
+    """The probability that a run of each arm beats one of the base arm on the same task."""
+    found = compared.improvements
     if not found:
         return None
-    figure, (axes,) = _panels(1, width=6.4, height=3.4)
-    for arm, profile in found.items():
-        colour = colour_of(results, arm)
-        if np.isfinite(profile.low).all() and len(found) <= MOST_BANDS:
-            axes.fill_between(profile.thresholds, profile.low, profile.high, color=colour, alpha=0.15, linewidth=0)
-        style = _line_style(results, arm)
-        axes.plot(profile.thresholds, profile.share, color=colour, linewidth=1.8, linestyle=style)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel(f"{_unit(results)} τ", fontsize=9, color=PALE)
-    axes.set_ylabel("share of runs above τ", fontsize=9, color=PALE)
-    return figure
-
-
-def improvements(estimates: Mapping[str, Estimate], base: str, results: Results) -> Figure | None:
-    """How probable it is that a run of each arm beats one of the base arm on the same task."""
-    if not estimates:
-        return None
-    figure, (axes,) = _panels(1, width=6.4, height=0.8 + 0.3 * max(len(estimates), 3))
-    for y, (arm, estimate) in enumerate(estimates.items()):
-        colour = colour_of(results, arm)
-        if estimate.has_interval:
-            axes.barh(y, estimate.high - estimate.low, left=estimate.low, height=0.6, color=colour, alpha=0.35,
-                      linewidth=0, zorder=2)  # fmt: skip
-        axes.plot([estimate.value] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2.4, zorder=3)
-    axes.axvline(0.5, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
+    figure, (axes,) = page_panels(1, width=6.4, height=0.8 + 0.3 * max(len(found), 3), columns=1)
+    all_arms = compared.results.arms
+    for y, (arm, estimate) in enumerate(found.items()):
+        _interval(axes, y, estimate, styles_of(all_arms)[arm].colour)
+    axes.axvline(0.5, color=INK, linewidth=1.0, linestyle=_DASHED, zorder=1.5)
     axes.set_xlim(0.0, 1.0)
-    axes.set_yticks(range(len(estimates)), _tick_labels(results, list(estimates)))
-    axes.set_ylim(len(estimates) - 0.4, -0.6)
-    axes.grid(False, axis="y")
-    axes.set_xlabel(f"probability that it beats {_tick_labels(results, [base])[0]}", fontsize=9, color=PALE)
-    return figure
-
-
-# Diagnostics ----------------------------------------------------------------------------------------------------------
-
-
-def diagnostics(results: Results, task: str) -> Figure | None:
-    """What explains a task's results: Q values, gap, multiplier and entropy over gradient steps, one line an arm."""
-    groups = [group for group in results.groups if group.task == task]
-    names = [name for name in DIAGNOSTICS if any(len(run.metric(name).steps) for g in groups for run in g.runs)]
-    if not names:
-        return None
-    figure, panels = _panels(len(names))
-    for axes, name in zip(panels, names, strict=True):
-        _small_title(axes, DIAGNOSTICS[name], name)
-        sizes = [_draw_group(axes, results, group, lambda run, name=name: run.metric(name)) for group in groups]  # type: ignore[misc]
-        sizes = sorted(size for size in sizes if size > 0.0)
-        usual = sizes[len(sizes) // 2] if sizes else 0.0
-        if len(sizes) > 1 and sizes[-1] > _EXPLODED * max(sizes[0], 1e-12) and usual > 0.0:
-            _wide_axis(axes, float(f"{max(sizes[0], sizes[-1] / 1e6):.1g}"))
-        _step_axis(axes)
+    _arm_axis(axes, list(found), all_arms)
+    _name(axes, f"probability that it beats {_labels([compared.base], all_arms)[0]}")
     return figure

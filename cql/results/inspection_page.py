@@ -29,7 +29,7 @@ from cql.data.inspection import (
     share_of,
     summary,
 )
-from cql.results import figures
+from cql.results import figures, pages
 from cql.results.page import Cell, document, figure, table, write
 from cql.rollout.envs import normalised_score
 from cql.training.curves import INK, PALE, SERIES
@@ -337,7 +337,7 @@ def _body(found: Inspection, drawn: Mapping[str, str], title: str, command: str)
     def shown(name: str, caption: str) -> str:
         if name not in drawn:
             return ""
-        return figure(figures.themed(drawn[name], html.escape(caption.partition(".")[0], quote=True)), caption)
+        return figure(pages.themed(drawn[name], caption.partition(".")[0]), caption)
 
     sections = [
         ("returns", "Returns", _returns_section(found, shown)),

@@ -34,9 +34,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from cql.training.curves import GRID, INK, PALE, SERIES
+from cql.training.curves import GRID, INK, PALE, PAPER, SERIES
 
-PAPER = "#ffffff"
 COLOURS = {INK: "--ink", PALE: "--pale", GRID: "--grid", PAPER: "--paper"} | {
     colour: f"--c{index}" for index, colour in enumerate(SERIES)
 }

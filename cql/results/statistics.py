@@ -1,9 +1,8 @@
-"""What a handful of runs allow one to say: averages with intervals, after Agarwal et al. 2021 (arXiv 2108.13264).
+"""Averages over few runs, with intervals, after Agarwal et al. 2021 (arXiv 2108.13264).
 
-Scores of one arm come as one array a task, each with one number a run: ``[(n_1,), ..., (n_M,)]`` for M tasks. Tasks may
-have different numbers of runs, and each counts as much as every other. Intervals over runs of one task are Student's;
-those over several tasks are percentiles of a stratified bootstrap, which draws runs anew within each task and leaves
-the tasks as they are.
+Scores of one arm are one array per task with one number per run: ``[(n_1,), ..., (n_M,)]`` for M tasks. Tasks may have
+different numbers of runs, and each counts the same. Intervals over the runs of one task are Student's. Intervals over
+several tasks are percentiles of a stratified bootstrap: it redraws the runs within each task and keeps the tasks.
 """
 
 from __future__ import annotations
@@ -14,19 +13,24 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import stats
 
 MIN_RUNS = 3
 """Fewer runs get no interval: with two, Student's is 18 times as wide as their distance."""
 
 LEVEL = 0.95
+"""Confidence level of every interval."""
+
 REPETITIONS = 10_000
+"""Of the bootstrap of an aggregate."""
+FEW_REPETITIONS = 2_000
+"""Of the bootstrap of a profile or a probability."""
 
 Scores = Sequence[NDArray[np.float64]]
 
 
 class Estimate(NamedTuple):
-    """A number with its interval, whose bounds are NaN where there are too few runs for one."""
+    """A number with its interval. The bounds are NaN if there are too few runs for one."""
 
     value: float
     low: float
@@ -41,77 +45,66 @@ class Estimate(NamedTuple):
 # One task -------------------------------------------------------------------------------------------------------------
 
 
-def mean_estimate(values: Sequence[float] | NDArray[np.float64], level: float = LEVEL) -> Estimate:
-    """Mean over runs and Student's interval around it.
+def mean_estimate(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
+    """Mean over runs with Student's interval.
 
     Args:
-        values: (n,), one a run.
-        level: of confidence.
+        values: (n,), one per run.
 
     Returns:
-        NaN for no run, and an interval from :data:`MIN_RUNS` runs on.
+        NaN without runs; an interval from :data:`MIN_RUNS` runs on.
     """
     x = np.asarray(values, np.float64)
     if not len(x):
         return Estimate(np.nan, np.nan, np.nan)
-    mean, half = float(x.mean()), np.nan
-    if len(x) >= MIN_RUNS:
-        half = float(_student(level, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return Estimate(mean, mean - half, mean + half)
+    return published_estimate(float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else None, len(x))
 
 
-def published_estimate(mean: float, spread: float | None, n: int | None, level: float = LEVEL) -> Estimate:
-    """A published mean with Student's interval made of its standard deviation over n runs.
+def published_estimate(mean: float, spread: float | None, n: int | None) -> Estimate:
+    """A mean with Student's interval, from its standard deviation over n runs.
 
     Args:
         mean: as published.
-        spread: standard deviation over runs; None where none was published.
-        n: runs; None where it is not known.
-        level: of confidence.
+        spread: standard deviation over runs (n - 1 in the denominator); None if it is not known.
+        n: runs; None if it is not known.
     """
-    if spread is None or n is None or n < MIN_RUNS:
-        return Estimate(mean, np.nan, np.nan)
-    half = float(_student(level, n - 1) * spread / np.sqrt(n))
+    half = np.nan
+    if spread is not None and n is not None and n >= MIN_RUNS:
+        half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * spread / np.sqrt(n))
     return Estimate(mean, mean - half, mean + half)
 
 
-def difference_estimate(
-    a: Sequence[float] | NDArray[np.float64], b: Sequence[float] | NDArray[np.float64], level: float = LEVEL
-) -> Estimate:
-    """Mean of `a` minus mean of `b`, with Welch's interval: the runs are not paired, nor their spreads equal.
+def difference_estimate(a: Sequence[float] | NDArray[np.float64], b: Sequence[float] | NDArray[np.float64]) -> Estimate:
+    """Mean of ``a`` minus mean of ``b`` with Welch's interval: runs are not paired, and their spreads may differ.
 
     Args:
-        a: (n,), one a run.
-        b: (m,).
-        level: of confidence.
+        a: (n,), one per run.
+        b: (m,), likewise.
+
+    Returns:
+        NaN if either has no run; an interval from :data:`MIN_RUNS` runs of both on.
     """
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if not (len(x) and len(y)):
         return Estimate(np.nan, np.nan, np.nan)
-    difference, half = float(x.mean() - y.mean()), np.nan
-    if min(len(x), len(y)) >= MIN_RUNS:
-        parts = np.array([x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)])
-        if parts.sum() == 0.0:
-            half = 0.0
-        else:
-            freedom = parts.sum() ** 2 / (parts**2 / [len(x) - 1, len(y) - 1]).sum()
-            half = float(_student(level, float(freedom)) * np.sqrt(parts.sum()))
-    return Estimate(difference, difference - half, difference + half)
+    difference = float(x.mean() - y.mean())
+    if min(len(x), len(y)) < MIN_RUNS:
+        return Estimate(difference, np.nan, np.nan)
+    if np.ptp(x) == np.ptp(y) == 0.0:  # for which Welch's degrees of freedom are 0 / 0
+        return Estimate(difference, difference, difference)
+    interval = stats.ttest_ind(x, y, equal_var=False).confidence_interval(LEVEL)
+    return Estimate(difference, float(interval.low), float(interval.high))
 
 
 def overlap(a: Estimate, b: Estimate) -> bool | None:
-    """Whether two intervals have a number in common, None where one of them is none."""
+    """Whether two intervals share a number; None if one of the estimates has no interval."""
     if not (a.has_interval and b.has_interval):
         return None
     return a.low <= b.high and b.low <= a.high
 
 
-def _student(level: float, freedom: float) -> float:
-    return float(special.stdtrit(freedom, 0.5 + level / 2))
-
-
 # Several tasks --------------------------------------------------------------------------------------------------------
-# Each takes arrays (..., n_m), one a task, and returns (...): the leading axis is the bootstrap's.
+# Each takes arrays (..., n_m), one per task, and returns (...): the leading axis is the bootstrap's.
 
 
 def mean(scores: Scores) -> NDArray[np.float64]:
@@ -127,7 +120,7 @@ def median(scores: Scores) -> NDArray[np.float64]:
 def iqm(scores: Scores) -> NDArray[np.float64]:
     """Interquartile mean: of all runs of all tasks together, without the lowest and the highest quarter.
 
-    Where tasks have different numbers of runs, each run stands as often as gives every task as many.
+    If tasks have different numbers of runs, each run is repeated so that every task has equally many.
     """
     sizes = [x.shape[-1] for x in scores]
     each = math.lcm(*sizes)
@@ -142,7 +135,7 @@ def iqm(scores: Scores) -> NDArray[np.float64]:
 
 
 def optimality_gap(scores: Scores, target: float = 100.0) -> NDArray[np.float64]:
-    """How far runs stay below a target on average; what lies above it counts as the target."""
+    """How far runs stay below a target on average; a score above the target counts as the target."""
     return np.asarray(np.mean([(target - np.minimum(x, target)).mean(-1) for x in scores], axis=0))
 
 
@@ -158,72 +151,55 @@ def aggregate_estimate(
     scores: Scores,
     statistic: Callable[[Scores], NDArray[np.float64]],
     *,
-    level: float = LEVEL,
     repetitions: int = REPETITIONS,
     seed: int = 0,
 ) -> Estimate:
     """A statistic over tasks, with percentiles of its stratified bootstrap.
 
     Args:
-        scores: one array a task.
+        scores: one array per task.
         statistic: one of :data:`AGGREGATES`.
-        level: of confidence.
         repetitions: of the bootstrap.
         seed: of the bootstrap.
 
     Returns:
-        No interval where a task has fewer than :data:`MIN_RUNS` runs.
+        No interval if a task has fewer than :data:`MIN_RUNS` runs.
 
     Raises:
         ValueError: there is no task, or one without runs.
     """
     scores = _checked(scores)
-    value = float(statistic(scores))
-    if min(len(x) for x in scores) < MIN_RUNS:
-        return Estimate(value, np.nan, np.nan)
-    low, high = _percentiles(statistic(_redrawn(scores, repetitions, np.random.default_rng(seed))), level)
-    return Estimate(value, float(low), float(high))
+    low, high = _bootstrap(statistic, scores, repetitions, seed)
+    return Estimate(float(statistic(scores)), float(low), float(high))
 
 
-def aggregate_difference(
-    a: Scores,
-    b: Scores,
-    statistic: Callable[[Scores], NDArray[np.float64]],
-    *,
-    level: float = LEVEL,
-    repetitions: int = REPETITIONS,
-    seed: int = 0,
-) -> Estimate:
-    """A statistic over tasks of `a` minus that of `b`, with percentiles of the bootstrap that redraws both.
+def aggregate_difference(a: Scores, b: Scores, statistic: Callable[[Scores], NDArray[np.float64]]) -> Estimate:
+    """A statistic over tasks of ``a`` minus that of ``b``, with percentiles of the bootstrap that redraws both.
 
-    Two intervals may overlap where that of the difference does not hold zero.
+    Two intervals may overlap although that of the difference does not include zero.
 
     Args:
-        a: one array a task.
+        a: one array per task.
         b: likewise, of the same tasks in the same order.
         statistic: one of :data:`AGGREGATES`.
-        level: of confidence.
-        repetitions: of the bootstrap.
-        seed: of the bootstrap.
 
     Returns:
-        No interval where a task has fewer than :data:`MIN_RUNS` runs of either.
+        No interval if a task has fewer than :data:`MIN_RUNS` runs of either.
 
     Raises:
-        ValueError: there is no task, or one without runs, or the two differ in their number of tasks.
+        ValueError: there is no task, or one without runs, or ``a`` and ``b`` have different numbers of tasks.
     """
     a, b = _paired(a, b)
-    value = float(statistic(a) - statistic(b))
-    if min(len(x) for x in (*a, *b)) < MIN_RUNS:
-        return Estimate(value, np.nan, np.nan)
-    random = np.random.default_rng(seed)
-    drawn = statistic(_redrawn(a, repetitions, random)) - statistic(_redrawn(b, repetitions, random))
-    low, high = _percentiles(drawn, level)
-    return Estimate(value, float(low), float(high))
+
+    def difference(scores: Scores) -> NDArray[np.float64]:
+        return np.asarray(statistic(scores[: len(a)]) - statistic(scores[len(a) :]))
+
+    low, high = _bootstrap(difference, [*a, *b], REPETITIONS)
+    return Estimate(float(difference([*a, *b])), float(low), float(high))
 
 
 class Profile(NamedTuple):
-    """Shares of runs above thresholds, each (T,); the bounds are NaN where there are too few runs for an interval."""
+    """Shares of runs above thresholds, each (T,). The bounds are NaN if there are too few runs for an interval."""
 
     thresholds: NDArray[np.float64]
     share: NDArray[np.float64]
@@ -231,77 +207,54 @@ class Profile(NamedTuple):
     high: NDArray[np.float64]
 
 
-def performance_profile(
-    scores: Scores,
-    thresholds: NDArray[np.float64],
-    *,
-    level: float = LEVEL,
-    repetitions: int = 2_000,
-    seed: int = 0,
-) -> Profile:
+def performance_profile(scores: Scores, thresholds: NDArray[np.float64]) -> Profile:
     """The share of runs that score above each threshold, averaged over tasks, with pointwise bootstrap intervals.
 
     Args:
-        scores: one array a task.
+        scores: one array per task.
         thresholds: (T,).
-        level: of confidence.
-        repetitions: of the bootstrap.
-        seed: of the bootstrap.
 
     Raises:
         ValueError: there is no task, or one without runs.
     """
     scores = _checked(scores)
 
-    def share(all_scores: Scores) -> NDArray[np.float64]:
-        by_task = [np.stack([(x > t).mean(-1) for t in thresholds], axis=-1) for x in all_scores]
-        return np.asarray(np.mean(by_task, axis=0))
+    def share(drawn: Scores) -> NDArray[np.float64]:  # (T, ...)
+        return np.asarray(np.mean([[(x > t).mean(-1) for t in thresholds] for x in drawn], axis=0))
 
-    nothing = np.full(len(thresholds), np.nan)
-    if min(len(x) for x in scores) < MIN_RUNS:
-        return Profile(thresholds, share(scores), nothing, nothing)
-    low, high = _percentiles(share(_redrawn(scores, repetitions, np.random.default_rng(seed))), level)
-    return Profile(thresholds, share(scores), low, high)
+    return Profile(thresholds, share(scores), *_bootstrap(share, scores, FEW_REPETITIONS))
 
 
-def probability_of_improvement(
-    a: Scores, b: Scores, *, level: float = LEVEL, repetitions: int = 2_000, seed: int = 0
-) -> Estimate:
-    """How often a run of `a` beats one of `b` on the same task, averaged over tasks; a tie counts a half.
+def probability_of_improvement(a: Scores, b: Scores) -> Estimate:
+    """How often a run of ``a`` beats one of ``b`` on the same task, averaged over tasks; a tie counts a half.
 
-    It is the Mann-Whitney statistic divided by the number of pairs. It says nothing of by how much.
+    It is the Mann-Whitney statistic divided by the number of pairs, and does not say by how much a run is better.
 
-    Where one side wins every pair, redrawing finds nothing else, and the interval is that of Clopper and Pearson over
-    as many pairs as have no run in common: 0.29 to 1 for three runs against three.
+    If one side wins every pair, every bootstrap sample does too. The interval is then that of Clopper and Pearson over
+    as many pairs as share no run: 0.29 to 1 for three runs against three.
 
     Args:
-        a: one array a task.
+        a: one array per task.
         b: likewise, of the same tasks in the same order.
-        level: of confidence.
-        repetitions: of the bootstrap, which redraws both.
-        seed: of the bootstrap.
 
     Raises:
-        ValueError: there is no task, or one without runs, or the two differ in their number of tasks.
+        ValueError: there is no task, or one without runs, or ``a`` and ``b`` have different numbers of tasks.
     """
     a, b = _paired(a, b)
 
-    def chance(x: Scores, y: Scores) -> NDArray[np.float64]:
+    def chance(scores: Scores) -> NDArray[np.float64]:
         by_task = []
-        for own, other in zip(x, y, strict=True):
+        for own, other in zip(scores[: len(a)], scores[len(a) :], strict=True):
             difference = own[..., :, None] - other[..., None, :]
             by_task.append(((difference > 0.0) + 0.5 * (difference == 0.0)).mean((-2, -1)))
         return np.asarray(np.mean(by_task, axis=0))
 
-    value = float(chance(a, b))
-    if min(len(x) for x in (*a, *b)) < MIN_RUNS:
-        return Estimate(value, np.nan, np.nan)
-    if value in (0.0, 1.0):
+    value = float(chance([*a, *b]))
+    if value in (0.0, 1.0) and min(len(x) for x in (*a, *b)) >= MIN_RUNS:
         n_pairs = sum(min(len(x), len(y)) for x, y in zip(a, b, strict=True))
-        room = 1.0 - (0.5 - 0.5 * level) ** (1.0 / n_pairs)
-        return Estimate(value, max(value - room, 0.0), min(value + room, 1.0))
-    random = np.random.default_rng(seed)
-    low, high = _percentiles(chance(_redrawn(a, repetitions, random), _redrawn(b, repetitions, random)), level)
+        exact = stats.binomtest(round(value * n_pairs), n_pairs).proportion_ci(LEVEL, method="exact")
+        return Estimate(value, float(exact.low), float(exact.high))
+    low, high = _bootstrap(chance, [*a, *b], FEW_REPETITIONS)
     return Estimate(value, float(low), float(high))
 
 
@@ -319,13 +272,23 @@ def _paired(a: Scores, b: Scores) -> tuple[list[NDArray[np.float64]], list[NDArr
     return a, b
 
 
-def _redrawn(scores: Scores, repetitions: int, random: np.random.Generator) -> list[NDArray[np.float64]]:
-    """(repetitions, n_m) for each task: its runs, drawn with replacement."""
-    return [x[random.integers(len(x), size=(repetitions, len(x)))] for x in scores]
-
-
-def _percentiles(drawn: NDArray[np.float64], level: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bounds that leave out an equal share of the repetitions, (R, ...), on either side."""
-    tail = 50.0 * (1.0 - level)
-    low, high = np.percentile(drawn, [tail, 100.0 - tail], axis=0)
-    return low, high
+def _bootstrap(
+    statistic: Callable[[Scores], NDArray[np.float64]],
+    scores: Sequence[NDArray[np.float64]],
+    repetitions: int,
+    seed: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Percentiles of a statistic whose runs are redrawn within each task; NaN with too few runs for an interval."""
+    if min(map(len, scores)) < MIN_RUNS:
+        nothing = np.full(np.shape(statistic(scores)), np.nan)
+        return nothing, nothing
+    found = stats.bootstrap(
+        scores,
+        lambda *drawn, axis: statistic(drawn),  # noqa: ARG005  the runs are the last axis
+        n_resamples=repetitions,
+        vectorized=True,
+        method="percentile",
+        confidence_level=LEVEL,
+        rng=np.random.default_rng(seed),
+    )
+    return found.confidence_interval.low, found.confidence_interval.high

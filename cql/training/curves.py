@@ -28,7 +28,7 @@ SWEEP_CURVES_FILE = "sweep_curves.png"
 
 # Told apart by readers with any form of colour vision, and in grey.
 BLUE, ORANGE, GREEN = "#2166ac", "#d6732a", "#4a9b6e"
-INK, PALE, GRID = "#222222", "#767676", "#e3e3e3"
+INK, PALE, GRID, PAPER = "#222222", "#767676", "#e3e3e3", "#ffffff"
 _FEW_POINTS = 30  # so few are drawn as points too
 _DECADES = 100.0  # a positive curve that spans this ratio gets a logarithmic axis
 

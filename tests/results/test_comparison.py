@@ -18,10 +18,14 @@ import numpy as np
 import pytest
 from entry_points import load_script
 from made_runs import make_grid, make_run
+from markupsafe import escape
 
-from cql.results import comparison, figures
-from cql.results.comparison import as_latex, as_markdown, latex, remarks, small_film, table_rows, write_report
-from cql.results.runs import read_results, renamed
+from cql.results import figures, pages, writers
+from cql.results import report as reports
+from cql.results.checks import remarks
+from cql.results.comparison import Comparison
+from cql.results.groups import read_results, renamed
+from cql.results.report import small_video, write_report
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,9 +50,17 @@ def report(folder, **options):
 
 def text_of(folder, *others, **options):
     """The page of a report, without its figures, which take most of the time."""
-    with mock.patch.object(comparison, "_drawn", return_value={}):
+    with mock.patch.object(reports, "_drawn", return_value={}):
         options = {"title": "t", "command": "c", **options}
         return write_report(read_results([folder, *others]), folder / "report", **options).page.read_text()
+
+
+def rows(found):
+    return Comparison.of(found).rows()
+
+
+def markdown(found):
+    return reports.markdown(Comparison.of(found))
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
@@ -56,7 +68,7 @@ def text_of(folder, *others, **options):
 
 def test_rows_hold_every_statistic_and_the_difference(tmp_path):
     found = read_results([sweep(tmp_path / "s", {"base": 1000.0, "better": 2000.0})])
-    base, better = table_rows(found, "base", "last")
+    base, better = rows(found)
     assert (base["arm"], base["finished"], base["runs"], base["steps"]) == ("base", 3, 3, 4000)
     assert base["return_last_mean"] == 1100.0
     assert base["return_last_std"] == 100.0
@@ -77,35 +89,29 @@ def test_the_tables_agree_with_each_other_and_show_holes(tmp_path):
     make_run(folder / "arm-odd_name__task-two__seed-2", [5.0], status="failed", failure="why",
              changes={"seed": 2, "dataset.name": "two", "algorithm.w_cql": 2.0})  # fmt: skip
     found = read_results([folder])
-    lines = as_markdown(found, "last").splitlines()
+    lines = markdown(found).splitlines()
     mean = (1100 + 280) / 124.15
-    assert lines[0] == "| task | base | odd_name |"
+    assert lines[0] == "| task | base | odd\\_name |"
     assert lines[2] == f"| one | {mean:.1f} ± 0.8 | **{mean + 1000 / 124.15:.1f} ± 0.8** |"
     assert lines[3].startswith("| two | - | **18.8 ± 0.6 [2 of 3]** |")
     assert "mean" not in lines[4], "there is one task that both have: no mean over tasks"
-    tex = as_latex(found, "last")
+    tex = reports.latex(Comparison.of(found))
     assert "\\textbf{19.2 $\\pm$ 0.8}" in tex
     assert "odd\\_name" in tex
     assert tex.count("\\\\") == 3
-    rows = list(csv.DictReader(io.StringIO(comparison.as_csv(table_rows(found, "base", "last")))))
-    assert [(row["task"], row["arm"], row["finished"], row["failed"]) for row in rows] == [
+    written = list(csv.DictReader(io.StringIO(writers.csv_text(rows(found)))))
+    assert [(row["task"], row["arm"], row["finished"], row["failed"]) for row in written] == [
         ("one", "base", "3", "0"), ("one", "odd_name", "3", "0"), ("two", "odd_name", "2", "1")
     ]  # fmt: skip
-    assert rows[2]["score_last_low"] == "", "two seeds have no interval"
+    assert written[2]["score_last_low"] == "", "two seeds have no interval"
 
 
 def test_every_episode_is_kept(tmp_path):
     folder = sweep(tmp_path / "s", {"base": 1000.0}, seeds=(0, 1), spread=50.0)
-    rows = list(csv.DictReader(io.StringIO(comparison.episodes_csv(read_results([folder])))))
+    rows = list(csv.DictReader(io.StringIO(writers.csv_text(reports.episodes(read_results([folder]))))))
     assert len(rows) == 2 * 2 * 2
     last = [float(row["return"]) for row in rows if row["seed"] == "1" and row["step"] == "4000"]
     assert last == [1050.0, 1150.0]
-
-
-def test_latex_prints_names_as_they_are():
-    assert latex("a_b & 5% {x} ~^\\") == (
-        "a\\_b \\& 5\\% \\{x\\} \\textasciitilde{}\\textasciicircum{}\\textbackslash{}"
-    )
 
 
 @pytest.mark.parametrize(
@@ -147,24 +153,24 @@ def test_a_report_is_one_page_with_tables_and_figures(tmp_path):
     assert {path: path.read_bytes() for path in report(folder).files} == before, "twice the same"
 
 
-def test_tasks_and_arms_at_a_glance_mark_only_what_is_told_apart(tmp_path):
+def test_tasks_and_arms_at_a_glance_mark_only_significant_differences(tmp_path):
     arms = {"base": 1000.0, "better": 2000.0, "near": 1010.0, "worse": 100.0}
     folder = sweep(tmp_path / "s", arms, tasks=("one", "two"), scored=False)
     shutil.rmtree(folder / "arm-better__task-two__seed-2")
     shutil.rmtree(folder / "arm-better__task-two__seed-1")
     first = text_of(folder).partition("</table>")[0]
-    rows = re.findall("<tr>(.*?)</tr>", first.partition("<tbody>")[2])
+    rows = re.findall("<tr>(.*?)</tr>", first.partition("<tbody>")[2], re.DOTALL)
     marks = [re.findall('<span class="(same|up|down)"', row) for row in rows]
     assert marks == [["same", "up", "same", "down"], ["same", "same", "same", "down"]]
-    texts = [[re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", row)] for row in rows]
+    texts = [[re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", row, re.DOTALL)] for row in rows]
     assert texts == [["one", "1,100", "2,100", "1,110", "200.0"], ["two", "1,100", "2,000", "1,110", "200.0"]]
     assert [re.findall("<b>(.*?)</b>", row) for row in rows] == [["2,100"], ["2,000"]]
     # Returns of different environments have no mean; scores have.
-    assert "class=sum" not in first
+    assert 'class="sum"' not in first
     scored = text_of(sweep(tmp_path / "scored", arms, tasks=("one", "two"))).partition("</table>")[0]
     assert "It is ahead by 8.0, 95 % interval " in scored.replace("\u00a0", " ")
     assert "A bootstrap over 3 seeds makes that interval too narrow." in scored
-    (last,) = re.findall("<tr class=sum>(.*?)</tr>", scored)
+    (last,) = re.findall('<tr class="sum">(.*?)</tr>', scored, re.DOTALL)
     assert re.sub("<.*?>", " ", last).split()[:3] == ["mean", f"{1380 / 124.15:.1f}", f"{2380 / 124.15:.1f}"]
     one_arm = text_of(sweep(tmp_path / "alone", {"base": 1.0}, tasks=("one", "two")))
     assert 'class="same"' not in one_arm
@@ -173,7 +179,7 @@ def test_tasks_and_arms_at_a_glance_mark_only_what_is_told_apart(tmp_path):
 def test_names_cannot_break_the_page(tmp_path):
     folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0})
     found = renamed(read_results([folder]), {"x": "<script>alert(1)</script> & co"})
-    page = write_report(found, tmp_path / "out", title="<b>t</b>", command="<i>", films="none").page.read_text()
+    page = write_report(found, tmp_path / "out", title="<b>t</b>", command="<i>", videos="none").page.read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in page
     assert "<h1>&lt;b&gt;t&lt;/b&gt;</h1>" in page
@@ -181,14 +187,14 @@ def test_names_cannot_break_the_page(tmp_path):
 
 def test_the_verdict_claims_no_more_than_the_seeds_give(tmp_path):
     close = text_of(sweep(tmp_path / "close", {"base": 1000.0, "x": 1010.0}))
-    assert "includes zero: the two are not told apart" in close
+    assert "includes zero: the two are not distinguishable" in close
     few = text_of(sweep(tmp_path / "few", {"base": 1000.0, "x": 9000.0}, seeds=(0, 1)))
-    assert "There is no interval to say how sure that is: it takes 3 finished seeds of both, and x has 2 and" in few
-    assert "too few for an interval, and none is given" in few
+    assert "There is no interval of the difference: it takes 3 finished seeds of both, and x has 2 and" in few
+    assert "fewer than 3 finished seeds, too few for an interval." in few
     many = sweep(tmp_path / "many", {"base": 1000.0, "x": 3000.0}, tasks=("one", "two", "three"))
     page = text_of(many)
     assert "Over 3 tasks, judged by the last evaluation, <b>x</b> has the highest interquartile mean score" in page
-    assert "better on 3, worse on 0, not told apart on 0 of 3 tasks" in page
+    assert "significantly better on 3, worse on 0, not distinguishable on 0 of 3 tasks" in page
 
 
 def verdict(folder, *others, **options):
@@ -216,24 +222,24 @@ def test_the_arm_that_lacks_seeds_is_named(tmp_path):
     shutil.rmtree(folder / "arm-y__seed-2")
     said = verdict(folder)
     assert "it takes 3 finished seeds of both, and y has 2. " in said
-    assert "told apart from 1 of the 2 other arms, each comparison by itself; 1 has too few seeds for one." in said
+    assert "It is significantly better (95 %) than 1 of the 2 other arms, each compared by itself; 1 has too " in said
 
 
 def test_a_tie_for_the_second_place_is_said(tmp_path):
     said = verdict(sweep(tmp_path / "s", {"base": 1000.0, "x": 5000.0, "y": 1000.0}))
-    assert "before base with 11.1 (9.1 to 13.1). The same value as base: y. It is ahead by" in said
+    assert "before base with 11.1 (9.1 to 13.1). Tied with base: y. It is ahead by" in said
     said = verdict(sweep(tmp_path / "t", {"base": 1000.0, "x": 1000.0, "y": 500.0}))
-    assert "The same value: base, x. The difference (by 0.0, " in said
+    assert "Tied: base, x. The difference of 0.0 (95 % interval " in said
     over_tasks = verdict(sweep(tmp_path / "u", {"base": 9.0, "x": 5000.0, "y": 9.0}, tasks=("one", "two")))
-    assert "The same value as base: y." in over_tasks
+    assert "Tied with base: y." in over_tasks
 
 
 def test_arms_of_which_there_is_little_to_say_share_a_line(tmp_path):
     arms = {"base": 1000.0, **{f"same{number}": 1000.0 + number for number in range(9)}, "x": 9000.0}
     said = verdict(sweep(tmp_path / "s", arms, tasks=("one", "two")))
-    assert "x against base: better on 2, worse on 0, not told apart on 0 of 2 tasks." in said
-    assert "Against base not told apart on 2 of 2 tasks: same0, same1, " in said
-    assert said.count("not told apart") == 2 + ("two are not told apart" in said)
+    assert "x against base: significantly better on 2, worse on 0, not distinguishable on 0 of 2 tasks." in said
+    assert "Against base not distinguishable on 2 of 2 tasks: same0, same1, " in said
+    assert said.count("not distinguishable") == 2 + ("two are not distinguishable" in said)
 
 
 def test_arms_that_train_for_other_numbers_of_steps_are_compared_with_a_warning(tmp_path):
@@ -241,8 +247,10 @@ def test_arms_that_train_for_other_numbers_of_steps_are_compared_with_a_warning(
     for seed in range(3):
         changes = {"seed": seed, "algorithm.w_cql": 9.0}
         make_run(folder / f"arm-x__seed-{seed}", [1.0, 2000.0 + seed], changes=changes, n_steps=8000)
-    assert "not trained equally long, in gradient steps: 4,000 of base; 8,000 of x." in verdict(folder)
-    assert "equally long" not in verdict(sweep(tmp_path / "t", {"base": 1.0, "x": 2.0}))
+    assert "The arms did not train for the same number of gradient steps: 4,000 for base; 8,000 for x." in verdict(
+        folder
+    )
+    assert "did not train" not in verdict(sweep(tmp_path / "t", {"base": 1.0, "x": 2.0}))
 
 
 def test_how_long_arms_train_is_compared_task_by_task(tmp_path):
@@ -251,11 +259,14 @@ def test_how_long_arms_train_is_compared_task_by_task(tmp_path):
         for name in (f"arm-base__task-one__seed-{seed}", f"arm-x__task-one__seed-{seed}"):
             path = folder / name / ".hydra" / "config.yaml"
             path.write_text(path.read_text().replace("n_steps: 4000", "n_steps: 2000"))
-    assert "equally long" not in verdict(folder)  # each task has its own number
+    assert "did not train" not in verdict(folder)  # each task has its own number
     for seed in range(3):
         path = folder / f"arm-x__task-one__seed-{seed}" / ".hydra" / "config.yaml"
         path.write_text(path.read_text().replace("n_steps: 2000", "n_steps: 3000"))
-    assert "trained equally long on one, in gradient steps: 2,000 of base; 3,000 of x." in verdict(folder)
+    assert (
+        "The arms did not train for the same number of gradient steps on one: 2,000 for base; 3,000 for x."
+        in verdict(folder)
+    )
 
 
 def test_small_returns_are_shown_with_two_digits(tmp_path):
@@ -266,7 +277,7 @@ def test_small_returns_are_shown_with_two_digits(tmp_path):
     said = verdict(tmp_path)
     assert "x has the highest mean return, 0.041 (0.039 to 0.043), before base with 0.011" in said
     assert "It is ahead by 0.030, 95 % interval 0.028 to 0.032." in said
-    assert "| halfcheetah_medium | 0.011 ± 0.001 | **0.041 ± 0.001** |" in as_markdown(read_results([tmp_path]), "last")
+    assert "| halfcheetah\\_medium | 0.011 ± 0.001 | **0.041 ± 0.001** |" in markdown(read_results([tmp_path]))
 
 
 def test_what_was_not_checked_is_said(tmp_path):
@@ -275,7 +286,7 @@ def test_what_was_not_checked_is_said(tmp_path):
     make_run(folder / "arm-x__seed-0", [1.0, 2.0], metrics=metrics, changes={"dataset.reward_bias": -1.0})
     page = report(folder).page.read_text()
     assert "1 of 2 rows stands out" in page
-    assert "with a Q that is compared with no return: 1 of 2 runs." in page
+    assert "1 of 2 runs have a dataset.reward_bias: their Q values are not compared with returns." in page
     assert "Diagnostics</h2>" not in report(sweep(tmp_path / "t", {"base": 1.0}, seeds=(0,))).page.read_text()
     make_run(tmp_path / "u", [1.0, 2.0], metrics={"q_policy": [1.0, 9.0]})
     assert remarks(read_results([tmp_path / "u"]).groups[0], 6000.0) == []
@@ -313,11 +324,11 @@ def test_what_a_folder_lacks_is_said(tmp_path):
     (folder / "multirun.yaml").write_text("hydra: {overrides: {task: ['arm=base,x', 'seed=0,1,2', 'logger.name=a b']}}")
     page = report(folder).page.read_text()
     assert "Without episodes.csv, so that their evaluations are the means in metrics.jsonl" in page
-    assert "episodes lack them: s/arm-x__seed-1.<" in page
-    assert "has 4000 of 4000 steps of metrics and no summary.json that says how it ended" in page
+    assert "are missing from the exported episodes: s/arm-x__seed-1.<" in page
+    assert "has 4000 of 4000 steps of metrics, but no summary.json" in page
     assert "Of 6 runs 1 has not finished, 1 cannot be read." in page
     assert (
-        f"overrides of {folder}, at its last start: <code>arm=base,x seed=0,1,2 &#x27;logger.name=a b&#x27;</code>"
+        f"overrides of {folder}, at its last start: <code>arm=base,x seed=0,1,2 &#39;logger.name=a b&#39;</code>"
         in page
     )
     (folder / "multirun.yaml").write_text("[")
@@ -330,15 +341,15 @@ def test_one_arm_on_one_task_does_not_take_the_others_comparison_away(tmp_path):
         changes = {"seed": seed, "dataset.name": "two", "algorithm.w_cql": 9.0}
         make_run(folder / f"arm-extra__task-two__seed-{seed}", [400.0 + seed], changes=changes)
     found = read_results([folder])
-    assert figures.complete(found, "last") == (["one", "three", "two"], ["base", "x"])
+    assert Comparison.of(found).complete == (["one", "three", "two"], ["base", "x"])
     # The base arm stays, whatever that costs.
-    assert figures.complete(found, "last", "extra") == (["two"], ["base", "x", "extra"])
+    assert Comparison.of(found, base="extra").complete == (["two"], ["base", "x", "extra"])
     said = verdict(folder)
     assert "Over 3 tasks, judged by the last evaluation, x has the highest interquartile mean score" in said
-    assert "x against base: better on 3, worse on 0, not told apart on 0 of 3 tasks." in said
-    assert "extra against base: better on 0, worse on 1, not told apart on 0 of 1 task." in said
+    assert "x against base: significantly better on 3, worse on 0, not distinguishable on 0 of 3 tasks." in said
+    assert "extra against base: significantly better on 0, worse on 1, not distinguishable on 0 of 1 task." in said
     assert said.endswith("Left out: extra (finished on 1 of 3 tasks).")
-    assert "| mean | 11.1 | 19.2 | - |" in as_markdown(found, "last")
+    assert "| **mean** | **11.1** | **19.2** | **-** |" in markdown(found)
 
 
 def test_sweeps_of_other_tasks_are_judged_task_by_task(tmp_path):
@@ -349,7 +360,7 @@ def test_sweeps_of_other_tasks_are_judged_task_by_task(tmp_path):
             changes = {"seed": seed, "dataset.name": "two", "algorithm.w_cql": w}
             make_run(second / f"arm-{arm}__seed-{seed}", [value + seed], changes=changes)
     said = verdict(first, second)
-    assert said.startswith("The arms cannot be averaged over tasks; task by task:")
+    assert said.startswith("The arms cannot be averaged over tasks. Task by task:")
     assert "On one, judged by the last evaluation, " in said
     assert "On two, judged by the last evaluation, " in said
     assert "It is ahead by 6.4, 95 % interval 6.4 to 6.5." in said
@@ -359,7 +370,7 @@ def test_sweeps_of_other_tasks_are_judged_task_by_task(tmp_path):
 def test_which_evaluation_decides_is_said(tmp_path):
     folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, tasks=("one", "two"))
     assert "judged by the mean of the last five evaluations, x has" in verdict(folder, statistic="last five")
-    assert "The best evaluation is chosen by what it is judged by" in verdict(folder, statistic="best")
+    assert "The best evaluation is selected by the value it reports" in verdict(folder, statistic="best")
     make_run(folder / "arm-x__task-two__seed-3", [1.0] * 9, changes={"seed": 3, "dataset.name": "two",
                                                                      "algorithm.w_cql": 2.0})  # fmt: skip
     assert "Runs have between 2 and 9 evaluations" in text_of(folder)
@@ -383,12 +394,12 @@ def test_cells_that_have_not_begun_are_rows_of_the_table(tmp_path):
         if "task-two" in name:
             shutil.rmtree(folder / name)
     found = read_results([folder])
-    rows = {(row["task"], row["arm"]): (row["finished"], row["planned"]) for row in table_rows(found, "base", "last")}
-    assert rows == {("one", "base"): (3, 4), ("one", "x"): (3, 3), ("two", "base"): (0, 3), ("two", "x"): (0, 4)}
+    counts = {(row["task"], row["arm"]): (row["finished"], row["planned"]) for row in rows(found)}
+    assert counts == {("one", "base"): (3, 4), ("one", "x"): (3, 3), ("two", "base"): (0, 3), ("two", "x"): (0, 4)}
     page = report(folder).page.read_text()
     assert "<b>6 of 14</b>runs finished" in page
     assert "<b>3 to 4</b>seeds each" in page
-    assert "| two | - [0 of 3] | - [0 of 4] |" in as_markdown(found, "last")
+    assert "| two | - [0 of 3] | - [0 of 4] |" in markdown(found)
     assert "before base with" in verdict(folder)
     assert "[3 of 4 runs; 1 not finished]" in verdict(folder)
 
@@ -431,15 +442,15 @@ def test_any_label_can_be_drawn_and_linked_to(tmp_path, label):
     assert len(set(ids)) == 2
     assert all(f'href="#{each}"' in page for each in ids)
     for name in found.arms:
-        assert f">{html.escape(name)}</a>" in page
+        assert f">{escape(name)}</a>" in page
     (link, *_) = re.findall(r'href="(\.\./[^"]*)"', page)
     assert (folder / "report" / unquote(html.unescape(link))).is_dir()
-    parsed = ElementTree.fromstring(figures.svg(figures.outcomes(found, "last")))
+    parsed = ElementTree.fromstring(figures.svg(figures.outcomes(Comparison.of(found))))
     texts = {element.text for element in parsed.iter(f"{SVG}text")}
     assert {label, "β=1"} <= texts
 
 
-def test_a_threshold_that_is_found_out_is_shown_as_the_runs_found_it(tmp_path):
+def test_a_threshold_that_is_null_is_shown_as_the_runs_determined_it(tmp_path):
     for name, tau, used in (("a", None, -6.0), ("b", -3.5, -3.5)):
         learned = {"kind": "learned", "initial_value": 5.0, "tau_cql": tau}
         make_run(tmp_path / name, [1.0, 2.0], changes={"algorithm.alpha_cql": learned},
@@ -479,7 +490,7 @@ def test_a_figure_that_stands_alone_says_what_its_colours_mean(tmp_path):
         (["111111111a111111111", "111111111b111111111"], ["111111… #1", "111111… #2"]),
     ],
 )
-def test_long_labels_keep_what_tells_them_apart(labels, expected):
+def test_long_labels_stay_different(labels, expected):
     assert figures.clipped(labels, 10) == expected
 
 
@@ -589,7 +600,7 @@ def test_what_holds_of_several_seeds_is_said_once(tmp_path):
     assert [text.partition(".")[0] for text in found] == ["seeds 0, 1: Q exploded", "seed 2: Q exploded"]
 
 
-def test_films_are_put_in_linked_or_left_out(tmp_path):
+def test_videos_are_put_in_linked_or_left_out(tmp_path):
     from PIL import Image
 
     folder = sweep(tmp_path / "s", {"base": 1000.0}, seeds=(0,))
@@ -598,12 +609,12 @@ def test_films_are_put_in_linked_or_left_out(tmp_path):
     frames = [Image.new("RGB", (400, 300), (3 * i, 100, 0)) for i in range(80)]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=50)
     assert 'src="data:image/gif;base64,' in text_of(folder)
-    linked = report(folder, films="link").page.read_text()
+    linked = report(folder, videos="link").page.read_text()
     assert 'src="../arm-base__seed-0/videos/step_0004000.gif"' in linked
-    assert "<img" not in report(folder, films="none").page.read_text()
+    assert "<img" not in report(folder, videos="none").page.read_text()
     import base64
 
-    with Image.open(io.BytesIO(base64.b64decode(small_film(path).partition(",")[2]))) as small:
+    with Image.open(io.BytesIO(base64.b64decode(small_video(path).partition(",")[2]))) as small:
         assert small.size in ((150, 112), (150, 113))
         assert small.n_frames == 24
         assert small.info["duration"] == pytest.approx(80 * 50 / 24, abs=10), "as long as it was"
@@ -611,7 +622,7 @@ def test_films_are_put_in_linked_or_left_out(tmp_path):
 
 def test_figures_for_a_page_take_its_colours_and_have_no_ids_in_common(tmp_path):
     found = read_results([make_grid(tmp_path / "g", alphas=(1.0, 5.0), taus=(-5.0, -2.0))])
-    element = figures.themed(figures.svg(figures.learning_curves(found)), "label")
+    element = pages.themed(figures.svg(figures.learning_curves(found)), "label")
     assert "#222222" not in element
     assert "var(--ink)" in element
     assert "var(--c0)" in element

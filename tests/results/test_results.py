@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from made_runs import make_grid, make_run
 
-from cql.results.runs import ResultsError, flat, overrides_of, provenance_of, read_results, read_run, renamed
+from cql.results.groups import read_results, renamed
+from cql.results.runs import ResultsError, flat, overrides_of, provenance_of, read_run
 from cql.training import lock
 
 
@@ -355,7 +356,8 @@ def test_reading_needs_no_torch(tmp_path):
     import subprocess
 
     make_run(tmp_path / "a", [1.0])
-    code = f"import sys; from cql import results; results.read_results(['{tmp_path}']); print('torch' in sys.modules)"
+    read = f"from cql.results import groups, report; groups.read_results(['{tmp_path}'])"
+    code = f"import sys; {read}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     shutil.rmtree(tmp_path / "a")

@@ -16,7 +16,8 @@ from cql.scripts import table as script
 from tiny import OVERRIDES, write_dataset
 
 from cql import config
-from cql.results.runs import flat, read_results
+from cql.results.groups import read_results
+from cql.results.runs import flat
 from cql.results.tables import cells, grid, render, spec
 
 ROOT = Path(__file__).resolve().parents[2]

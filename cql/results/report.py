@@ -1,0 +1,443 @@
+"""A report on runs: a page, tables and figures that say which arm is better, by how much, and how sure that is."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import shlex
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+
+from cql.files import write_text
+from cql.results import checks, figures, pages, statistics, writers
+from cql.results.comparison import Comparison
+from cql.results.groups import NOT_BEGUN, Group, Results
+from cql.results.runs import STATISTICS, Run, Statistic, overrides_of, provenance_of, shown_value
+from cql.results.verdict import FEW_SEEDS, evaluation, plural, verdict
+from cql.training.curves import SERIES
+from cql.training.loggers import EPISODES_FILE, METRICS_FILE, N_LAST_EVALUATIONS, SUMMARY_FILE, read_episodes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Videos = Literal["embed", "link", "none"]
+
+MEANINGS = {
+    "last": "the last evaluation of each run",
+    "best": "the best evaluation of each run, selected by the value it reports and so biased upwards",
+    "last five": "the mean of each run's last five evaluations",
+}
+_OF_LINES = ("learning_curves", "profiles", "diagnostics_")  # figures that do not name the arms
+_VIDEO_SIZE, _VIDEO_FRAMES, _VIDEO_COLOURS = 150, 24, 40  # of an embedded video: pixels, frames, colours
+_MOST_VIDEOS = 40
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        page: ``index.html``.
+        files: all of them, the page included.
+        rows: of the table, for other uses.
+        figures: PNG files.
+    """
+
+    page: Path
+    files: tuple[Path, ...]
+    rows: tuple[dict[str, object], ...]
+    figures: tuple[Path, ...]
+
+
+def write_report(
+    results: Results,
+    folder: Path,
+    *,
+    title: str,
+    command: str,
+    statistic: Statistic = "last",
+    base: str | None = None,
+    videos: Videos = "embed",
+) -> Report:
+    """Write ``index.html``, ``table.md``, ``table.tex``, ``table.csv``, ``episodes.csv`` and ``figures/`` to a folder.
+
+    Args:
+        results: of the runs.
+        folder: created if it does not exist; files of an earlier report are replaced.
+        title: heading of the page.
+        command: that made the report.
+        statistic: the evaluations that figures and comparisons show; the tables have all of them.
+        base: the arm that others are compared with; None takes ``base`` if there is one, else the first.
+        videos: put one video of each group into the page, link to it, or leave videos out.
+
+    Raises:
+        ValueError: there is no arm named ``base``; the message lists the arms.
+    """
+    compared = Comparison.of(results, statistic, base)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    shown: dict[str, str] = {}
+    written: list[Path] = []
+    for name, figure in _drawn(compared).items():
+        if figure is not None:
+            if name.startswith(_OF_LINES):  # in the page one legend serves several figures
+                shown[name] = figures.svg(figure)
+                arms = compared.arms if name == "profiles" else results.arms
+                figures.add_legend(figure, arms, figures.styles_of(results.arms))
+            paths = figures.save(figure, folder / "figures", name)
+            shown.setdefault(name, paths[0].read_text(encoding="utf-8"))
+            written += paths
+    rows = compared.rows()
+    texts = {
+        "table.csv": writers.csv_text(rows),
+        "table.md": markdown(compared),
+        "table.tex": latex(compared),
+        "episodes.csv": writers.csv_text(episodes(results)),
+        "index.html": _Page(compared, rows, shown, folder, videos).render(title, command),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    page, *others = (folder / name for name in reversed(texts))
+    return Report(page, (page, *others, *written), tuple(rows), tuple(p for p in written if p.suffix == ".png"))
+
+
+def _drawn(compared: Comparison) -> dict[str, Figure | None]:
+    """The figures by the names of their files."""
+    results = compared.results
+    return {
+        "learning_curves": figures.learning_curves(results),
+        "heat_map": figures.heat_maps(compared, lambda group: f"#{identity(group)}"),
+        **{f"over_{_file_safe(key)}": figures.over_number(compared, key) for key in results.numeric_axes()},
+        "outcomes": figures.outcomes(compared),
+        "differences": figures.differences(compared),
+        "aggregates": figures.aggregates(compared),
+        "profiles": figures.profiles(compared),
+        "improvement": figures.improvements(compared),
+        **{f"diagnostics_{_file_safe(task)}": figures.diagnostics(results, task) for task in results.tasks},
+    }
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def markdown(compared: Comparison) -> str:
+    """Tasks down, arms across."""
+    return f"{writers.markdown_table(*_table(compared))}\n{_caption(compared)}\n"
+
+
+def latex(compared: Comparison) -> str:
+    """The same for a paper."""
+    return writers.latex_table(*_table(compared), caption=_caption(compared))
+
+
+def episodes(results: Results) -> list[dict[str, object]]:
+    """Every evaluation episode of every run."""
+    return [
+        {
+            "task": group.task, "arm": group.arm, "seed": run.seed, "status": run.status, "step": row.step,
+            "episode": row.episode, "episode_seed": row.seed, "return": row.return_, "length": row.length,
+            "score": row.score,
+        }
+        for group in results.groups
+        for run in group.runs
+        for row in read_episodes(run.directory)
+    ]  # fmt: skip
+
+
+def _table(compared: Comparison) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    """Header, rows and footer: means and standard deviations, the highest mean of each row in bold."""
+    results, rows = compared.results, []
+    for task in results.tasks:
+        row = [task]
+        for arm in results.arms:
+            values, of = compared.outcomes(task, arm), results.group(task, arm).n_planned
+            if not len(values):
+                row.append(f"- [0 of {of}]" if of else "-")
+                continue
+            spread = [float(values.std(ddof=1))] if len(values) > 1 else []
+            text = " ± ".join(compared.shown(float(values.mean()), *spread, separator=""))
+            text += "" if len(values) == of else f" [{len(values)} of {of}]"
+            row.append(writers.Bold(text) if arm == compared.best(task) and len(results.arms) > 1 else text)
+        rows.append(row)
+    return ["task", *results.arms], rows, _means(compared)
+
+
+def _means(compared: Comparison) -> list[list[str]]:
+    """A last row with means over the tasks that can be averaged."""
+    means, results = compared.means(), compared.results
+    of = "" if len(compared.tasks) == len(results.tasks) else f" of {len(compared.tasks)} tasks"
+    texts = [f"{means[arm]:.1f}" if arm in means else "-" for arm in results.arms]
+    return [[f"mean{of}", *texts]] if means else []
+
+
+def _caption(compared: Comparison) -> str:
+    unit = "Normalised scores" if compared.results.scored else "Returns"
+    return (
+        f"{unit}, {MEANINGS[compared.statistic]}: mean and standard deviation over the finished seeds, whose number is "
+        "in brackets if some are missing. The highest mean of a row is bold, which does not say that it is "
+        "significantly higher."
+    )
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def identity(group: Group) -> str:
+    """The id of a group's runs in the page."""
+    return f"runs-{_file_safe(group.task)}--{_file_safe(group.arm)}"
+
+
+def _file_safe(text: str) -> str:
+    """A name for a file or an id in a page, unique except for texts that differ in spaces and ``=`` alone."""
+    whole = re.sub(r"[^A-Za-z0-9._-]+", "_", text)
+    safe = whole.strip("_.")
+    # A number distinguishes texts that differ in the letters that are left out.
+    is_known = safe == whole and re.fullmatch(r"[\w.=-]+( [\w.=-]+)*", text, re.ASCII)
+    return safe if is_known else f"{safe}-{zlib.crc32(text.encode()):08x}"
+
+
+class _Page:
+    """What the template ``report.html`` shows, and asks for while it is rendered."""
+
+    def __init__(
+        self, compared: Comparison, rows: Sequence[dict[str, Any]], shown: dict[str, str], folder: Path, videos: Videos
+    ) -> None:
+        self.compared, self.results, self.rows, self.folder, self.videos = (
+            compared,
+            compared.results,
+            rows,
+            folder,
+            videos,
+        )
+        self.figures = shown
+        self.identity, self.evaluation = identity, evaluation(compared)
+        self.is_single = len(self.results.tasks) == 1
+        self.statistics = STATISTICS
+
+    def render(self, title: str, command: str) -> str:
+        constants = {
+            "min_runs": statistics.MIN_RUNS, "most_bands": figures.MOST_BANDS, "checks": checks.CHECKS,
+            "repetitions": statistics.REPETITIONS, "few_repetitions": statistics.FEW_REPETITIONS,
+            "verdict": verdict(self.compared),
+            "n_colours": len(SERIES), "n_last": N_LAST_EVALUATIONS, "episodes_file": EPISODES_FILE,
+            "metrics_file": METRICS_FILE, "meaning": MEANINGS[self.compared.statistic],
+        }  # fmt: skip
+        return pages.render(
+            "report.html", title=title, command=command, page=self, compared=self.compared, results=self.results,
+            figures=self.figures, provenance=provenance_of(self.results.runs), **constants,
+        )  # fmt: skip
+
+    # At a glance ------------------------------------------------------------------------------------------------------
+
+    def tiles(self) -> list[tuple[str, str]]:
+        results, runs = self.results, self.results.runs
+        seeds = sorted({group.n_planned for group in results.groups})
+        finished = sum(run.status == "finished" for run in runs)
+        steps = sorted({run.n_steps for run in runs})
+        n_arms = len(results.arms)
+        return [
+            (f"{finished} of {len(runs) + len(results.unread)}", "runs finished"),
+            (results.tasks[0], "task") if self.is_single else (str(len(results.tasks)), "tasks"),
+            (str(n_arms), "arm" if n_arms == 1 else "arms"),
+            (" to ".join(str(n) for n in sorted({seeds[0], seeds[-1]})), "seeds each"),
+            (" to ".join(f"{n:,}" for n in sorted({steps[0], steps[-1]})), "gradient steps"),
+        ]
+
+    def unfinished(self) -> tuple[str, list[tuple[str, str]], list[str]]:
+        """Runs that failed or have not finished: a sentence, names with reasons, names of those that have not begun."""
+        runs, lines = self.results.runs, []
+        for run in runs:
+            if run.status == "failed":
+                reason = str(run.failure).partition("; last metrics: ")[0]
+                lines.append((run.name, f"failed at step {run.step}: {reason}"))
+            elif run.status == "waiting" and run.step:
+                lines.append((run.name, f"has {run.step} of {run.n_steps} steps of metrics, but no {SUMMARY_FILE}"))
+            elif run.status != "finished":
+                status = {"running": "is running", "stopped": "was stopped", "waiting": "is waiting"}[run.status]
+                lines.append((run.name, f"{status}, at step {run.step} of {run.n_steps}"))
+        waiting = [path.name for path, reason in self.results.unread if reason == NOT_BEGUN]
+        unreadable = [(path.name, reason) for path, reason in self.results.unread if reason != NOT_BEGUN]
+        n_failed = sum(run.status == "failed" for run in runs)
+        n_going = sum(run.status not in ("finished", "failed") for run in runs) + len(waiting)
+        said = [f"{n_failed} failed"] if n_failed else []
+        said += [f"{n_going} {'has' if n_going == 1 else 'have'} not finished"] if n_going else []
+        said += [f"{len(unreadable)} cannot be read"] if unreadable else []
+        summary = f"Of {plural(len(runs) + len(self.results.unread), 'run')} {', '.join(said)}." if said else ""
+        return summary, lines + unreadable, waiting
+
+    # The result -------------------------------------------------------------------------------------------------------
+
+    def number(self, row: dict[str, Any], label: str, sign: str = "") -> tuple[str, float | None]:
+        """A cell of the table: its text and its value."""
+        mean, low, high = (row.get(f"{label}_{part}") for part in ("mean", "low", "high"))
+        if mean is None:
+            return "", None
+        if low is None or high is None:
+            return self.compared.shown(mean, sign=sign)[0], mean
+        text, lower, upper = self.compared.shown(mean, low, high, sign=sign)
+        return f"{text} [{lower}, {upper}]", mean
+
+    def mean(self, group: Group) -> str:
+        """The mean outcome of a group with finished runs."""
+        values = self.compared.outcomes(group.task, group.arm)
+        text = self.compared.shown(float(values.mean()))[0]
+        return text if len(values) == group.n_planned else f"{text} [{len(values)} of {group.n_planned}]"
+
+    def mark(self, group: Group) -> str:
+        """Whether a group is significantly above (``up``) or below the base arm (``down``), or neither."""
+        if group.arm == self.compared.base:
+            return "same"
+        gap = self.compared.difference(group.task, group.arm)
+        return "up" if gap.low > 0.0 else "down" if gap.high < 0.0 else "same"
+
+    def means(self) -> list[list[str]]:
+        return _means(self.compared)
+
+    def n_few(self) -> int:
+        """Groups with too few finished seeds for an interval."""
+        values = [self.compared.outcomes(group.task, group.arm) for group in self.results.groups]
+        return sum(len(own) < statistics.MIN_RUNS for own in values)
+
+    def n_evaluations(self) -> list[int]:
+        return sorted({len(run.evaluations.values) for group in self.results.groups for run in group.ended})
+
+    def without_episodes(self) -> list[str]:
+        return [run.name for run in self.results.runs if len(run.evaluations.values) and not run.n_episodes]
+
+    # Settings ---------------------------------------------------------------------------------------------------------
+
+    def over(self) -> list[tuple[str, str | None]]:
+        """The swept numbers with their figures."""
+        return [(key, self.figures.get(f"over_{_file_safe(key)}")) for key in self.results.numeric_axes()]
+
+    def settings(self) -> list[str]:
+        """Keys of the table of settings; none if figures show all of them."""
+        own = self.results.arm_settings
+        keys = list(dict.fromkeys(key for settings in own.values() for key in settings))
+        n_learned = sum(bool(self._learned(arm)) for arm in own)
+        if keys and "tau_cql" not in keys and 0 < n_learned < len(own):
+            keys.append("tau_cql")  # if it is null everywhere, the runs determined it
+        return [] if 0 < len(self.results.numeric_axes()) <= 2 else keys
+
+    def setting(self, arm: str, key: str) -> str:
+        """A value of an arm's; for a threshold that is null, what the runs determined."""
+        own, runs = self.results.arm_settings[arm], self._learned(arm)
+        if own.get(key) is None and key == "tau_cql":
+            rows = [row for run in runs for row in run.metrics[-1:] if {"cql_gap", "cql_residual"} <= row.keys()]
+            found = sorted({f"{row['cql_gap'] - row['cql_residual']:.4g}" for row in rows})
+            return "" if not runs else f"null: {', '.join(found)}" if found else "null"
+        return shown_value(own[key]) if key in own else ""
+
+    def _learned(self, arm: str) -> list[Run]:
+        return [run for run in self.results.runs_of(arm=arm) if "algorithm.alpha_cql.tau_cql" in run.config]
+
+    # Several tasks ----------------------------------------------------------------------------------------------------
+
+    def left_out(self) -> list[str]:
+        tasks = [task for task in self.results.tasks if task not in self.compared.tasks]
+        return tasks + [arm for arm in self.results.arms if arm not in self.compared.arms]
+
+    def narrow(self) -> str:
+        """A warning about the bootstrap of few seeds."""
+        n = self.compared.n_seeds
+        return (
+            f" With {n} seeds a bootstrap's intervals are too narrow." if statistics.MIN_RUNS <= n < FEW_SEEDS else ""
+        )
+
+    def about_improvements(self) -> str:
+        """What the intervals of the probabilities of improvement are."""
+        known = [each for each in self.compared.improvements.values() if each.has_interval]
+        text = ""
+        if any(0.0 < each.value < 1.0 for each in known):
+            text += f" Bars are 95 % intervals of a stratified bootstrap.{self.narrow()}"
+        if any(each.value in (0.0, 1.0) for each in known):
+            text += (
+                " If one side wins every pair, the bar is the 95 % interval of Clopper and Pearson over pairs that "
+                "share no run; with three such pairs it begins at 0.29."
+            )
+        return text
+
+    # Runs -------------------------------------------------------------------------------------------------------------
+
+    def diagnostics(self) -> list[tuple[str, str]]:
+        """The tasks with their figures."""
+        named = ((task, self.figures.get(f"diagnostics_{_file_safe(task)}")) for task in self.results.tasks)
+        return [(task, svg) for task, svg in named if svg is not None]
+
+    def remarks(self) -> list[tuple[Group, str]]:
+        highest = {
+            task: max((float(np.abs(r.evaluations.values).max(initial=0.0)) for r in self.results.runs_of(task=task)),
+                      default=0.0)
+            for task in self.results.tasks
+        }  # fmt: skip
+        found = [(group, checks.remarks(group, highest[group.task])) for group in self.results.groups]
+        return [(group, "; ".join(texts)) for group, texts in found if texts]
+
+    def n_shifted(self) -> int:
+        return sum(checks.is_shifted(run) for run in self.results.runs)
+
+    def shown_videos(self) -> list[dict[str, Any]]:
+        """The last video of the first seed that has one: of each group, or of each arm if there are many groups."""
+        if self.videos == "none":
+            return []
+        groups = [group for group in self.results.groups if any(run.video for run in group.runs)]
+        if len(groups) > _MOST_VIDEOS:
+            groups = list({group.arm: group for group in reversed(groups)}.values())[::-1]
+        shown = []
+        for group in groups[:_MOST_VIDEOS]:
+            run, path = next((run, run.video) for run in group.runs if run.video is not None)
+            number = path.stem.removeprefix("step_")
+            shown.append(
+                {
+                    "source": small_video(path) if self.videos == "embed" else self.link(path),
+                    "group": group,
+                    "seed": run.seed,
+                    "step": f"step {int(number):,}" if number.isdecimal() else path.stem,
+                }
+            )
+        return shown
+
+    def outcome(self, run: Run, statistic: Statistic) -> tuple[str, float | None]:
+        value = run.outcome(statistic, scored=self.results.scored)
+        return ("", None) if value is None else (self.compared.shown(value)[0], value)
+
+    def link(self, path: Path) -> str:
+        """The address of a file or a folder, relative to the page."""
+        return quote(Path(os.path.relpath(path, self.folder)).as_posix())
+
+    # How it was made --------------------------------------------------------------------------------------------------
+
+    def overrides(self) -> list[tuple[Path, str]]:
+        sweeps = sorted({run.sweep for run in self.results.runs if run.sweep is not None})
+        return [(sweep, shlex.join(overrides)) for sweep in sweeps if (overrides := overrides_of(sweep))]
+
+    def shared(self) -> str:
+        return "\n".join(f"{key}: {shown_value(value)}" for key, value in sorted(self.results.shared.items()))
+
+
+def small_video(path: Path) -> str:
+    """A GIF as an address that holds all of it, with fewer frames, pixels and colours."""
+    from PIL import Image
+
+    with Image.open(path) as video:
+        n = getattr(video, "n_frames", 1)
+        chosen = np.unique(np.linspace(0, n - 1, min(n, _VIDEO_FRAMES)).round().astype(int))
+        frames, duration = [], 0.0
+        for index in range(n):
+            video.seek(index)
+            duration += float(video.info.get("duration", 50))
+            if index in chosen:
+                frame = video.convert("RGB")
+                frame.thumbnail((_VIDEO_SIZE, _VIDEO_SIZE))
+                frames.append(frame.quantize(_VIDEO_COLOURS, dither=Image.Dither.NONE))
+    buffer = io.BytesIO()
+    each = max(20, round(duration / len(frames)))
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=each, loop=0, optimize=True)
+    return f"data:image/gif;base64,{base64.b64encode(buffer.getvalue()).decode()}"
