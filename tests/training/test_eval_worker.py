@@ -18,9 +18,9 @@ import pytest
 import torch
 from children import fork
 from nested import assert_same
+from processes import is_running, said, wait_until
 from test_resume import assert_same_run, exit_code
 from test_trainer import FakeRecorder, at_update, folders_in, stack, summary, train
-from test_worker import is_running, said, wait_until
 from tiny import tiny_config
 
 from cql.algorithm.agent import Agent
@@ -328,7 +328,7 @@ def test_killed_while_it_evaluates(
     at_update(monkeypatch, 13, kill)
     assert train(trainer) == ["finished"] * 3
     (warning,) = said(caplog)
-    assert "was killed by SIGKILL in the middle of its work" in warning
+    assert "was killed by SIGKILL while it worked" in warning
     for folder, reference in zip(folders_in(tmp_path), folders_in(in_between), strict=True):
         assert_same_run(folder, reference)
         assert summary(folder) == summary(reference)
@@ -340,7 +340,7 @@ def test_one_that_dies_at_every_evaluation_is_given_up(
     worker = Worker(jobs.failing, name="evaluation worker")
     assert train(stack(configs, tmp_path, worker=worker)) == ["finished"] * 3
     assert len(said(caplog)) == 3
-    assert "this process does its work from now on" in said(caplog)[-1]
+    assert "this process does its jobs" in said(caplog)[-1]
     for folder, reference in zip(folders_in(tmp_path), folders_in(in_between), strict=True):
         assert_same_run(folder, reference)
 
