@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Read, draw and write; errors of the user's go to stderr with exit code 2."""
     chosen = arguments()
-    from cql.results import dashboard, groups, report
+    from cql.results import dashboard, groups, report, wandb_report
 
     try:
         folders = [_folder(text) for text in chosen.folders]
@@ -89,7 +89,7 @@ def main() -> int:
     print(f"written: {written.page} ({written.page.stat().st_size / 1e6:.1f} MB), tables and figures beside it")
     if chosen.wandb:
         project, entity = where
-        line = dashboard.log_report(
+        line = wandb_report.log_report(
             out,
             files=list(written.files),
             table=list(written.rows),

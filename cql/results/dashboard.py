@@ -1,9 +1,7 @@
-"""A sweep's place in Weights & Biases: a workspace made for it, and a run that carries its report.
+"""A workspace in Weights & Biases for a sweep.
 
-``dashboard.json``  in the sweep's folder: the workspace as it was last built, and its address once it has been saved
-``wandb_report/``   in the report's folder: the W&B run that carries it
-
-``wandb`` and ``wandb_workspaces`` are imported where they are used.
+``dashboard.json`` in the sweep's folder holds the workspace as it was last built, and its address once it was saved.
+``wandb`` and ``wandb_workspaces`` are imported only when needed.
 """
 
 from __future__ import annotations
@@ -15,30 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cql import files
 from cql.config.points import SEED, without_seed
 from cql.results.runs import ResultsError, read_run
 from cql.sweep.status import SWEEP_FILE, read_sweep
-from cql.training.loggers import N_LAST_EVALUATIONS, VIDEO_KEY, WANDB_FILE, open_wandb, wandb_tag
+from cql.training.loggers import N_LAST_EVALUATIONS, VIDEO_KEY, WANDB_FILE, wandb_tag
 
 DASHBOARD_FILE = "dashboard.json"
 REPORT = "report"
-REPORT_FOLDER = "wandb_report"
+"""Job type of the run that carries a sweep's report."""
 
-# What the summary of a run in W&B has of its evaluations, before `eval_score` and `eval_return_mean`.
+# Prefixes of `eval_score` and `eval_return_mean` in the summary of a run in W&B.
+_JUDGED = f"last{N_LAST_EVALUATIONS}_"
 _OUTCOMES = {
     "": "last evaluation",
     "best_": "best evaluation",
-    f"last{N_LAST_EVALUATIONS}_": f"mean of the last {N_LAST_EVALUATIONS} evaluations",
+    _JUDGED: f"mean of the last {N_LAST_EVALUATIONS} evaluations",
 }
-_JUDGED = f"last{N_LAST_EVALUATIONS}_"
 _SECTIONS = {
     "Coefficients": ("alpha_cql", "alpha_temp"),
     "Q values": ("q_data", "q_policy", "q_uniform"),
     "Conservative gap": ("cql_gap", "cql_residual"),
     "Critics and policy": ("critic_td", "entropy"),
 }
-# What a run's config leaves to be found out, or names by the kind of `alpha_cql`, its copy in W&B has once more, as the
-# run used it.
+# The config in W&B has these values a second time, under one name for all kinds of `alpha_cql` and as the run used
+# them if the config leaves them to be derived.
 _AS_USED = {
     "algorithm.alpha_cql.value": "coefficients.alpha_cql",
     "algorithm.alpha_cql.initial_value": "coefficients.alpha_cql",
@@ -47,10 +46,7 @@ _AS_USED = {
 
 
 class DashboardError(ValueError):
-    """There is nothing to make a dashboard of, or nothing to make it with."""
-
-
-# The workspace --------------------------------------------------------------------------------------------------------
+    """There is nothing to make a dashboard of, or a package is missing."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,14 @@ class SweepInWandb:
     """What a sweep's workspace depends on.
 
     Attributes:
-        name: of the sweep, by which its runs are tagged.
+        name: Name of the sweep, with which its runs are tagged.
         project: W&B project.
-        entity: W&B user or team; None is the key's own.
-        varied: keys of the runs' config in W&B that differ between runs, besides the seed.
-        scored: whether every run's environment has reference scores.
-        filmed: whether any run is filmed.
-        n_runs: how many of its runs are in W&B.
-        n_points: how many of its points are, each with one run a seed.
+        entity: W&B user or team; None is the one of the API key.
+        varied: Keys of the runs' config in W&B that differ between runs, besides the seed.
+        scored: Whether every run's environment has reference scores.
+        has_videos: Whether any run records videos.
+        n_runs: Number of its runs in W&B.
+        n_points: Number of its points in W&B, each with one run per seed.
     """
 
     name: str
@@ -73,35 +69,35 @@ class SweepInWandb:
     entity: str | None
     varied: tuple[str, ...]
     scored: bool
-    filmed: bool
+    has_videos: bool
     n_runs: int
     n_points: int
 
 
 def in_wandb(folder: Path, *, project: str | None = None, entity: str | None = None) -> SweepInWandb:
-    """Read from a sweep's folder what of it is in W&B, or will be when it is synced.
+    """Read from a sweep's folder which of its runs are in W&B, or will be when they are synced.
 
     Args:
-        folder: of the sweep.
-        project: None takes the one of the runs' configs.
-        entity: likewise.
+        folder: The sweep's folder.
+        project: W&B project; None takes it from the runs' configs.
+        entity: W&B user or team; None takes it from the runs' configs.
 
     Raises:
-        DashboardError: no run of the sweep is in W&B, their configs do not agree on a project, one of their files is
-            damaged, or the sweep's name is none that W&B's filters can hold.
+        DashboardError: No run of the sweep is in W&B, the configs disagree on the project or the entity, a file of a
+            run is damaged, or W&B's filters would misread the sweep's name.
     """
     name = folder.resolve().name
     if re.search(r"[^\w.-]", name, re.ASCII):
         raise DashboardError(
-            f"{folder}: a sweep with a dashboard has a name of letters, digits, dots, dashes and underscores, as a "
-            "sweep_name is; W&B's filters read others as operators"
+            f"{folder}: W&B's filters would read a character of this name as an operator. Rename the folder: letters, "
+            "digits, dots, dashes and underscores"
         )
     directories = [folder / run.name for run in read_sweep(folder) if (folder / run.name / WANDB_FILE).exists()]
     if not directories:
         raise DashboardError(
             f"no run of {folder} is in W&B: they were trained with logger=local or logger.mode=disabled. Give the "
-            "sweep's command with logger=wandb, or logger=wandb_offline and `wandb sync` later; in this sweep's own "
-            "folder that sends the runs which have not ended yet"
+            "sweep's command again with logger=wandb, or with logger=wandb_offline and run `wandb sync` later; in the "
+            "same folder this sends the runs that have not ended yet"
         )
     try:
         configs = [read_run(directory).config for directory in directories]
@@ -114,7 +110,7 @@ def in_wandb(folder: Path, *, project: str | None = None, entity: str | None = N
         entity=entity,
         varied=varied_keys(configs, _swept(folder)),
         scored=all(config.get("env.reference.min_score") is not None for config in configs),
-        filmed=any(config.get("video.enabled") for config in configs),
+        has_videos=any(config.get("video.enabled") for config in configs),
         n_runs=len(directories),
         n_points=len({without_seed(directory.name) for directory in directories}),
     )
@@ -123,15 +119,15 @@ def in_wandb(folder: Path, *, project: str | None = None, entity: str | None = N
 def place(
     configs: Sequence[Mapping[str, Any]], *, project: str | None = None, entity: str | None = None
 ) -> tuple[str, str | None]:
-    """The W&B project and entity of runs.
+    """Find the W&B project and entity of runs.
 
     Args:
-        configs: with dotted keys, one a run.
-        project: None takes the one of the configs.
-        entity: likewise; where they have none, None, which is the key's own.
+        configs: One config per run, with dotted keys.
+        project: W&B project; None takes it from the configs.
+        entity: W&B user or team; None takes it from the configs, or is the one of the API key if they have none.
 
     Raises:
-        DashboardError: the configs do not agree on one, or have no project.
+        DashboardError: The configs disagree, or have no project.
     """
     project, entity = _agreed("project", project, configs), _agreed("entity", entity, configs)
     if project is None:
@@ -139,15 +135,24 @@ def place(
     return project, entity
 
 
-def varied_keys(configs: Sequence[Mapping[str, Any]], swept: Sequence[str] = ()) -> tuple[str, ...]:
-    """The keys of the runs' config in W&B that can be the axes of a plot: every run has a value, and they differ.
+def _agreed(key: str, chosen: str | None, configs: Sequence[Mapping[str, Any]]) -> str | None:
+    if chosen is not None:
+        return chosen
+    found = sorted({str(config[f"logger.{key}"]) for config in configs if config.get(f"logger.{key}") is not None})
+    if len(found) > 1:
+        raise DashboardError(f"the runs disagree: logger.{key} is {', '.join(found)}; choose one with --{key}")
+    return found[0] if found else None
 
-    Of keys that differ in step with another one, as all of ``env`` does with the dataset, one is enough, unless the
-    sweep's command names them.
+
+def varied_keys(configs: Sequence[Mapping[str, Any]], swept: Sequence[str] = ()) -> tuple[str, ...]:
+    """Find the keys of the runs' config in W&B that can be axes of a plot: every run has a value, and they differ.
+
+    Some keys differ together, as all of ``env`` does with the dataset. One of them is enough, unless the sweep's
+    command names several.
 
     Args:
-        configs: with dotted keys, one a run.
-        swept: keys that the command varies, which may be those of whole groups.
+        configs: One config per run, with dotted keys.
+        swept: Keys that the command varies; they may be those of whole groups.
     """
 
     def is_swept(key: str) -> bool:
@@ -165,7 +170,7 @@ def varied_keys(configs: Sequence[Mapping[str, Any]], swept: Sequence[str] = ())
         match as_used:
             case "coefficients.alpha_cql":
                 is_complete = True
-            case "coefficients.tau_cql":  # absent where alpha_cql is fixed
+            case "coefficients.tau_cql":  # absent if alpha_cql is fixed
                 is_complete = all(key in config for config in configs)
             case _:
                 is_complete = all(isinstance(value, (str, int, float)) for value in values)
@@ -175,11 +180,17 @@ def varied_keys(configs: Sequence[Mapping[str, Any]], swept: Sequence[str] = ())
     return tuple(varied)
 
 
-def workspace(sweep: SweepInWandb) -> Any:
-    """The workspace of a sweep, a ``wandb_workspaces.workspaces.Workspace``, built without a server.
+def _swept(folder: Path) -> list[str]:
+    """Keys that the sweep's command varies, as far as its folder tells."""
+    swept = _read_json(folder / SWEEP_FILE).get("swept")
+    return [str(key) for key in swept] if isinstance(swept, list) else []
 
-    Its runs are those with the sweep's tag, without its report; they are grouped by point, so that each curve is a mean
-    over seeds with the band from the lowest to the highest.
+
+def workspace(sweep: SweepInWandb) -> Any:
+    """Build the workspace of a sweep, a ``wandb_workspaces.workspaces.Workspace``; needs no server.
+
+    It shows the runs that have the sweep's tag, without its report. They are grouped by point, so each curve is a mean
+    over seeds with a band from the lowest to the highest.
 
     Raises:
         DashboardError: ``wandb_workspaces`` is not installed.
@@ -215,9 +226,9 @@ def workspace(sweep: SweepInWandb) -> Any:
         sections.append(ws.Section(name="Settings", panels=plots, is_open=True))
     for name, metrics in _SECTIONS.items():
         sections.append(ws.Section(name=name, panels=[curve(metric) for metric in metrics], is_open=True))
-    if sweep.filmed:
-        films = wr.MediaBrowser(title="rollouts", media_keys=[VIDEO_KEY], num_columns=4)
-        sections.append(ws.Section(name="Rollouts", panels=[films], is_open=False))
+    if sweep.has_videos:
+        videos = wr.MediaBrowser(title="rollouts", media_keys=[VIDEO_KEY], num_columns=4)
+        sections.append(ws.Section(name="Rollouts", panels=[videos], is_open=False))
     return ws.Workspace(
         entity=sweep.entity or "",
         project=sweep.project,
@@ -234,7 +245,7 @@ def workspace(sweep: SweepInWandb) -> Any:
 
 
 def _wandb_workspaces() -> tuple[Any, Any, Any]:
-    """Its rooms for workspaces, panels and filters; as Any, for its types are not all exported."""
+    """Its modules for workspaces, panels and filters; as Any, since not all their types are exported."""
     try:
         from wandb_workspaces import expr, workspaces
         from wandb_workspaces.reports import v2
@@ -246,15 +257,14 @@ def _wandb_workspaces() -> tuple[Any, Any, Any]:
 
 
 def save(built: Any, address: str | None = None) -> str:
-    """Save a workspace to W&B, which needs a key and a network; any exception of W&B's is raised.
+    """Save a workspace to W&B. This needs an API key and a network, and raises whatever W&B raises.
 
     Args:
-        built: of :func:`workspace`.
-        address: of a saved one, which takes the place's contents instead of a new one being made. One that is there no
-            more is made anew.
+        built: The result of :func:`workspace`.
+        address: Address of a saved workspace, whose contents are replaced. If it was deleted, a new one is made.
 
     Returns:
-        Its address.
+        The workspace's address.
     """
     import wandb
 
@@ -264,7 +274,7 @@ def save(built: Any, address: str | None = None) -> str:
     if address is not None:
         try:
             target = type(built).from_url(address)
-        except Exception:  # noqa: BLE001  W&B raises what it likes where a workspace has been deleted
+        except Exception:  # noqa: BLE001  W&B documents no error for a workspace that was deleted
             target = built
         else:
             target.name, target.sections = built.name, built.sections
@@ -274,111 +284,25 @@ def save(built: Any, address: str | None = None) -> str:
 
 
 def write(path: Path, built: Any, address: str | None) -> None:
-    """Write a workspace, in the form in which W&B is given it, and its address where it has one.
+    """Write a workspace in the form that W&B receives, and its address if it has one.
 
     Raises:
-        FileNotFoundError: the path's folder does not exist.
+        FileNotFoundError: The path's folder does not exist.
     """
     model = json.loads(built._to_model().model_dump_json(by_alias=True, exclude_none=True))
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"address": address, "workspace": model}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    files.write_text(path, json.dumps({"address": address, "workspace": model}, indent=1) + "\n")
 
 
 def saved_address(path: Path) -> str | None:
-    """The address of the workspace that was saved last, None where none was."""
-    try:
-        address = json.loads(path.read_bytes())["address"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+    """Address of the workspace that was saved last; None if none was saved."""
+    address = _read_json(path).get("address")
     return address if isinstance(address, str) else None
 
 
-def _agreed(key: str, chosen: str | None, configs: Sequence[Mapping[str, Any]]) -> str | None:
-    if chosen is not None:
-        return chosen
-    found = sorted({str(config[f"logger.{key}"]) for config in configs if config.get(f"logger.{key}") is not None})
-    if len(found) > 1:
-        raise DashboardError(
-            f"the runs are in several W&B places: logger.{key} is {', '.join(found)}; choose one with --{key}"
-        )
-    return found[0] if found else None
-
-
-def _swept(folder: Path) -> list[str]:
-    """The keys that the sweep's command varies, as far as its folder tells."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty if there is none."""
     try:
-        swept = json.loads((folder / SWEEP_FILE).read_bytes())["swept"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return []
-    return [str(key) for key in swept]
-
-
-# The report -----------------------------------------------------------------------------------------------------------
-
-
-def log_report(
-    folder: Path,
-    files: Sequence[Path],
-    *,
-    project: str,
-    entity: str | None = None,
-    mode: str = "auto",
-    sweep: str | None = None,
-    table: Sequence[Mapping[str, object]] = (),
-    figures: Sequence[Path] = (),
-) -> str:
-    """Give a report to W&B, as the run ``report`` of its sweep; for the same folder always as the same run.
-
-    The table arrives as ``results``, each figure under its file's name without the ending, and all files together as
-    the next version of one artifact. Whatever W&B raises is logged as a warning and goes no further.
-
-    Args:
-        folder: of the report. What belongs to the W&B run is kept in ``wandb_report/`` in it.
-        files: of the report, in the folder or elsewhere.
-        project: W&B project.
-        entity: W&B user or team; None is the key's own.
-        mode: see :func:`cql.training.loggers.open_wandb`.
-        sweep: group and tag; None is the folder's name.
-        table: rows, by their columns.
-        figures: pictures to be shown.
-
-    Returns:
-        One line for people: where the run is, and where W&B is offline, which command uploads it.
-
-    Raises:
-        FileNotFoundError: one of the files or figures does not exist; W&B has been told nothing then.
-        ValueError: the mode, or WANDB_MODE, is none that there is.
-    """
-    for path in (*files, *figures):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is to go into W&B's report, but is not there")
-    name = sweep or folder.resolve().name
-    with open_wandb(
-        folder / REPORT_FOLDER,
-        config={"sweep": name},
-        project=project,
-        entity=entity,
-        group=name,
-        job_type=REPORT,
-        tags=[name],
-        name=REPORT,
-        mode=mode,
-    ) as logger:
-        if not logger.active:
-            return logger.place
-        if table:
-            logger.log_table("results", table)
-        for figure in figures:
-            logger.log_figure(figure)
-        if files:
-            # W&B takes these letters, and as many.
-            artifact = re.sub(r"[^\w.-]", "_", f"{REPORT}-{name}", flags=re.ASCII)[:128]
-            logger.log_artifact({_inside(path, folder): path for path in files}, artifact, REPORT)
-        return logger.place if logger.active else "W&B could not be given the report: see the warning above"
-
-
-def _inside(path: Path, folder: Path) -> str:
-    """A file's name in the artifact: its path in the report's folder, or its own name where it is elsewhere."""
-    path, folder = path.resolve(), folder.resolve()
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

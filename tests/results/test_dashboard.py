@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import sys
@@ -18,9 +19,10 @@ from tiny import tiny_config
 from wandb_reader import OfflineRun, offline_runs
 
 from cql.algorithm.agent import METRICS
+from cql.config import LearnedAlphaCql
 from cql.config.schema import Reference
-from cql.results import dashboard
-from cql.results.dashboard import DashboardError, SweepInWandb, in_wandb, log_report, varied_keys, workspace
+from cql.results.dashboard import DashboardError, SweepInWandb, in_wandb, varied_keys, workspace
+from cql.results.wandb_report import REPORT_FOLDER, log_report
 from cql.training import experiment
 from cql.training.loggers import LocalLogger, open_wandb, read_metrics
 
@@ -47,20 +49,26 @@ def wandb_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def sweep(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two thresholds on two seeds, with made-up reference scores, offline in W&B."""
     folder = tmp_path_factory.mktemp("sweeps") / "grid"
-    shared = (
-        "logger=wandb_offline", "logger.project=cql-tests", "logger.entity=team", "algorithm/alpha_cql=learned",
+    shared = tiny_config(
+        dataset, "logger=wandb_offline", "logger.project=cql-tests", "logger.entity=team", "n_steps=12",
+        "n_steps_per_epoch=2", "algorithm/alpha_cql=learned",
     )  # fmt: skip
+    shared.env.reference = Reference(name="made up", min_score=2.0, max_score=52.0)
     configs, directories = [], []
-    for tau_cql in (-5, 1):
+    for tau_cql in (-5.0, 1.0):
         for seed in (0, 1):
-            configs.append(tiny_config(dataset, *shared, f"algorithm.alpha_cql.tau_cql={tau_cql}", f"seed={seed}"))
-            configs[-1].env.reference = Reference(name="made up", min_score=2.0, max_score=52.0)
-            directories.append(folder / f"tau_cql-{tau_cql}__seed-{seed}")
+            configs.append(copy.deepcopy(shared))
+            assert isinstance(configs[-1].algorithm.alpha_cql, LearnedAlphaCql)
+            configs[-1].algorithm.alpha_cql.tau_cql = tau_cql
+            configs[-1].seed = seed
+            directories.append(folder / f"tau_cql-{tau_cql:g}__seed-{seed}")
     folder.mkdir()
     (folder / "sweep.json").write_text(json.dumps({"base": {}, "swept": ["algorithm.alpha_cql.tau_cql", "seed"]}))
     for train_config, directory in zip(configs, directories, strict=True):
         experiment.claim_folder(train_config, directory)
-    outcomes = experiment.run_stack(configs, directories)
+    with pytest.MonkeyPatch.context() as patch:  # nothing here looks at the figures of the runs
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda _, to, **__: Image.new("RGB", (8, 8)).save(to, "png"))
+        outcomes = experiment.run_stack(configs, directories)
     assert all(isinstance(outcome, float) for outcome in outcomes), outcomes
     return folder
 
@@ -183,7 +191,7 @@ def test_the_workspace_has_the_panels_of_a_cql_sweep(sweep: Path) -> None:
     assert bars == [["eval_score"], ["best_eval_score"], ["last5_eval_score"]]
     assert of_config(built) == [["coefficients", "tau_cql"]]
     assert [panel["targetKey"] for panel in panels(built)["Parameter Importance"]] == ["last5_eval_score"]
-    assert "Media Browser" not in panels(built)  # none of its runs is filmed
+    assert "Media Browser" not in panels(built)  # none of its runs records videos
 
 
 def test_runs_are_filtered_by_tag_and_grouped_by_point(sweep: Path, recorded: Mapping[str, OfflineRun]) -> None:
@@ -210,13 +218,13 @@ def test_without_scores_returns_stand_in_and_without_varied_keys_no_settings() -
     assert "Parallel Coordinates Plot" not in panels(built)
 
 
-def test_films_are_shown_under_the_key_by_which_they_are_sent(tmp_path: Path) -> None:
-    film = tmp_path / "film.gif"
-    Image.new("RGB", (8, 8)).save(film)
+def test_videos_are_shown_under_the_key_by_which_they_are_sent(tmp_path: Path) -> None:
+    video = tmp_path / "video.gif"
+    Image.new("RGB", (8, 8)).save(video)
     with open_wandb(tmp_path / "run", config={}, project="cql-tests", mode="offline") as logger:
-        logger.log_video(1, film)
+        logger.log_video(1, video)
     (run,) = offline_runs(tmp_path / "run")
-    (panel,) = panels(workspace(subject(filmed=True)))["Media Browser"]
+    (panel,) = panels(workspace(subject(has_videos=True)))["Media Browser"]
     (key,) = panel["mediaKeys"]
     assert run.rows(key)[0][0]["_type"] == "video-file"
 
@@ -448,7 +456,7 @@ def report(tmp_path: Path) -> dict[str, Any]:
 
 def test_a_report_is_one_run_with_a_table_figures_and_files(report: dict[str, Any]) -> None:
     said = log_report(**report, mode="auto", sweep="grid")
-    (run,) = offline_runs(report["folder"] / dashboard.REPORT_FOLDER)
+    (run,) = offline_runs(report["folder"] / REPORT_FOLDER)
     assert (run.name, run.job_type, run.group, run.tags) == ("report", "report", "grid", ["grid"])
     assert (run.project, run.exit_code, run.config["sweep"]) == ("cql-tests", 0, "grid")
     ((table,),) = run.rows("results")
@@ -464,7 +472,7 @@ def test_a_report_is_one_run_with_a_table_figures_and_files(report: dict[str, An
 def test_a_report_given_again_is_the_same_run(report: dict[str, Any]) -> None:
     for _ in range(2):
         log_report(**report)
-    first, second = offline_runs(report["folder"] / dashboard.REPORT_FOLDER)
+    first, second = offline_runs(report["folder"] / REPORT_FOLDER)
     assert first.id == second.id
     assert [row["_step"] for run in (first, second) for row in run.history] == [0, 1, 2, 3]
     assert (second.tags, second.artifacts[-1]) == (["my report"], ("report-my_report", "report"))
@@ -472,7 +480,7 @@ def test_a_report_given_again_is_the_same_run(report: dict[str, Any]) -> None:
 
 def test_any_name_of_a_sweep_makes_one_of_an_artifact(report: dict[str, Any]) -> None:
     log_report(**report, sweep="α " + 60 * "long")
-    (run,) = offline_runs(report["folder"] / dashboard.REPORT_FOLDER)
+    (run,) = offline_runs(report["folder"] / REPORT_FOLDER)
     assert run.artifacts[-1] == (("report-__" + 60 * "long")[:128], "report")
 
 
@@ -481,7 +489,7 @@ def test_a_report_in_a_runs_folder_leaves_its_wandb_run_alone(report: dict[str, 
     state.write_text('{"id": "of-the-run", "rows": 7}')
     log_report(**report)
     assert json.loads(state.read_text()) == {"id": "of-the-run", "rows": 7}
-    (run,) = offline_runs(report["folder"] / dashboard.REPORT_FOLDER)
+    (run,) = offline_runs(report["folder"] / REPORT_FOLDER)
     assert run.id != "of-the-run"
 
 
@@ -504,7 +512,7 @@ def test_what_wandb_raises_stays_a_warning(
 
     with monkeypatch.context() as broken:
         broken.setattr(wandb.Run, "log_artifact", fail)
-        assert "could not be given the report" in log_report(**report)
+        assert "the report was not logged to W&B" in log_report(**report)
     assert [record.levelno for record in caplog.records if "the pipe is broken" in record.getMessage()] == [
         logging.WARNING
     ]
@@ -514,6 +522,6 @@ def test_what_wandb_raises_stays_a_warning(
 
 def test_nothing_is_sent_where_wandb_is_off_or_a_file_is_missing(report: dict[str, Any]) -> None:
     assert log_report(**report, mode="disabled") == "W&B is switched off"
-    with pytest.raises(FileNotFoundError, match=r"gone\.md is to go into W&B's report"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.md does not exist"):
         log_report(**{**report, "files": [report["folder"] / "gone.md"]})
-    assert not (report["folder"] / dashboard.REPORT_FOLDER).exists()
+    assert not (report["folder"] / REPORT_FOLDER).exists()
