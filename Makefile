@@ -10,8 +10,8 @@ ARGS   ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format test-fast test-slow test-slurm test-ray test-hydra-next test-peers benchmark mutants \
-	wheel clean
+.PHONY: help install train test lint format test-fast test-slow test-ci test-slurm test-ray test-hydra-next test-peers \
+	benchmark mutants wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1|/' | column -t -s '|'
@@ -43,6 +43,9 @@ test-fast: install  ## the fast tests alone
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m 'slow' $(ARGS)
+
+test-ci: install  ## the slow tests that CI runs once: the wheel, joblib, Optuna
+	$(BIN)/pytest -n $(WORKERS) -m 'ci' $(ARGS)
 
 test-slurm: install  ## sweeps through a real SLURM, installed and started by the tests (as root on Debian)
 	$(BIN)/pytest -m 'slurm' $(ARGS)

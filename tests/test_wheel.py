@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tiny import OVERRIDES, write_dataset
 
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
