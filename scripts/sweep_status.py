@@ -58,10 +58,10 @@ def main() -> int:
             columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
             print(sweeps.table(sweeps.read_sweep(folder), columns))
         if chosen.figure is not None:
-            from cql.training import curves as report
+            from cql.results import sweep_figure
 
-            print(f"written: {report.sweep_curves(folder, path=chosen.figure)}", file=sys.stderr)
-    except (sweeps.NoSweepError, FileNotFoundError) as error:
+            print(f"written: {sweep_figure.sweep_curves(folder, path=chosen.figure)}", file=sys.stderr)
+    except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

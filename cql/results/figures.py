@@ -102,14 +102,18 @@ def add_legend(figure: Figure, arms: Sequence[str], styles: dict[str, Style]) ->
     labels = _labels(arms, list(styles), 60)
     columns = max(1, min(len(arms), int(13 * figure.get_figwidth()) // (max(map(len, labels)) + 6)))
     figure.set_figheight(figure.get_figheight() + 0.12 + 0.2 * -(-len(arms) // columns))
-    _legend(figure, [(label, styles[arm]) for arm, label in zip(arms, labels, strict=True)], columns)
+    draw_legend(figure, [(label, styles[arm]) for arm, label in zip(arms, labels, strict=True)], columns)
 
 
-def _legend(figure: Figure, entries: Sequence[tuple[str, Style]], columns: int) -> None:
+def draw_legend(figure: Figure, entries: Sequence[tuple[str, Style]], columns: int, title: str | None = None) -> None:
+    """Add a legend of labels with their styles above a figure."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=s.colour, linestyle=s.line, linewidth=2.4, label=label) for label, s in entries]
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9, labelcolor=INK,
+        title=title, title_fontsize=13, alignment="left",
+    )  # fmt: skip
 
 
 # Panels ---------------------------------------------------------------------------------------------------------------
@@ -143,7 +147,7 @@ def page_panels(n: int, *, width: float, height: float, columns: int) -> tuple[F
     return figure, panels
 
 
-def _panels(
+def titled_panels(
     titles: Sequence[str], *, width: float = 3.7, height: float = 2.7, columns: int = _COLUMNS, length: int = 38
 ) -> tuple[Figure, list[Axes]]:
     """Panels with titles and few ticks across; a single one is wide."""
@@ -155,10 +159,6 @@ def _panels(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         _title(axes, title)
     return figure, panels
-
-
-def _bottom(panels: Sequence[Axes]) -> Sequence[Axes]:
-    return panels[-min(_COLUMNS, len(panels)) :]
 
 
 def _words(text: str) -> str:
@@ -266,7 +266,7 @@ def over_seeds(curves: Sequence[Curve]) -> tuple[NDArray[np.float64], list[Estim
     return np.array(steps), [statistics.mean_estimate(at[step]) for step in steps]
 
 
-def _draw_curves(
+def draw_curves(
     axes: Axes,
     groups: Sequence[Group],
     styles: dict[str, Style],
@@ -287,7 +287,8 @@ def _draw_group(axes: Axes, group: Group, style: Style, curve_of: Callable[[Run]
 
     The mean is over the runs that have not failed, up to the last step that all of them have.
     """
-    curves = [(run, _finite(curve_of(run))) for run in group.runs]
+    curves = [(run, curve_of(run)) for run in group.runs]
+    curves = [(run, Curve(*(each[np.isfinite(curve.values)] for each in curve))) for run, curve in curves]
     curves = [(run, curve) for run, curve in curves if len(curve.steps)]
     if not curves:
         return 0.0
@@ -314,23 +315,18 @@ def _draw_group(axes: Axes, group: Group, style: Style, curve_of: Callable[[Run]
     return float(max(sizes, default=0.0))
 
 
-def _finite(curve: Curve) -> Curve:
-    known = np.isfinite(curve.values)
-    return Curve(curve.steps[known], curve.values[known])
-
-
 def learning_curves(results: Results) -> Figure | None:
     """Evaluations over gradient steps, one panel per task, one line per arm: mean over seeds, band of 95 %."""
     tasks = [task for task in results.tasks if any(len(run.evaluations.steps) for run in results.runs_of(task=task))]
     if not tasks:
         return None
-    figure, panels = _panels(tasks)
+    figure, panels = titled_panels(tasks)
     styles = styles_of(results.arms)
     for axes, task in zip(panels, tasks, strict=True):
         groups = results.groups_of(task)
-        _draw_curves(axes, groups, styles, lambda run: run.judged(results.scored), may_be_wide=False)
+        draw_curves(axes, groups, styles, lambda run: run.judged(results.scored), may_be_wide=False)
         _name(axes, y=results.unit if axes in panels[::_COLUMNS] else "")
-    for axes in _bottom(panels):
+    for axes in panels[-_COLUMNS:]:
         axes.set_xlabel("gradient steps", fontsize=9, color=PALE)
     return figure
 
@@ -341,14 +337,15 @@ def diagnostics(results: Results, task: str) -> Figure | None:
     names = [name for name in DIAGNOSTICS if any(len(run.metric(name).steps) for g in groups for run in g.runs)]
     if not names:
         return None
-    figure, panels = _panels([DIAGNOSTICS[name] for name in names])
+    figure, panels = titled_panels([DIAGNOSTICS[name] for name in names])
     for axes, name in zip(panels, names, strict=True):
         _title(axes, DIAGNOSTICS[name], name)
-        _draw_curves(axes, groups, styles_of(results.arms), _metric(name))
+        draw_curves(axes, groups, styles_of(results.arms), metric_of(name))
     return figure
 
 
-def _metric(name: str) -> Callable[[Run], Curve]:
+def metric_of(name: str) -> Callable[[Run], Curve]:
+    """What reads a metric of a run."""
     return lambda run: run.metric(name)
 
 
@@ -361,16 +358,17 @@ def outcomes(compared: Comparison) -> Figure | None:
     if not tasks:
         return None
     arms = compared.results.arms
-    figure, panels = _panels(tasks, height=0.75 + 0.26 * max(len(arms), 3))
+    figure, panels = titled_panels(tasks, height=0.75 + 0.26 * max(len(arms), 3))
     for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
-        _draw_outcomes(axes, compared, task, styles_of(arms))
-        _arm_axis(axes, arms, arms, shown=index % _COLUMNS == 0 or max(map(len, arms)) <= 10)
-    for axes in _bottom(panels):
+        draw_outcomes(axes, compared, task, styles_of(arms))
+        arm_axis(axes, arms, arms, shown=index % _COLUMNS == 0 or max(map(len, arms)) <= 10)
+    for axes in panels[-_COLUMNS:]:
         _name(axes, f"{compared.results.unit}, {compared.statistic}")
     return figure
 
 
-def _draw_outcomes(axes: Axes, compared: Comparison, task: str, styles: dict[str, Style]) -> None:
+def draw_outcomes(axes: Axes, compared: Comparison, task: str, styles: dict[str, Style]) -> None:
+    """Draw each arm's mean with its interval and seeds."""
     for y, arm in enumerate(compared.results.arms):
         values, colour = compared.outcomes(task, arm), styles[arm].colour
         if not len(values):
@@ -392,7 +390,7 @@ def differences(compared: Comparison) -> Figure | None:
     tasks = [t for t in compared.results.tasks if any(math.isfinite(compared.difference(t, a).value) for a in arms)]
     if not tasks:
         return None
-    figure, panels = _panels(tasks, height=0.75 + 0.26 * max(len(arms), 3))
+    figure, panels = titled_panels(tasks, height=0.75 + 0.26 * max(len(arms), 3))
     styles = styles_of(compared.results.arms)
     for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
         for y, arm in enumerate(arms):
@@ -401,8 +399,8 @@ def differences(compared: Comparison) -> Figure | None:
                 _bar(axes, y, estimate, styles[arm].colour)
         axes.axvline(0.0, color=INK, linewidth=1.0, zorder=2.5)
         shown = index % _COLUMNS == 0 or max(map(len, arms)) <= 10
-        _arm_axis(axes, arms, compared.results.arms, shown=shown)
-    for axes in _bottom(panels):
+        arm_axis(axes, arms, compared.results.arms, shown=shown)
+    for axes in panels[-_COLUMNS:]:
         _name(axes, f"{compared.results.unit} minus the base arm's")
     return figure
 
@@ -423,9 +421,7 @@ def _interval(axes: Axes, y: float, estimate: Estimate, colour: str) -> None:
     axes.plot([estimate.value] * 2, [y - 0.3, y + 0.3], color=colour, linewidth=2.4, zorder=3)
 
 
-def _arm_axis(
-    axes: Axes, arms: Sequence[str], all_arms: Sequence[str], *, shown: bool = True, length: int = 34
-) -> None:
+def arm_axis(axes: Axes, arms: Sequence[str], all_arms: Sequence[str], *, shown: bool = True, length: int = 34) -> None:
     """Arms from top to bottom."""
     axes.set_yticks(range(len(arms)), _labels(arms, all_arms, length) if shown else [""] * len(arms))
     axes.set_ylim(len(arms) - 0.4, -0.6)
@@ -439,14 +435,15 @@ def over_number(compared: Comparison, key: str) -> Figure | None:
     """The outcome against one swept number, one panel per task; a line for each value of a second swept number."""
     if key not in compared.results.numeric_axes() or not compared.judged:
         return None
-    figure, panels = _panels(compared.judged, height=3.0)
+    figure, panels = titled_panels(compared.judged, height=3.0)
     for axes, task in zip(panels, compared.judged, strict=True):
-        _draw_over_number(axes, compared, task, key)
+        draw_over_number(axes, compared, task, key)
         axes.set_ylabel(f"{compared.results.unit}, {compared.statistic}", fontsize=9, color=PALE)
     return figure
 
 
-def _draw_over_number(axes: Axes, compared: Comparison, task: str, key: str) -> None:
+def draw_over_number(axes: Axes, compared: Comparison, task: str, key: str) -> None:
+    """Draw the outcomes on a task against one swept number."""
     settings = compared.results.arm_settings
     others = [other for other in compared.results.numeric_axes() if other != key]
     xs = sorted({float(own[key]) for own in settings.values()})
@@ -485,24 +482,24 @@ def heat_maps(compared: Comparison, link: Callable[[Group], str]) -> Figure | No
         compared: arms of a sweep.
         link: address that a cell leads to.
     """
-    axes_ = _grid_of(compared.results)
+    axes_ = grid_of(compared.results)
     if axes_ is None or not compared.judged:
         return None
     _, columns, _, rows = axes_
-    figure, panels = _panels(
+    figure, panels = titled_panels(
         compared.results.tasks, width=max(3.8, 1.0 + 0.75 * len(columns)), height=1.2 + 0.5 * len(rows), columns=2,
         length=24,
     )  # fmt: skip
     for axes, task in zip(panels, compared.results.tasks, strict=True):
         axes.set_title(f"mean {compared.results.unit}, {compared.statistic}", loc="right", fontsize=8.5, color=PALE)
-        _draw_heat_map(axes, compared, task, axes_, link)
+        draw_heat_map(axes, compared, task, axes_, link)
     return figure
 
 
 _Grid = tuple[str, list[float], str, list[float]]
 
 
-def _grid_of(results: Results) -> _Grid | None:
+def grid_of(results: Results) -> _Grid | None:
     """Key and values across, key and values up; None if the arms are not a grid of two numbers."""
     keys = results.numeric_axes()
     if len(keys) != 2:
@@ -512,9 +509,10 @@ def _grid_of(results: Results) -> _Grid | None:
     return (across, values[across], up, values[up]) if len(values[up]) > 1 else None
 
 
-def _draw_heat_map(
+def draw_heat_map(
     axes: Axes, compared: Comparison, task: str, grid: _Grid, link: Callable[[Group], str] | None = None
 ) -> None:
+    """Draw the mean outcomes on a task over a grid of two swept numbers."""
     from matplotlib.patches import Rectangle
 
     across, columns, up, rows = grid
@@ -553,12 +551,14 @@ def aggregates(compared: Comparison) -> Figure | None:
     if not compared.aggregates:
         return None
     arms, styles = compared.arms, styles_of(compared.results.arms)
-    figure, panels = _panels(list(compared.aggregates), width=2.9, height=0.8 + 0.27 * max(len(arms), 3), columns=4)
+    figure, panels = titled_panels(
+        list(compared.aggregates), width=2.9, height=0.8 + 0.27 * max(len(arms), 3), columns=4
+    )
     for index, (axes, (name, by_arm)) in enumerate(zip(panels, compared.aggregates.items(), strict=True)):
         _title(axes, name, "less is better" if name == "optimality gap" else "")
         for y, arm in enumerate(arms):
             _interval(axes, y, by_arm[arm], styles[arm].colour)
-        _arm_axis(axes, arms, compared.results.arms, shown=index == 0, length=26)
+        arm_axis(axes, arms, compared.results.arms, shown=index == 0, length=26)
         axes.margins(x=0.08)
         _name(axes, "score")
     return figure
@@ -593,6 +593,6 @@ def improvements(compared: Comparison) -> Figure | None:
         _interval(axes, y, estimate, styles_of(all_arms)[arm].colour)
     axes.axvline(0.5, color=INK, linewidth=1.0, linestyle=_DASHED, zorder=1.5)
     axes.set_xlim(0.0, 1.0)
-    _arm_axis(axes, list(found), all_arms)
+    arm_axis(axes, list(found), all_arms)
     _name(axes, f"probability that it beats {_labels([compared.base], all_arms)[0]}")
     return figure

@@ -143,8 +143,9 @@ def run_directories(folder: Path) -> list[Path]:
     found = []
     for level in range(1, 5):
         for path in folder.glob("/".join("*" * level)):
-            if path.is_dir() and not path.name.startswith("."):
-                found += [path] if any((path / f).exists() for f in (SUMMARY_FILE, CONFIG_FILE, METRICS_FILE)) else []
+            is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if not is_hidden and any((path / file).exists() for file in (SUMMARY_FILE, CONFIG_FILE, METRICS_FILE)):
+                found.append(path)
     return sorted(found)
 
 

@@ -575,8 +575,8 @@ def test_before_the_first_evaluation_and_where_all_failed_there_is_a_page_too(tm
 
 
 def test_a_report_in_a_sweeps_folder_is_no_run_of_it(tmp_path):
+    from cql.results.sweep_figure import sweep_curves
     from cql.sweep import status as sweeps
-    from cql.training.curves import sweep_curves
 
     folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, spread=5.0)
     before = sweep_curves(folder, path=tmp_path / "a.png").read_bytes()

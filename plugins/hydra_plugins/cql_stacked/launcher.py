@@ -480,7 +480,7 @@ def _clear_away(sweep: Path) -> None:
 
 def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
     """Say how the sweep went, tell the failures how many they are, and draw the figure."""
-    from cql.training import curves as report
+    from cql.results import sweep_figure
     from cql.training.lock import FolderInUseError
 
     failures = [result for result in done.values() if result.status is not JobStatus.COMPLETED]
@@ -494,7 +494,7 @@ def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
     if any(sweep.glob("*/wandb/offline-run-*")):
         log.info("to upload what W&B has offline: wandb sync %s/*/wandb/offline-run-*", sweep)
     try:
-        log.info("figure: %s", report.sweep_curves(sweep))
+        log.info("figure: %s", sweep_figure.sweep_curves(sweep))
     except FileNotFoundError as error:
         log.info("no figure of the sweep: %s", error)
     except Exception as error:  # noqa: BLE001  the figure can be drawn again, the night's runs cannot
