@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -172,14 +173,12 @@ def parts(specs: Sequence[str], n_episodes: int | None, noise: float | None, inf
 
 def train_command(dataset_id: str, env_id: str, reference: tuple[float, float] | None) -> str:
     """The command that trains on a dataset, and scores as it does."""
-    known = config.known_reference(env_id)
-    has_file = config.CONFIG_DIR.joinpath("env", f"{env_id}.yaml").is_file()
-    if reference is not None and (known is None or reference != (known["min_score"], known["max_score"])):
-        low, high = reference
-        env = f"env.id={env_id} env.reference.name=own env.reference.min_score={low} env.reference.max_score={high}"
-    else:
-        env = f"env={env_id}" if has_file else f"env.id={env_id} env.reference=null"
-    return f"python scripts/train.py dataset=minari dataset.id={dataset_id} {env}"
+    from cql.rollout.reference_scores import known_scores
+
+    overrides = ["dataset=minari", f"dataset.id={dataset_id}", f"env.id={env_id}"]
+    if reference is not None and reference != known_scores(env_id):
+        overrides.append(f"env.reference=[{reference[0]},{reference[1]}]")
+    return shlex.join(["python", "scripts/train.py", *overrides])
 
 
 def summary(episodes: "Sequence[Episode]", reference: tuple[float, float] | None, name: str) -> str:
@@ -204,18 +203,14 @@ def collect(chosen: argparse.Namespace) -> None:
     from cql.data.collect import collect_dataset
     from cql.data.datasets import minari_folder
     from cql.rollout.envs import env_info
+    from cql.rollout.reference_scores import AUTO, reference_scores, scores_name
 
     minari_folder(chosen.dataset_id)  # refuses a malformed id before anything is loaded
     acting = parts(chosen.policy, chosen.episodes, chosen.noise, env_info(chosen.env))
-    reference, name = None if chosen.reference is None else tuple(chosen.reference), "own"
+    reference = reference_scores(chosen.env, AUTO if chosen.reference is None else chosen.reference)
     if reference is None:
-        known = config.known_reference(chosen.env)
-        if known is None:
-            print(
-                f"{chosen.env} has no reference returns: no score; --reference MIN MAX gives it some", file=sys.stderr
-            )
-        else:
-            reference, name = (known["min_score"], known["max_score"]), known["name"]
+        print(f"{chosen.env} has no reference returns: no score; --reference MIN MAX gives it some", file=sys.stderr)
+    name = "" if reference is None else scores_name(chosen.env, reference)
     episodes = collect_dataset(
         chosen.dataset_id,
         chosen.env,

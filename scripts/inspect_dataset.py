@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cql import config
-
 if TYPE_CHECKING:
     from cql.data.inspection import Source
 
@@ -35,7 +33,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("dataset", metavar="ID_OR_FILE", help="see below")
     parser.add_argument("--env", metavar="ENV", help="Gymnasium's id, where the dataset does not say it")
-    reference_help = "returns that score 0 and 100 (default: those of the metadata, else of configs/env)"
+    reference_help = "returns that score 0 and 100 (default: those of the metadata, else D4RL's of the environment)"
     parser.add_argument("--reference", type=float, nargs=2, metavar=("MIN", "MAX"), help=reference_help)
     parser.add_argument("--discount", type=float, default=0.99, help="of the discounted returns (default 0.99)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: outputs/datasets/NAME)")
@@ -85,6 +83,7 @@ def inspect(chosen: argparse.Namespace) -> None:
     from cql.data import inspection
     from cql.results import inspection_page
     from cql.rollout.envs import env_info
+    from cql.rollout.reference_scores import known_scores
 
     name, source = read(chosen.dataset, chosen.env)
     env_id = chosen.env or source.raw.env_id
@@ -94,8 +93,7 @@ def inspect(chosen: argparse.Namespace) -> None:
         )
     reference = None if chosen.reference is None else (chosen.reference[0], chosen.reference[1])
     if reference is None and not source.has_reference:
-        known = config.known_reference(env_id)
-        reference = None if known is None else (float(known["min_score"]), float(known["max_score"]))
+        reference = known_scores(env_id)
     found = inspection.inspect(source, env_info(env_id), reference=reference, discount=chosen.discount)
     out = chosen.out or Path("outputs", "datasets", re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed")
     command = shlex.join(["python", "scripts/inspect_dataset.py", *sys.argv[1:]])

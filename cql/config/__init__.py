@@ -4,10 +4,10 @@ The names that other packages use are here. Importing the package registers sche
 process needs that unpickles a config and imports nothing else.
 """
 
-from cql.config.composition import VERSION_BASE, arranged, compose, known_reference, register
+from cql.config.composition import VERSION_BASE, arranged, compose, register
 from cql.config.conversion import checked, from_dict, to_dict
 from cql.config.folders import RUN_CONFIG_FILE, SWEEP_FILE, saved_config
-from cql.config.identity import differences, differing_keys, run_key, stack_key
+from cql.config.identity import NO_OTHER_RUN, ROUNDING, differences, differing_keys, run_key, stack_key
 from cql.config.keys import CONFIG_DIR, GROUPS, options_of
 from cql.config.messages import ConfigError, explain, friendly_errors
 from cql.config.names import dataset_label, point_name
@@ -28,6 +28,8 @@ from cql.config.schema import (
 __all__ = [
     "CONFIG_DIR",
     "GROUPS",
+    "NO_OTHER_RUN",
+    "ROUNDING",
     "RUN_CONFIG_FILE",
     "SWEEP_FILE",
     "VERSION_BASE",
@@ -52,7 +54,6 @@ __all__ = [
     "explain",
     "friendly_errors",
     "from_dict",
-    "known_reference",
     "options_of",
     "point_name",
     "register",

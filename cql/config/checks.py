@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,10 +73,10 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
             "the episodes: set one of them to null"
         )
     reference = config.env.reference
-    if reference is not None and reference.max_score <= reference.min_score:
+    if isinstance(reference, list) and not (all(map(math.isfinite, reference)) and reference[0] < reference[1]):
         yield (
-            f"env.reference.max_score={reference.max_score} must be greater than "
-            f"env.reference.min_score={reference.min_score}; for no normalised score write env.reference=null"
+            f"env.reference={reference}: the second return must be greater than the first, and both finite; for no "
+            "normalised score write env.reference=null"
         )
     if config.tf32 and config.device is Device.cpu:
         yield "tf32=true has no effect with device=cpu: write tf32=false, or device=cuda"

@@ -67,16 +67,6 @@ def arranged(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def known_reference(env_id: str) -> dict[str, Any] | None:
-    """`name`, `min_score` and `max_score` of the environment's file in `configs/env`; None without a file."""
-    path = CONFIG_DIR / "env" / f"{env_id}.yaml"
-    if not path.is_file():
-        return None
-    plain: Any = OmegaConf.to_container(OmegaConf.load(path))
-    reference: dict[str, Any] | None = plain["reference"]
-    return reference
-
-
 def _register_schemas_and_resolvers() -> None:
     # Hydra 1.4 wants to be told that a config may come a second time.
     again: dict[str, Any] = {} if _HYDRA_1_3 else {"replace": True}

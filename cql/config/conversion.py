@@ -12,6 +12,7 @@ from cql.config.checks import check
 from cql.config.keys import choice, field_types, kind_of, kinds_of, variant_paths, without_none
 from cql.config.messages import ConfigError, explain, unknown_key, wrong_type
 from cql.config.schema import VARIANTS, TrainConfig
+from cql.rollout.reference_scores import AUTO, reference_scores
 
 
 def checked(cfg: DictConfig) -> TrainConfig:
@@ -129,6 +130,23 @@ def _converted(value: Any, annotation: Any) -> Any:
     elif annotation == list[str]:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return list(value)
+    elif annotation is Any:
+        return _reference(value)
     elif type(value) is annotation:
         return value
     raise TypeError(f"{value!r} is not of type {annotation}")
+
+
+def _reference(value: Any) -> Any:
+    """`env.reference` as "auto", None or a list of two numbers; run folders of older versions hold a mapping.
+
+    Raises:
+        TypeError: It has another form.
+    """
+    if value is None or value == AUTO:
+        return value
+    try:
+        scores = reference_scores("", value)
+    except ValueError as error:
+        raise TypeError(str(error)) from error
+    return None if scores is None else list(scores)

@@ -1,16 +1,44 @@
 """What makes two runs the same, and what lets them train in one stack."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
 from cql.config.conversion import from_dict, to_dict
 from cql.config.messages import ConfigError
 from cql.config.schema import TrainConfig
+from cql.rollout.reference_scores import with_scores
 
-# Keys that do not make another run: where it is logged, how it is started, by what means it is computed.
-_OPERATIONAL = ("resume", "sweep_name", "retry_failed", "n_threads", "cuda_graph", "eval_worker", "logger")
+NO_OTHER_RUN = (
+    # How it is started, where it is logged, by what means it is computed.
+    "resume",
+    "sweep_name",
+    "retry_failed",
+    "logger",
+    "n_threads",
+    "cuda_graph",
+    "eval_worker",
+    "dataset.download",
+    # What is kept of it besides its numbers.
+    "video",
+    "n_evals_per_video",
+    "n_epochs_per_checkpoint",
+    "n_kept_checkpoints",
+)
+"""Keys, or groups of them, that make no other run, whatever their values."""
+
+ROUNDING = ("device", "tf32")
+"""Keys that change how a run's numbers are rounded: another run, but not another experiment."""
+
+# Those of NO_OTHER_RUN of which a stack has one value.
+_ONE_PER_STACK = (
+    "n_threads",
+    "video",
+    "n_evals_per_video",
+    "n_epochs_per_checkpoint",
+    "n_kept_checkpoints",
+)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -44,13 +72,14 @@ def run_key(config: TrainConfig) -> str:
 
 
 def stack_key(config: TrainConfig) -> str:
-    """What runs must share to be trained as one stack; equal for those that may be.
+    """What runs must share to be trained as one stack: equal for runs that may be.
 
-    It is the config without what a stack keeps one value a run of: the seed, the numbers that enter the losses, the
-    learning rates, and the keys that do not make another run but `n_threads`, which a process has one of. (So it has of
-    `eval_worker`; that of a stack's first run is taken, since it changes no number.)
+    It is the config without what a stack keeps per run (the seed, the numbers that enter the losses, the learning
+    rates) and without the keys that make no other run, unless a stack has one value of them. A stack has one
+    `eval_worker` as well: its first run's, since it changes no number.
     """
-    plain = {**_identity(to_dict(config)), "n_threads": config.n_threads}
+    whole = to_dict(config)
+    plain = {**_identity(whole), **{key: whole[key] for key in _ONE_PER_STACK}}
     del plain["seed"]
     algorithm = plain["algorithm"]
     for key in ("w_cql", "discount", "tau_target", "bc_steps", "critic_learning_rate", "actor_learning_rate"):
@@ -61,7 +90,20 @@ def stack_key(config: TrainConfig) -> str:
 
 
 def _identity(plain: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in plain.items() if key not in _OPERATIONAL}
+    """A plain config without the keys that make no other run, and with the reference scores that it means."""
+    found = _without(plain, NO_OTHER_RUN)
+    with suppress(ValueError):  # of a form that no version had: it differs as it is
+        return with_scores(found)
+    return found
+
+
+def _without(plain: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping without these dotted keys."""
+    return {
+        key: _without(value, keys, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in plain.items()
+        if f"{prefix}{key}" not in keys
+    }
 
 
 def _shown(value: Any, absent: object) -> str:

@@ -50,6 +50,8 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "eval_freq": ("n_steps_per_epoch", "n_epochs_per_eval"),
     "hidden_dim": ("network.width",),
     "hidden_sizes": ("network.width", "network.depth"),
+    "min_score": ("env.reference",),
+    "max_score": ("env.reference",),
     "normalize": ("dataset.normalise_observations",),
     "normalize_observations": ("dataset.normalise_observations",),
 }
@@ -207,6 +209,11 @@ def unknown_key(key: str, kinds: Mapping[str, str], value: str | None = None) ->
 
 def wrong_type(key: str, value: Any) -> str:
     """What to say of a value whose type does not fit its key."""
+    if key == "env.reference":
+        return (
+            f"{key}={'null' if value is None else value}: it must be auto (the known scores of env.id), null "
+            f"(no score) or the returns that score 0 and 100, e.g. {key}=[0,1000]"
+        )
     annotation, optional = without_none(all_keys()[key][0])
     null = ", or null" if optional else ""
     shown = "null" if value is None else value
@@ -257,6 +264,8 @@ def _missing_option(file: str, options: list[str], text: str) -> str:
     plus = "+" if group == "experiment" else ""
     near = difflib.get_close_matches(option, names, n=1) or [name for name in names if option and option in name][:2]
     meant = did_you_mean([f"{plus}{group}={name}" for name in near])
+    if group == "env" and not near:
+        meant = f"; an environment of Gymnasium without a file is chosen by its id: env.id={option}"
     return f"{plus}{group}={option}: there is no such option; there are {', '.join(names)}{meant}"
 
 

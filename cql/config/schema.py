@@ -404,33 +404,19 @@ class NetworkConfig:
 
 
 @dataclass(kw_only=True)
-class Reference:
-    """Returns that stand for 0 and 100 on the normalised scale.
-
-    Attributes:
-        name: Whose constants they are; shown beside every normalised score.
-        min_score: The return of a random policy.
-        max_score: The return of an expert.
-    """
-
-    name: str
-    min_score: float = _number()
-    max_score: float = _number()
-
-
-@dataclass(kw_only=True)
 class EnvConfig:
     """The environment that policies are evaluated in.
 
     Attributes:
-        id: Gymnasium's.
-        reference: Null where no normalised score exists.
+        id: Gymnasium's, such as `Hopper-v5`, or with the module that registers it, such as `my_package:MyEnv-v0`.
+        reference: The returns that score 0 and 100: `auto` for D4RL's constants of this environment, if there are any;
+            null for no score; or `[MIN, MAX]`. See `cql.rollout.reference_scores`.
         n_eval_episodes: Episodes per evaluation.
         eval_seed: Episode e of every evaluation is reset with `eval_seed + e`.
     """
 
     id: str
-    reference: Reference | None
+    reference: Any  # OmegaConf knows no union of a text and a list; `conversion` checks it
     n_eval_episodes: int = _number(_AT_LEAST_1)
     eval_seed: int = _number(Bounds(at_least=0, at_most=2**31))
 

@@ -30,6 +30,7 @@ from cql.algorithm import networks
 from cql.algorithm.networks import Mlp, Parameters
 from cql.data.datasets import DatasetError, minari_folder, minari_root_set_to, new_dataset
 from cql.rollout.envs import env_info, make_env, to_env_actions
+from cql.rollout.reference_scores import known_scores
 from cql.rollout.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -612,8 +613,9 @@ def _write(
         warnings.filterwarnings("ignore", message="`(author|author_email|code_permalink)` is set to None")
         dataset = minari.create_dataset_from_buffers(
             dataset_id=dataset_id,
-            env=env_id,
-            eval_env=env_id,
+            # Minari looks ids up without importing the module of PACKAGE:ID; the recording has imported it.
+            env=env_id.rpartition(":")[2],
+            eval_env=env_id.rpartition(":")[2],
             buffer=buffers,
             algorithm_name=names,
             author=author,
@@ -648,18 +650,17 @@ class Embedded:
     dataset_id: str
     env_id: str
     parts: tuple[tuple[str, int], ...]
-    reference: tuple[float, float]
+    reference: tuple[float, float] | None
     seed: int = 0
 
 
-_D4RL = {"HalfCheetah-v5": (-280.178953, 12135.0), "Hopper-v5": (-20.272305, 3234.3)}
 _EARLY = ("sac_025k", "sac_050k", "sac_075k", "sac_100k", "sac_125k")  # up to the one called medium
 
 
 def _embedded(env_id: str, quality: str, *parts: tuple[str, int]) -> Embedded:
     name = env_id.split("-")[0].lower()
     own = tuple((policy if policy == "random" else f"{name}/{policy}", n_episodes) for policy, n_episodes in parts)
-    return Embedded(f"cql/{name}/{quality}-v0", env_id, own, _D4RL[env_id])
+    return Embedded(f"cql/{name}/{quality}-v0", env_id, own, known_scores(env_id))
 
 
 # About 100,000 transitions each. HalfCheetah's episodes all have a thousand; Hopper's end when it falls.

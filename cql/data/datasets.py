@@ -815,10 +815,11 @@ def check(
     """
     if not len(raw):
         raise _empty(raw.name)
-    if raw.env_id is not None and raw.env_id != env_id:
+    # A dataset does not record the module of PACKAGE:ID.
+    if raw.env_id is not None and raw.env_id != env_id.rpartition(":")[2]:
         raise DatasetError(
-            f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: set env={raw.env_id} "
-            "or choose another dataset"
+            f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: "
+            f"set env.id={raw.env_id} or choose another dataset"
         )
     for key, array, wanted in (
         ("observations", raw.rows, observation_size),
@@ -828,7 +829,7 @@ def check(
             recorded = "does not say which environment it is from" if raw.env_id is None else f"is from {raw.env_id}"
             raise DatasetError(
                 f"dataset '{raw.name}': {key} have {array.shape[1]} features, but {env_id} has {wanted}; the dataset "
-                f"{recorded}: set env=... to the one it was recorded in"
+                f"{recorded}: set env.id=... to the one it was recorded in"
             )
     m = len(raw)
     for key, shape, dtype in (
@@ -865,7 +866,7 @@ def check(
         raise DatasetError(
             f"dataset '{raw.name}': {int(beyond.any(axis=1).sum())} of {m} actions lie outside the bounds of {env_id}, "
             f"the farthest with {raw.actions[row, column]:g} in column {column} ({_place(raw, row)}), where the bounds "
-            f"are [{action_low[column]:g}, {action_high[column]:g}]: set env=... to the one it was recorded in"
+            f"are [{action_low[column]:g}, {action_high[column]:g}]: set env.id=... to the one it was recorded in"
         )
 
 

@@ -561,7 +561,7 @@ def inspect(
 
 
 def _must_fit(raw: RawData, info: EnvInfo) -> None:
-    if raw.env_id is not None and raw.env_id != info.env_id:
+    if raw.env_id is not None and raw.env_id != info.env_id.rpartition(":")[2]:
         raise DatasetError(f"dataset '{raw.name}' was recorded in {raw.env_id}, not in {info.env_id}")
     for key, array, wanted in (
         ("observations", raw.rows, info.observation_size),

@@ -109,7 +109,7 @@ def in_wandb(folder: Path, *, project: str | None = None, entity: str | None = N
         project=project,
         entity=entity,
         varied=varied_keys(configs, _swept(folder)),
-        scored=all(config.get("env.reference.min_score") is not None for config in configs),
+        scored=all(config.get("env.reference") is not None for config in configs),
         has_videos=any(config.get("video.enabled") for config in configs),
         n_runs=len(directories),
         n_points=len({without_seed(directory.name) for directory in directories}),

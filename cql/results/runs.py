@@ -16,7 +16,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cql.config.identity import NO_OTHER_RUN, ROUNDING
 from cql.config.points import SEED, parse_point
+from cql.rollout.reference_scores import with_scores
 from cql.sweep.status import Status, status
 from cql.training.loggers import (
     EPISODES_FILE,
@@ -37,10 +39,7 @@ STATISTICS: tuple[Statistic, ...] = ("last", "best", "last five")
 the mean of the last five."""
 
 # Keys, or groups of them, in which the same run may differ.
-_NOT_COMPARED = (
-    "resume", "sweep_name", "retry_failed", "n_threads", "cuda_graph", "eval_worker", "logger", "device", "tf32",
-    "video", "n_evals_per_video", "n_epochs_per_checkpoint", "n_kept_checkpoints", "dataset.download",
-)  # fmt: skip
+_NOT_COMPARED = (*NO_OTHER_RUN, *ROUNDING)
 
 
 class ResultsError(ValueError):
@@ -155,7 +154,7 @@ def read_run(directory: Path) -> Run:
     Raises:
         ResultsError: a file in it is damaged; the message names it.
     """
-    config = flat(_yaml(directory / CONFIG_FILE))
+    config = flat(with_scores(_yaml(directory / CONFIG_FILE)))
     summary = _json(directory / SUMMARY_FILE)
     try:
         metrics, episodes = read_metrics(directory), read_episodes(directory)

@@ -85,7 +85,8 @@ def make_env(
         The environment with its time limit, not yet reset.
 
     Raises:
-        EnvError: Gymnasium does not know the id, or misses what the environment depends on.
+        EnvError: Gymnasium does not know the id, its module cannot be imported, or it misses what the environment
+            depends on.
     """
     import gymnasium
 
@@ -95,10 +96,10 @@ def make_env(
     try:
         # The checker walks over every observation of every step; `env_info` and the tests have looked at the spaces.
         return gymnasium.make(env_id, disable_env_checker=True, **options)
-    except gymnasium.error.Error as error:
+    except (gymnasium.error.Error, ImportError) as error:
         raise EnvError(
-            f"env: gymnasium cannot make {env_id!r} ({error}). Known to work: HalfCheetah-v5, Hopper-v5, Walker2d-v5, "
-            "Ant-v5, InvertedPendulum-v5."
+            f"env: gymnasium cannot make {env_id!r} ({error}). Give the id of an environment that is installed, "
+            "such as HalfCheetah-v5; the id of one that a package registers is written PACKAGE:ID."
         ) from error
 
 

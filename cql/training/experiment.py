@@ -32,6 +32,7 @@ from cql.data import collect
 from cql.data import datasets as data
 from cql.rollout.envs import EnvInfo, env_info, normalised_score
 from cql.rollout.evaluation import Evaluator, Recorder, rolling_out
+from cql.rollout.reference_scores import AUTO, reference_scores, scores_name
 from cql.rollout.rendering import choose_backend, write_gif, write_mp4
 from cql.rollout.worker import Worker
 from cql.training import curves as report
@@ -359,6 +360,11 @@ def train(
     transitions = load_data(first, info, device)
     keep_freed_memory()  # from now on: what loading the data frees goes back
     log.info("%d transitions of %s on %s", len(transitions), first.env.id, device)
+    if first.env.reference == AUTO and scores_of(first) is None:
+        log.info(
+            "no reference scores are known for %s: its returns have no score; env.reference=[MIN,MAX] gives some",
+            first.env.id,
+        )
 
     results: dict[Path, Run | Exception] = {}
     begun: list[tuple[TrainConfig, Run, dict[str, Any] | None]] = []
@@ -441,7 +447,7 @@ def _begin(
         local=local,
         wandb=_open_wandb(train_config, info, directory, disabled=is_failed),
         checkpoints=CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints),
-        reference=reference_scores(train_config),
+        reference=scores_of(train_config),
         log_checkpoints=isinstance(logger, config.WandbLoggerConfig) and logger.log_checkpoints,
         status="failed" if is_failed else "running",
     )
@@ -662,10 +668,9 @@ def mlp(train_config: TrainConfig) -> networks.Mlp:
     )
 
 
-def reference_scores(train_config: TrainConfig) -> tuple[float, float] | None:
+def scores_of(train_config: TrainConfig) -> tuple[float, float] | None:
     """Lowest and highest reference return of the environment, None where it has none."""
-    reference = train_config.env.reference
-    return None if reference is None else (reference.min_score, reference.max_score)
+    return reference_scores(train_config.env.id, train_config.env.reference)
 
 
 def load_policy(path: Path) -> tuple[Policy, TrainConfig, int]:
@@ -752,10 +757,10 @@ def evaluate(
         f"{train_config.env.id}, {path.name} (step {step}), {n_episodes} episodes: "
         f"return {returns.mean():.1f} +- {returns.std():.1f} (lowest {returns.min():.1f}, highest {returns.max():.1f})"
     )
-    reference = train_config.env.reference
+    reference = scores_of(train_config)
     if reference is not None:
-        scores = normalised_score(returns, reference.min_score, reference.max_score)
-        line += f", {reference.name} score {scores.mean():.1f} +- {scores.std():.1f}"
+        scores = normalised_score(returns, *reference)
+        line += f", {scores_name(train_config.env.id, reference)} score {scores.mean():.1f} +- {scores.std():.1f}"
     if gif is not None or mp4 is not None:
         size = train_config.video.size
         recording = Recorder(train_config.env.id, width=size, height=size, seconds=seconds).record(policy, first_seed)

@@ -2,6 +2,7 @@ import copy
 import functools
 import itertools
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -158,8 +159,7 @@ def test_defaults():
     assert isinstance(c.algorithm.penalty, CqlH)
     assert isinstance(c.dataset, EmbeddedDataset)
     assert isinstance(c.logger, WandbLoggerConfig)
-    assert c.env.reference is not None
-    assert (c.env.reference.min_score, c.env.reference.max_score) == (-280.178953, 12135.0)
+    assert c.env.reference == "auto"
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,8 @@ LEARNED = ["algorithm/alpha_cql=learned"]
             {"dataset.n_episodes": 3, "dataset.fraction": 0.5},
             ["dataset.n_episodes=3", "dataset.fraction=0.5", "null"],
         ),
-        ([], {"env.reference.max_score": -1e3}, ["env.reference.max_score=-1000.0", "env.reference.min_score"]),
+        ([], {"env.reference": [5.0, 5.0]}, ["env.reference=[5.0, 5.0]", "greater", "env.reference=null"]),
+        ([], {"env.reference": [0.0, math.inf]}, ["env.reference=[0.0, inf]", "finite"]),
         (LEARNED, {"algorithm.w_cql": 0.0}, ["algorithm.w_cql=0.0", "algorithm/alpha_cql=fixed"]),
         ([], {"video.size": 201}, ["video.size=201", "202"]),
     ],
@@ -519,7 +520,9 @@ D4RL = ["dataset=d4rl", "dataset.path=a.hdf5"]
         ([], "eval_worker", True, "eval_worker=True: it must be one of auto, on, off"),
         ([], "device", "gpu", "device=gpu: it must be one of auto, cpu, cuda"),
         ([], "env.id", None, "env.id=null: it must be a text"),
-        ([], "env.reference", "D4RL", "env.reference=D4RL: it must be a set of keys, or null"),
+        ([], "env.reference", "D4RL", "env.reference=D4RL: it must be auto"),
+        ([], "env.reference", [1.0], "env.reference=[1.0]: it must be auto"),
+        ([], "env.reference", {"name": "D4RL", "min_score": 0.0}, "env.reference={'name': 'D4RL', 'min_score': 0.0}"),
         ([], "network", None, "network=null: it must be a set of keys"),
         ([], "dataset", 3, "dataset=3: it must be a set of keys"),
         # Missing and empty values.
@@ -750,6 +753,41 @@ def test_what_does_not_make_another_run_is_no_difference():
     assert config.differing_keys(one, other)
     assert config.differences(one, other) == []
     assert config.differences(one, config.to_dict(load("seed=1"))) == ["seed: 0 -> 1"]
+
+
+OLD_REFERENCE = {"name": "D4RL", "min_score": -280.178953, "max_score": 12135.0}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "old", "new", "is_same"),
+    [
+        ("HalfCheetah-v5", OLD_REFERENCE, "auto", True),
+        ("HalfCheetah-v5", OLD_REFERENCE, [-280.178953, 12135.0], True),
+        ("HalfCheetah-v5", {**OLD_REFERENCE, "max_score": 12000.0}, "auto", False),
+        ("HalfCheetah-v5", {**OLD_REFERENCE, "max_score": 12000.0}, [-280.178953, 12000.0], True),
+        ("HalfCheetah-v5", None, "auto", False),
+        ("InvertedPendulum-v5", None, "auto", True),
+        # What `env.id=Pusher-v5` alone once led to.
+        ("Pusher-v5", OLD_REFERENCE, "auto", False),
+    ],
+)
+def test_runs_are_the_same_if_their_reference_scores_are_whatever_the_form(env_id, old, new, is_same):
+    plain = config.to_dict(load(f"env.id={env_id}"))
+    one, other = ({**plain, "env": {**plain["env"], "reference": reference}} for reference in (old, new))
+    lines = config.differences(one, other)
+    assert [line.partition(":")[0] for line in lines] == ([] if is_same else ["env.reference"])
+    keys = {config.run_key(config.from_dict(each)) for each in (one, other)}
+    assert len(keys) == (1 if is_same else 2)
+    assert config.from_dict(config.to_dict(config.from_dict(one))) == config.from_dict(one)
+
+
+def test_an_environment_without_a_file_is_chosen_by_its_id():
+    env = load("env.id=my_package:MyEnv-v0").env
+    assert (env.id, env.reference) == ("my_package:MyEnv-v0", "auto")
+    assert load("env.id=Pusher-v5", "env.reference=[-150,-20]").env.reference == [-150.0, -20.0]
+    assert "env.id=Pusher-v5" in message("env=Pusher-v5")
+    assert "did you mean env=Hopper-v5?" in message("env=Hopper-v4")
+    assert "did you mean env.reference?" in message("env.reference.min_score=3")
 
 
 def test_a_sweeps_name_is_that_of_a_folder():

@@ -649,7 +649,7 @@ def spoil(key, index, value):
             dataclasses.replace(make_raw(), rows=make_raw().rows[:-1]),
             "row counts from 0 to 16, but there are 17 rows, and a next observation behind each",
         ),
-        (dataclasses.replace(make_raw(), env_id="Other-v5"), "recorded in Other-v5, .* set env=Other-v5"),
+        (dataclasses.replace(make_raw(), env_id="Other-v5"), "recorded in Other-v5, .* set env.id=Other-v5"),
         (
             RawData(*(getattr(make_raw(), field.name)[:0] for field in dataclasses.fields(RawData)[:7]), name="bare"),
             "'bare' is empty",

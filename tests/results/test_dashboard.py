@@ -20,7 +20,6 @@ from wandb_reader import OfflineRun, offline_runs
 
 from cql.algorithm.agent import METRICS
 from cql.config import LearnedAlphaCql
-from cql.config.schema import Reference
 from cql.results.dashboard import DashboardError, SweepInWandb, in_wandb, varied_keys, workspace
 from cql.results.wandb_report import REPORT_FOLDER, log_report
 from cql.training import experiment
@@ -53,7 +52,7 @@ def sweep(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         dataset, "logger=wandb_offline", "logger.project=cql-tests", "logger.entity=team", "n_steps=12",
         "n_steps_per_epoch=2", "algorithm/alpha_cql=learned",
     )  # fmt: skip
-    shared.env.reference = Reference(name="made up", min_score=2.0, max_score=52.0)
+    shared.env.reference = [2.0, 52.0]
     configs, directories = [], []
     for tau_cql in (-5.0, 1.0):
         for seed in (0, 1):
@@ -241,7 +240,7 @@ def test_videos_are_shown_under_the_key_by_which_they_are_sent(tmp_path: Path) -
          ("algorithm.alpha_cql.kind", "coefficients.alpha_cql")),
         # A threshold that is left to be found out.
         ({"algorithm.alpha_cql.tau_cql": [None, -2.0, 5.0]}, [], ("coefficients.tau_cql",)),
-        ({"dataset.name": ["a", "b", "c"], "env.id": ["A", "B", "C"], "env.reference.max_score": [1.0, 2.0, 3.0]},
+        ({"dataset.name": ["a", "b", "c"], "env.id": ["A", "B", "C"], "env.reference": [[0, 1], [0, 2], [0, 3]]},
          ["dataset"], ("dataset.name",)),
         # Named by the command, though they go together.
         ({"batch_size": [1, 2, 3], "algorithm.discount": [0.1, 0.2, 0.3]}, ["algorithm.discount", "batch_size"],
@@ -254,7 +253,7 @@ def test_videos_are_shown_under_the_key_by_which_they_are_sent(tmp_path: Path) -
 def test_axes_are_the_keys_that_differ_besides_the_seed(
     differing: Mapping[str, list[Any]], swept: list[str], expected: tuple[str, ...]
 ) -> None:
-    configs: list[dict[str, Any]] = [{"seed": 0, "n_steps": 10, "env.reference.name": None} for _ in range(3)]
+    configs: list[dict[str, Any]] = [{"seed": 0, "n_steps": 10, "env.reference": None} for _ in range(3)]
     for key, values in differing.items():
         for config, value in zip(configs, values, strict=False):
             if value is not ...:

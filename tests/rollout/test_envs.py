@@ -73,6 +73,24 @@ def test_an_unknown_id_is_named():
         env_info("HalfCheeta-v5")
 
 
+def test_an_id_with_a_module_imports_what_registers_it(tmp_path: Path, monkeypatch):
+    (tmp_path / "somebodys_robots.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control.pendulum import PendulumEnv\n"
+        "gymnasium.register('Mine-v3', entry_point=PendulumEnv, max_episode_steps=7)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnvError, match=r"cannot make 'Mine-v3' .*PACKAGE:ID"):
+        env_info("Mine-v3")
+    try:
+        info = env_info("somebodys_robots:Mine-v3")
+        assert (info.env_id, info.max_episode_steps) == ("somebodys_robots:Mine-v3", 7)
+    finally:
+        gymnasium.registry.pop("Mine-v3", None)
+    with pytest.raises(EnvError, match=r"cannot make 'no_such_package:Mine-v3'"):
+        env_info("no_such_package:Mine-v3")
+
+
 def test_discrete_actions_are_refused():
     with pytest.raises(EnvError, match=r"action space of 'CartPole-v1' is Discrete"):
         env_info("CartPole-v1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from cql import config
 from cql.algorithm.agent import Agent
 from cql.data.datasets import WORK_FOLDER, load_minari
 from cql.rollout.envs import env_info, to_env_actions
+from cql.rollout.reference_scores import reference_scores
 from cql.training import experiment
 from cql.training.checkpoint import CheckpointFolder
 
@@ -234,7 +236,7 @@ def test_the_last_lines_say_what_was_made_and_how_to_train_on_it(call: Call, roo
     assert out.splitlines() == [
         f"me/hops-v0: 6 episodes, {len(raw)} transitions, return {returns.mean():.1f} +- {returns.std():.1f}, "
         f"D4RL score {scores.mean():.1f} +- {scores.std():.1f}, in {root / 'me' / 'hops-v0'}",
-        "train on it: python scripts/train.py dataset=minari dataset.id=me/hops-v0 env=Hopper-v5",
+        "train on it: python scripts/train.py dataset=minari dataset.id=me/hops-v0 env.id=Hopper-v5",
     ]
     metadata = minari.load_dataset("me/hops-v0").storage.metadata
     assert (metadata["ref_min_score"], metadata["ref_max_score"]) == (-20.272305, 3234.3)
@@ -251,20 +253,18 @@ def test_the_last_lines_say_what_was_made_and_how_to_train_on_it(call: Call, roo
         (PENDULUM, (0.0, 1000.0), (0.0, 1000.0)),
         ("Pusher-v5", None, None),
         ("Pusher-v5", (-200.0, -20.0), (-200.0, -20.0)),
+        ("my_package:Point-v0", None, None),
     ],
 )
 def test_the_command_to_train_is_one_that_works(
     script: ModuleType, env: str, given: tuple[float, float] | None, expected: tuple[float, float] | None
 ) -> None:
-    known = config.known_reference(env)
-    reference = given if given is not None or known is None else (known["min_score"], known["max_score"])
-    command = script.train_command("me/some-v0", env, reference).split()
+    command = shlex.split(script.train_command("me/some-v0", env, reference_scores(env, given or "auto")))
     assert command[:2] == ["python", "scripts/train.py"]
     train_config = config.checked(config.compose(command[2:]))
-    own = train_config.env.reference
     assert train_config.env.id == env
     assert train_config.dataset.id == "me/some-v0"  # type: ignore[attr-defined]
-    assert (None if own is None else (own.min_score, own.max_score)) == expected
+    assert reference_scores(env, train_config.env.reference) == expected
 
 
 def test_without_reference_returns_there_is_no_score(call: Call) -> None:
