@@ -1,14 +1,14 @@
-"""Pictures without a screen: which OpenGL backend can draw here, and frames into GIF and MP4 files.
+"""Rendering without a screen: choice of the OpenGL backend, and GIF and MP4 files.
 
-MuJoCo reads MUJOCO_GL when it is imported and fails in many ways where a library is missing: an exception of its own,
-an AttributeError deep in PyOpenGL, a black picture, a crash. So :func:`choose_backend` lets a child process try.
+MuJoCo reads MUJOCO_GL when it is imported. A missing library shows in many ways: MuJoCo's own exception, an
+AttributeError deep in PyOpenGL, a black picture or a crash. So :func:`choose_backend` tries a backend in a child
+process.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import io
 import logging
 import os
 import subprocess
@@ -21,9 +21,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cql import files
+
 logger = logging.getLogger(__name__)
 
-#: A picture whose standard deviation over all values is not above this shows nothing.
+#: A picture is blank if the standard deviation over all its values is not above this.
 MIN_FRAME_STD = 1.0
 
 _CANDIDATES = ("egl", "osmesa") if sys.platform.startswith("linux") else ("glfw",)
@@ -31,12 +33,12 @@ _OFF = ("disable", "disabled", "off", "false", "0")  # MuJoCo's own words for it
 _PYOPENGL_PLATFORMS = ("egl", "osmesa")
 _PROBE_SECONDS = 60.0
 _INSTALL_HINT = (
-    "on Debian or Ubuntu `apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri` (or `libosmesa6`) brings what is needed"
+    "on Debian or Ubuntu, `apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri` (or `libosmesa6`) installs a backend"
 )
 _GIF_COLOURS = 64
 _GIF_TICK = 0.01  # seconds; the format counts delays in hundredths
 
-# Drawn through gymnasium's viewer, because that is what will draw later: it refuses backends that MuJoCo itself knows.
+# The probe uses gymnasium's viewer, which refuses some backends that MuJoCo knows.
 _PROBE = """
 import mujoco
 from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
@@ -52,22 +54,22 @@ if not frame.std() > {min_std}:
     raise SystemExit("the picture is blank")
 print("drawn", flush=True)
 import os
-os._exit(0)  # some drivers fail while the interpreter goes down, after the work is done
+os._exit(0)  # some drivers fail when the interpreter shuts down
 """
 
 
 class RenderingError(RuntimeError):
-    """Nothing can be drawn, or a picture or video came out wrong. Training can go on without."""
+    """Rendering or writing a video failed. Training can continue without videos."""
 
 
-# The trial that `begin_to_choose` started, by its backend.
+# The probes that `begin_to_choose` started, by backend.
 _begun: dict[str, subprocess.Popen[bytes]] = {}
 
 
 def begin_to_choose() -> None:
-    """Start what :func:`choose_backend` would wait for, so that it goes on beside other work, such as importing torch.
+    """Start the probe of :func:`choose_backend` early, so that it runs beside other work such as importing torch.
 
-    Nothing of this process changes. Never raises: what goes wrong here, `choose_backend` will say.
+    This process does not change. Never raises: `choose_backend` reports what went wrong.
     """
     wanted = _wanted()
     if wanted not in _OFF and not _begun and importlib.util.find_spec("mujoco") is not None:
@@ -78,19 +80,19 @@ def begin_to_choose() -> None:
 
 @functools.cache
 def choose_backend() -> str | None:
-    """Find an OpenGL backend that really draws without a screen, and select it for this process.
+    """Find an OpenGL backend that draws without a screen, and select it for this process.
 
-    Call it before MuJoCo is imported. MUJOCO_GL is honoured when it is set; else EGL is tried, then OSMesa, each in a
-    child process that draws a picture (about a second in all, less after :func:`begin_to_choose`). On success MUJOCO_GL
-    and PYOPENGL_PLATFORM are set in `os.environ`. Otherwise one warning says why and what to install, and MUJOCO_GL
-    becomes "disable", because with a backend that is misspelt or lacks its library MuJoCo cannot even be imported, and
-    training needs no pictures. The answer is kept: later calls cost nothing.
+    Call it before MuJoCo is imported. If MUJOCO_GL is set, only that backend is tried; else EGL, then OSMesa. Each is
+    tried in a child process that draws a picture (about a second, less after :func:`begin_to_choose`). On success
+    MUJOCO_GL and PYOPENGL_PLATFORM are set in `os.environ`. Otherwise one warning says why and what to install, and
+    MUJOCO_GL becomes "disable": MuJoCo cannot be imported with a backend that is misspelt or lacks its library, and
+    training needs no pictures. The result is cached.
 
-    A MuJoCo that is loaded already is no obstacle as such, because gymnasium loads the backend at the first picture;
-    but a PyOpenGL that is loaded for another platform cannot be changed any more, and then the answer is None.
+    MuJoCo may be loaded already, because gymnasium loads the backend with the first picture. PyOpenGL cannot change its
+    platform once it is loaded; then the result is None.
 
     Returns:
-        "egl", "osmesa" or what MUJOCO_GL says; None where nothing can be drawn. Never raises.
+        "egl", "osmesa" or the value of MUJOCO_GL; None if no backend draws. Never raises.
     """
     wanted = _wanted()
     if wanted in _OFF:
@@ -106,30 +108,31 @@ def choose_backend() -> str | None:
         failures.append(f"{backend}: {failure}")
     reason = "; ".join(failures)
     if wanted:
-        advice = f"MUJOCO_GL={wanted} is set, but cannot draw ({reason}). Unset it to let EGL and OSMesa be tried"
+        advice = f"MUJOCO_GL={wanted} is set, but cannot draw ({reason}). Unset it to try EGL and OSMesa"
     else:
-        advice = f"nothing can draw here ({reason})"
+        advice = f"no backend can draw here ({reason})"
     logger.warning("No videos: %s; %s.", advice, _INSTALL_HINT)
     os.environ["MUJOCO_GL"] = _OFF[0]
     return None
 
 
 def encode_gif(frames: NDArray[np.uint8], seconds_per_frame: float) -> bytes:
-    """Make an animated GIF that repeats for ever.
+    """Make an animated GIF that loops forever.
 
-    One palette of 64 colours for all frames and no dithering, because only then do unchanged regions compress away:
-    half the size of a palette per frame.
+    All frames share one palette of 64 colours, without dithering, so that unchanged regions compress away. The file is
+    half the size of one with a palette per frame.
 
     Args:
         frames: uint8 (T, height, width, 3).
-        seconds_per_frame: Playing time of each frame, rounded to hundredths of a second as the format demands.
+        seconds_per_frame: duration of each frame. The format stores hundredths of a second.
 
     Returns:
         The contents of the file.
 
     Raises:
-        RenderingError: The frames are not such an array.
+        RenderingError: the frames have another shape or dtype.
     """
+    import imageio.v3 as iio
     from PIL import Image
 
     _check_frames(frames)
@@ -139,84 +142,88 @@ def encode_gif(frames: NDArray[np.uint8], seconds_per_frame: float) -> bytes:
     dither = Image.Dither.NONE
     # Median cut, Pillow's default, spends the colours on floor and sky: a cheetah's pink shins turn orange.
     palette = Image.fromarray(sample).quantize(_GIF_COLOURS, method=Image.Quantize.FASTOCTREE, dither=dither)
-    first, *others = (Image.fromarray(frame).quantize(palette=palette, dither=dither) for frame in frames)
-    buffer = io.BytesIO()
-    first.save(
-        buffer,
-        format="GIF",
-        save_all=True,
-        append_images=others,
+    reduced = [
+        np.asarray(Image.fromarray(frame).quantize(palette=palette, dither=dither).convert("RGB")) for frame in frames
+    ]
+    return iio.imwrite(
+        "<bytes>",
+        reduced,
+        extension=".gif",
+        plugin="pillow",
         duration=milliseconds,
         loop=0,
         optimize=True,
         disposal=1,
     )
-    return buffer.getvalue()
 
 
-def write_film(path: Path, contents: bytes) -> None:
-    """Write what :func:`encode_gif` made.
+def write_video(path: Path, contents: bytes) -> None:
+    """Write the bytes that :func:`encode_gif` made.
 
     Args:
-        path: The file; it appears whole or not at all.
-        contents: Its bytes.
+        path: the file. It appears whole or not at all.
+        contents: its bytes.
 
     Raises:
-        RenderingError: The file cannot be written.
+        RenderingError: the file cannot be written.
     """
-    with _whole_or_not_at_all(path) as partial:
-        partial.write_bytes(contents)
+    with _replacing(path) as aside:
+        aside.write_bytes(contents)
 
 
 def write_gif(path: Path, frames: NDArray[np.uint8], seconds_per_frame: float) -> None:
-    """Write an animated GIF that repeats for ever; see :func:`encode_gif`.
+    """Write an animated GIF that loops forever; see :func:`encode_gif`.
 
     Args:
-        path: The file; it appears whole or not at all.
+        path: the file. It appears whole or not at all.
         frames: uint8 (T, height, width, 3).
-        seconds_per_frame: Playing time of each frame.
+        seconds_per_frame: duration of each frame.
 
     Raises:
-        RenderingError: The frames are not such an array, or the file cannot be written.
+        RenderingError: the frames have another shape or dtype, or the file cannot be written.
     """
-    write_film(path, encode_gif(frames, seconds_per_frame))
+    write_video(path, encode_gif(frames, seconds_per_frame))
 
 
 def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
-    """Write an H.264 video, with the ffmpeg that imageio-ffmpeg brings.
+    """Write an H.264 video with imageio's ffmpeg.
 
     Args:
-        path: The file; it appears whole or not at all.
-        frames: uint8 (T, height, width, 3). An odd height or width, which the codec cannot hold, gains one pixel.
-        fps: Frames per second.
+        path: the file. It appears whole or not at all.
+        frames: uint8 (T, height, width, 3). An odd height or width gains one pixel, since the codec needs even ones.
+        fps: frames per second.
 
     Raises:
-        RenderingError: The frames are not such an array, or ffmpeg fails.
+        RenderingError: the frames have another shape or dtype, ffmpeg fails, or the file cannot be written.
     """
+    import imageio.v3 as iio
     import imageio_ffmpeg  # type: ignore[import-untyped]
 
     _check_frames(frames)
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    height, width = frames.shape[1:3]
-    with _whole_or_not_at_all(path) as partial:
-        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
-        source += ["-r", str(Fraction(fps).limit_denominator(1000)), "-i", "-"]
-        # 4:2:0 is the one layout that every browser plays; "faststart" lets it begin before all has arrived.
-        target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-movflags", "+faststart", "-f", "mp4"]
+    with _replacing(path) as aside:
         try:
-            subprocess.run(
-                [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *target, str(partial)],
-                input=frames.tobytes(),
-                capture_output=True,
-                check=True,
-                start_new_session=True,  # Ctrl-C shall stop the training, not leave half a video of it
+            iio.imwrite(
+                aside,
+                frames,
+                plugin="FFMPEG",
+                extension=".mp4",
+                fps=Fraction(fps).limit_denominator(1000),
+                codec="libx264",
+                pixelformat="yuv420p",  # every browser plays 4:2:0
+                quality=None,  # in favour of -crf
+                macro_block_size=2,
+                ffmpeg_log_level="error",
+                # "faststart" lets a video begin before all of it has arrived.
+                output_params=["-crf", "20", "-movflags", "+faststart", "-f", "mp4"],
             )
-        except subprocess.CalledProcessError as error:
-            reason = error.stderr.decode(errors="replace").strip()
-            raise RenderingError(f"{path}: ffmpeg failed with status {error.returncode}: {reason}") from error
-        except (OSError, RuntimeError) as error:  # RuntimeError: imageio-ffmpeg found no ffmpeg
-            raise RenderingError(f"{path}: ffmpeg cannot be started: {error}") from error
+            # imageio does not look at ffmpeg's exit status.
+            n_written, _ = imageio_ffmpeg.count_frames_and_secs(str(aside))
+        except (OSError, RuntimeError) as error:
+            raise RenderingError(f"{path}: ffmpeg cannot write the video: {error}") from error
+        if n_written != len(frames):
+            raise RenderingError(f"{path}: ffmpeg wrote {n_written} of {len(frames)} frames")
 
 
 def _wanted() -> str:
@@ -231,7 +238,7 @@ def _backend_variables(backend: str) -> dict[str, str]:
 
 
 def _conflict_with_loaded_modules(backend: str) -> str | None:
-    """Say why this process can no longer use a backend; None if it can."""
+    """Why this process can no longer use a backend; None if it can."""
     platform = os.environ.get("PYOPENGL_PLATFORM", "")
     if backend in _PYOPENGL_PLATFORMS and "OpenGL" in sys.modules and platform.lower() != backend:
         return f"PyOpenGL is loaded already for {platform or 'the default platform'}; choose the backend earlier"
@@ -239,7 +246,7 @@ def _conflict_with_loaded_modules(backend: str) -> str | None:
 
 
 def _try_to_draw(backend: str) -> str | None:
-    """Draw a picture in a child process; None if that worked, else the reason."""
+    """Draw a picture in a child process. Return None on success, else the reason."""
     if importlib.util.find_spec("mujoco") is None:
         return "mujoco is not installed"
     try:
@@ -256,7 +263,7 @@ def _try_to_draw(backend: str) -> str | None:
         return f"no child process can be started to try it: {error}"
     if child.returncode == 0 and stdout.strip().endswith(b"drawn"):
         return None
-    # Errors from destructors may follow the traceback; its last line is the one that names an exception.
+    # Errors from destructors may follow the traceback, so the last line need not name the exception.
     lines = [line for line in stderr.decode(errors="replace").splitlines() if line[:1].strip()]
     causes = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception", "blank"))]
     reason = (causes or lines or ["no message"])[0]
@@ -279,13 +286,10 @@ def _check_frames(frames: NDArray[np.uint8]) -> None:
 
 
 @contextmanager
-def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
-    """Give a temporary name in the same folder, and move it to its place when all went well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def _replacing(path: Path) -> Iterator[Path]:
+    """:func:`cql.files.replacing` with a `RenderingError` that names the file."""
     try:
-        yield partial
-        partial.replace(path)
+        with files.replacing(path) as aside:
+            yield aside
     except OSError as error:
         raise RenderingError(f"{path}: cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

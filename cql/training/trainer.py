@@ -34,7 +34,7 @@ from cql.algorithm.sampling import Batch, Pool, Sampler
 from cql.data.datasets import Normaliser
 from cql.rollout.envs import normalised_score
 from cql.rollout.evaluation import EpisodeResults, Evaluator, Recorder, RolledOut, Rollouts, roll_out
-from cql.rollout.rendering import RenderingError, write_film, write_gif, write_mp4
+from cql.rollout.rendering import RenderingError, write_gif, write_mp4, write_video
 from cql.rollout.worker import Worker
 from cql.training import curves as report
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
@@ -578,7 +578,7 @@ class Trainer:
         try:
             if isinstance(film, Exception):
                 raise film
-            write_film(path, film)
+            write_video(path, film)
         except RenderingError as error:
             log.warning("no video: %s", error, extra={"run_dir": run.directory})
             return

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from PIL import Image
@@ -286,7 +287,7 @@ def test_an_existing_file_is_replaced(write, tmp_path):
     [np.zeros((2, 8, 8), np.uint8), np.zeros((2, 8, 8, 3), np.float32), np.zeros((0, 8, 8, 3), np.uint8)],
     ids=["no colours", "float", "none"],
 )
-def test_what_is_not_a_film_is_refused(write, frames, tmp_path):
+def test_what_is_not_a_video_is_refused(write, frames, tmp_path):
     with pytest.raises(RenderingError, match=r"frames must be uint8 \(T, height, width, 3\)"):
         write(tmp_path / "video", frames, 0.05)
     assert list(tmp_path.iterdir()) == []
@@ -316,6 +317,30 @@ def test_an_interrupted_gif_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_without_ffmpeg_an_mp4_is_a_rendering_error(tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "no-ffmpeg"))
-    with pytest.raises(RenderingError, match="ffmpeg cannot be started"):
+    with pytest.raises(RenderingError, match=r"video\.mp4: ffmpeg cannot write the video: .*no-ffmpeg"):
         write_mp4(tmp_path / "video.mp4", moving_square(), 20.0)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "script", ["exit 1", "cat > /dev/null; exit 1", 'cat > /dev/null; for last; do :; done; echo x > "$last"']
+)
+def test_an_ffmpeg_that_fails_leaves_no_video(script, tmp_path, monkeypatch):
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text(f"#!/bin/sh\n{script}\n")
+    ffmpeg.chmod(0o755)
+    (tmp_path / "videos").mkdir()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(ffmpeg))
+    with pytest.raises(RenderingError, match="ffmpeg"):
+        write_mp4(tmp_path / "videos" / "video.mp4", moving_square(), 20.0)
+    assert list((tmp_path / "videos").iterdir()) == []
+
+
+def test_imageio_writes_the_files_and_reads_them_back(tmp_path):
+    frames = np.repeat(np.repeat(moving_square(7, 25, 50), 8, axis=1), 4, axis=2)
+    write_gif(tmp_path / "video.gif", frames, 0.05)
+    write_mp4(tmp_path / "video.mp4", frames, 20.0)
+    for name, plugin in (("video.gif", "pillow"), ("video.mp4", "FFMPEG")):
+        assert iio.imread(tmp_path / name, plugin=plugin).shape == frames.shape
+    assert iio.immeta(tmp_path / "video.mp4", plugin="FFMPEG")["fps"] == 20.0
+    assert iio.immeta(tmp_path / "video.gif", plugin="pillow")["loop"] == 0
