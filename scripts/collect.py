@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from cql import config
 
 if TYPE_CHECKING:
-    from cql.data.collect import Behaviour, Episode, Part
+    from cql.data.collect import Episode, Part
+    from cql.data.policies import Behaviour
     from cql.rollout.envs import EnvInfo
 
 POLICIES = """\
@@ -84,7 +85,7 @@ def behaviours(name: str, info: "EnvInfo") -> "Sequence[Behaviour]":
         PolicyError: a file holds no policy.
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    from cql.data.collect import NpzPolicy, RandomPolicy
+    from cql.data.policies import NpzPolicy, RandomPolicy
     from cql.training.checkpoint import CheckpointFolder
 
     path = Path(name)
@@ -200,8 +201,8 @@ def summary(episodes: "Sequence[Episode]", reference: tuple[float, float] | None
 
 def collect(chosen: argparse.Namespace) -> None:
     """Roll out, write and report."""
+    from cql.data import minari_folder
     from cql.data.collect import collect_dataset
-    from cql.data.datasets import minari_folder
     from cql.rollout.envs import env_info
     from cql.rollout.reference_scores import AUTO, reference_scores, scores_name
 
@@ -235,14 +236,23 @@ def collect(chosen: argparse.Namespace) -> None:
 
 def checked(chosen: argparse.Namespace) -> int:
     """Collect; errors of the user's go to stderr with exit code 2."""
-    from cql.data.collect import PolicyError
-    from cql.data.datasets import DatasetError
+    from cql.data import DatasetError
+    from cql.data.collect import CollectionError
+    from cql.data.policies import PolicyError
     from cql.rollout.envs import EnvError
     from cql.training.checkpoint import CheckpointError
 
     try:
         collect(chosen)
-    except (UsageError, CheckpointError, PolicyError, DatasetError, EnvError, config.ConfigError) as error:
+    except (
+        UsageError,
+        CheckpointError,
+        CollectionError,
+        PolicyError,
+        DatasetError,
+        EnvError,
+        config.ConfigError,
+    ) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
@@ -250,7 +260,7 @@ def checked(chosen: argparse.Namespace) -> int:
 
 def what_is_kept(chosen: argparse.Namespace, started: float) -> str:
     """What an interrupt left of the dataset, for people."""
-    data = sys.modules.get("cql.data.datasets")  # imported by now if anything was written
+    data = sys.modules.get("cql.data")  # imported by now if anything was written
     folder = None if data is None else data.minari_folder(chosen.dataset_id)
     if folder is not None and folder.exists() and folder.stat().st_ctime >= started:
         return f"{chosen.dataset_id} is whole, in {folder}"
@@ -263,7 +273,7 @@ def main() -> int:
     """The entry point; an interrupt, from the first import on, ends it with exit code 130."""
     chosen, started = arguments(), time.time()
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("cql.data.datasets").setLevel(logging.INFO)  # says whom it waits for
+    logging.getLogger("cql.data.local").setLevel(logging.INFO)  # says whom it waits for
     try:
         return checked(chosen)
     except KeyboardInterrupt:

@@ -66,7 +66,7 @@ def read(text: str, env_id: str | None) -> "tuple[str, Source]":
         if env_id is None:
             raise UsageError(f"{text}: a D4RL file does not say its environment: add --env, such as --env Hopper-v5")
         return path.stem, inspection.read_d4rl(path, env_id)
-    from cql.data.collect import EMBEDDED, ensure_embedded
+    from cql.data.embedded import EMBEDDED, ensure_embedded
 
     if name in EMBEDDED:
         return name, inspection.read_minari(ensure_embedded(name, progress=sys.stderr.isatty()))
@@ -107,7 +107,7 @@ def main() -> int:
     chosen = arguments()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("cql").setLevel(logging.INFO)  # says that it makes an embedded dataset
-    from cql.data.datasets import DatasetError
+    from cql.data import DatasetError
     from cql.rollout.envs import EnvError
 
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cql.data.collect import NpzPolicy
+    from cql.data.policies import NpzPolicy
 
 RETURNS_FILE = "returns.csv"
 TRAINING_FILE = "training.json"
@@ -82,7 +82,7 @@ def claim_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def actor_weights(model: Any) -> dict[str, Any]:
-    """The arrays of a `cql.data.collect.NpzPolicy`, from stable-baselines3's SAC with two hidden relu layers."""
+    """The arrays of a `cql.data.policies.NpzPolicy`, from stable-baselines3's SAC with two hidden relu layers."""
     actor = model.actor
     layers = {
         "hidden_0": actor.latent_pi[0],
@@ -142,7 +142,7 @@ def train(chosen: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from cql.data.collect import NpzPolicy
+    from cql.data.policies import NpzPolicy
     from cql.rollout.envs import env_info, make_env
 
     env_info(chosen.env)  # refuses what nobody could act in afterwards
@@ -202,7 +202,7 @@ def train(chosen: argparse.Namespace) -> None:
 def main() -> int:
     """Train; errors of the user's go to stderr with exit code 2."""
     chosen = arguments()
-    from cql.data.collect import PolicyError
+    from cql.data.policies import PolicyError
     from cql.rollout.envs import EnvError
 
     try:

@@ -1,1 +1,35 @@
-"""Offline datasets: read, collected, inspected, and made one set of tensors."""
+"""Offline datasets: read, checked against an environment, and turned into the tensors that training reads.
+
+`load_minari` and `load_d4rl` read a file into `RawData`, in the environment's units. `check` compares it with the
+environment that it is used with. `prepare` turns it into `Transitions`.
+"""
+
+from cql.data.checks import ACTION_TOLERANCE, check
+from cql.data.d4rl import TIME_LIMIT, load_d4rl
+from cql.data.local import WORK_FOLDER, minari_folder, minari_root, minari_root_set_to, new_dataset
+from cql.data.minari import load_minari
+from cql.data.raw import DatasetError, DatasetNotFoundError, RawData, each_once, fingerprint, select_episodes
+from cql.data.transitions import STD_FLOOR, Normaliser, Transitions, prepare
+
+__all__ = [
+    "ACTION_TOLERANCE",
+    "STD_FLOOR",
+    "TIME_LIMIT",
+    "WORK_FOLDER",
+    "DatasetError",
+    "DatasetNotFoundError",
+    "Normaliser",
+    "RawData",
+    "Transitions",
+    "check",
+    "each_once",
+    "fingerprint",
+    "load_d4rl",
+    "load_minari",
+    "minari_folder",
+    "minari_root",
+    "minari_root_set_to",
+    "new_dataset",
+    "prepare",
+    "select_episodes",
+]

@@ -1,7 +1,4 @@
-"""Behaviour policies rolled out into Minari datasets.
-
-The package carries the weights of trained policies rather than the data they make, which are a hundred times larger:
-:func:`ensure_embedded` makes a dataset on its first use, and any Minari user can read it from then on.
+"""Episodes of behaviour policies, recorded into Minari datasets.
 
 Axes: E environments stepped together, S state features, A action features.
 """
@@ -11,58 +8,31 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-import importlib.resources
 import json
 import logging
 import platform
-import re
-import time
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from cql.algorithm import networks
-from cql.algorithm.networks import Mlp, Parameters
-from cql.data.datasets import DatasetError, minari_folder, minari_root_set_to, new_dataset
+from cql.data.local import minari_folder, minari_root_set_to, new_dataset
+from cql.data.policies import Behaviour, PolicyError, RandomPolicy
+from cql.data.raw import DatasetError
 from cql.rollout.envs import env_info, make_env, to_env_actions
-from cql.rollout.reference_scores import known_scores
-from cql.rollout.worker import Worker
+from cql.rollout.worker import do, started_pool
 
 log = logging.getLogger(__name__)
 
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the clamp the behaviour policies were trained with
 
-
-class PolicyError(ValueError):
-    """A behaviour policy is missing, has the wrong shapes, or acts with what is no number."""
-
-
-class Behaviour(Protocol):
-    """What acts in a collection. It is pickled for other processes, and treats each row as if it were alone.
-
-    Attributes:
-        name: for messages and metadata.
-        observation_size: S.
-        action_size: A.
-    """
-
-    name: str
-    observation_size: int
-    action_size: int
-
-    def __call__(
-        self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """Return actions in [-1, 1], (E, A), for observations (E, S) and standard normal noise (E, A).
-
-        Without noise it acts as it would when it is evaluated.
-        """
-        ...
+class CollectionError(RuntimeError):
+    """A collecting process died."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,224 +57,6 @@ class Part:
             raise DatasetError(f"noise must be 0 or more, got {self.noise} for '{self.behaviour.name}'")
         if isinstance(self.behaviour, RandomPolicy) and self.noise != 1.0:
             raise DatasetError(f"noise {self.noise:g} for 'random', which has no standard deviation to scale")
-
-
-class RandomPolicy:
-    """Actions drawn uniformly from [-1, 1].
-
-    Attributes:
-        name: ``random``.
-        observation_size: S.
-        action_size: A.
-    """
-
-    name = "random"
-
-    def __init__(self, observation_size: int, action_size: int) -> None:
-        self.observation_size, self.action_size = observation_size, action_size
-
-    def __call__(
-        self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """Return actions (E, A): the normal noise through its own distribution function. None gives zeros."""
-        from scipy.special import erf
-
-        if noise is None:
-            return np.zeros((len(observations), self.action_size), np.float32)
-        uniform: NDArray[np.float32] = erf(noise / np.float32(np.sqrt(2.0))).astype(np.float32)
-        return uniform
-
-
-class NpzPolicy:
-    """A tanh-squashed Gaussian policy with two relu layers, in numpy.
-
-    Attributes:
-        name: where the weights came from, for messages and metadata.
-        observation_size: S.
-        action_size: A.
-    """
-
-    def __init__(self, weights: dict[str, NDArray[Any]], name: str) -> None:
-        """Check the weights and keep them.
-
-        Args:
-            weights: `hidden_0`, `hidden_1`, `mean` and `log_std`, each with `.weight` (out, in) and `.bias` (out,).
-            name: where they came from.
-
-        Raises:
-            PolicyError: an array is missing or left over, its shape does not fit, or it is not finite.
-        """
-        layers = ("hidden_0", "hidden_1", "mean", "log_std")
-        wanted = {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
-        if set(weights) != wanted:
-            raise PolicyError(f"policy '{name}' must hold {sorted(wanted)}, found {sorted(weights)}")
-        first, head = weights["hidden_0.weight"], weights["mean.weight"]
-        if first.ndim != 2 or head.ndim != 2:
-            raise PolicyError(f"policy '{name}': weights must have two axes, found {first.shape} and {head.shape}")
-        width_1, self.observation_size = first.shape
-        self.action_size, width_2 = head.shape
-        sizes = {
-            "hidden_0": (width_1, self.observation_size),
-            "hidden_1": (width_2, width_1),
-            "mean": (self.action_size, width_2),
-            "log_std": (self.action_size, width_2),
-        }
-        for layer, (n_out, n_in) in sizes.items():
-            for key, shape in ((f"{layer}.weight", (n_out, n_in)), (f"{layer}.bias", (n_out,))):
-                if weights[key].shape != shape or weights[key].dtype != np.float32:
-                    raise PolicyError(
-                        f"policy '{name}': {key} must be float32 of shape {shape}, found {weights[key].dtype} of shape "
-                        f"{weights[key].shape}"
-                    )
-                if not np.isfinite(weights[key]).all():
-                    raise PolicyError(f"policy '{name}': {key} holds values that are not finite")
-        self.name = name
-        self._layers = {layer: (weights[f"{layer}.weight"].T, weights[f"{layer}.bias"]) for layer in layers}
-
-    @classmethod
-    def load(cls, path: str | Path) -> NpzPolicy:
-        """Read a policy's weights from an `.npz` file; pickled objects in it are refused.
-
-        Raises:
-            PolicyError: the file is missing, is no `.npz` of plain arrays, or holds the wrong ones.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise PolicyError(f"policy file '{path}' does not exist")
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls({key: file[key] for key in file.files}, str(path))
-        except PolicyError:
-            raise
-        except (OSError, ValueError, AttributeError) as error:
-            raise PolicyError(f"policy file '{path}' is not an .npz of plain arrays: {error}") from error
-
-    @classmethod
-    def sequence(cls, folder: str | Path) -> list[NpzPolicy]:
-        """Read all policies of a folder, in the order of the numbers in their names: of a training, that of its steps.
-
-        Raises:
-            PolicyError: the folder holds no `.npz`, or one of them is not a policy's.
-        """
-        paths = sorted(Path(folder).glob("*.npz"), key=_by_numbers)
-        if not paths:
-            raise PolicyError(f"folder '{folder}' holds no .npz")
-        return [cls.load(path) for path in paths]
-
-    @classmethod
-    def embedded(cls, name: str) -> NpzPolicy:
-        """Read a policy of the package by its name, such as `halfcheetah/sac_125k`.
-
-        Raises:
-            PolicyError: there is none of that name; the message lists those there are.
-        """
-        names = cls.embedded_names()
-        if name not in names:
-            raise PolicyError(f"no behaviour policy '{name}'; there are {', '.join(names)}")
-        with importlib.resources.as_file(importlib.resources.files("cql.data") / "behaviour" / f"{name}.npz") as path:
-            policy = cls.load(path)
-        policy.name = name
-        return policy
-
-    @staticmethod
-    def embedded_names() -> list[str]:
-        """The names of the package's policies, in order."""
-        with importlib.resources.as_file(importlib.resources.files("cql.data") / "behaviour") as root:
-            return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.npz"))
-
-    def __call__(
-        self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """Return actions in [-1, 1], (E, A), for observations (E, S).
-
-        Args:
-            observations: (E, S).
-            noise: (E, A), standard normal; None acts with the mean.
-        """
-        # One matrix product per row: the product of a whole batch rounds differently with its size, and an action
-        # that differs in the last bit becomes another episode.
-        hidden = observations.astype(np.float32)[:, None, :]
-        for layer in ("hidden_0", "hidden_1"):
-            hidden = np.maximum(self._linear(layer, hidden), 0)
-        action = self._linear("mean", hidden)[:, 0]
-        if noise is not None:
-            log_std = self._linear("log_std", hidden)[:, 0].clip(LOG_STD_MIN, LOG_STD_MAX)
-            action = action + np.exp(log_std) * noise
-        return np.tanh(action)
-
-    def _linear(self, layer: str, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        weight, bias = self._layers[layer]
-        outputs: NDArray[np.float32] = inputs @ weight + bias
-        return outputs
-
-
-def _by_numbers(path: Path) -> list[tuple[int, str]]:
-    """A key that sorts `sac_9` before `sac_10`: digits by their value, the rest as text."""
-    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", path.stem)]
-
-
-class ActorPolicy:
-    """The actor of a run trained here, with its normalisation of observations.
-
-    Attributes:
-        name: where it came from, for messages and metadata.
-        observation_size: S.
-        action_size: A.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        mlp: Mlp,
-        parameters: Parameters,
-        *,
-        mean: torch.Tensor,
-        std: torch.Tensor,
-        log_std_min: float,
-        log_std_max: float,
-    ) -> None:
-        """Keep the actor.
-
-        Args:
-            name: where it came from.
-            mlp: shape of the network.
-            parameters: of one actor, without the axis of runs.
-            mean: of the observations, (S,).
-            std: of the observations, (S,).
-            log_std_min: the log standard deviation is clamped to at least this
-            log_std_max: and at most this.
-        """
-        self.name = name
-        self.observation_size = len(mean)
-        self.action_size = len(parameters[f"{mlp.depth}.bias"]) // 2
-        self._mlp = mlp
-        self._parameters = {key: tensor.detach().unsqueeze(0) for key, tensor in parameters.items()}
-        self._mean, self._std = mean, std
-        self._clamp = log_std_min, log_std_max
-
-    def __call__(
-        self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """Return actions in [-1, 1], (E, A).
-
-        Args:
-            observations: (E, S).
-            noise: (E, A), standard normal; None acts with the mean.
-        """
-        # One product per row, on one thread, as in `NpzPolicy`.
-        n_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with torch.no_grad():
-                inputs = (torch.from_numpy(observations.astype(np.float32)) - self._mean) / self._std
-                rows = [networks.actor(self._mlp, self._parameters, row.view(1, 1, -1), *self._clamp) for row in inputs]
-                action = torch.cat([mean[0] for mean, _ in rows])
-                if noise is not None:
-                    action += torch.cat([log_std[0] for _, log_std in rows]).exp() * torch.from_numpy(noise)
-                actions: NDArray[np.float32] = action.tanh().numpy()
-                return actions
-        finally:
-            torch.set_num_threads(n_threads)
 
 
 @dataclasses.dataclass(eq=False)
@@ -372,38 +124,39 @@ def roll_out(
             # Many small pieces, so that no process is long alone at the end.
             size = max(1, min(n_envs, n_episodes // (4 * workers)))
             pieces = [range(start, min(start + size, n_episodes)) for start in range(0, n_episodes, size)]
-            made = _recorded(build, pieces, min(workers, len(pieces)))
+            made = _in_processes(build, pieces, min(workers, len(pieces)))
         for index, episode in made:
             episodes[index] = episode
             bar.update()
     return [episodes[index] for index in range(n_episodes)]
 
 
-def _recorded(build: Callable[[], _Recorder], pieces: Sequence[range], n_workers: int) -> Iterator[tuple[int, Episode]]:
-    """The episodes of all pieces, made in processes of their own, as they come; the processes end with this one."""
-    here = build()  # it makes its environments when a process has died and there is work for it
-    workers = [Worker(build, name=f"collecting process {number}") for number in range(n_workers)]
-    waiting, busy = iter(pieces), set[Worker]()
+def _in_processes(
+    build: Callable[[], _Recorder], pieces: Sequence[range], n_workers: int
+) -> Iterator[tuple[int, Episode]]:
+    """The episodes of all pieces as they come, recorded in processes that end with this generator."""
+    pool, processes = started_pool(build, n_workers)
     try:
-        while True:
-            for worker in workers:
-                if worker not in busy and (piece := next(waiting, None)) is not None:
-                    worker.submit(piece)
-                    busy.add(worker)
-            if not busy:
-                return
-            while not (done := [worker for worker in busy if worker.done]):
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-            for worker in done:
-                yield from worker.result(here)
-                busy.remove(worker)
+        for future in as_completed([pool.submit(do, piece) for piece in pieces]):
+            episodes, warned = future.result()
+            for logger, level, text in warned:
+                logging.getLogger(logger).log(level, "%s", text)
+            yield from episodes
+    except BrokenProcessPool as error:
+        for process in processes:
+            process.join()
+        # The pool ends the others by SIGTERM, upon which they exit with 0.
+        dead = next((each for each in processes if each.exitcode not in (0, -signal.SIGTERM)), processes[0])
+        code = dead.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        raise CollectionError(
+            f"collecting process {dead.pid} {how}, so nothing was written: is there too little memory? "
+            "Fewer workers (--workers) need less"
+        ) from error
     finally:
-        for worker in workers:
-            worker.close()
-        here.close()
-
-
-_SECONDS_BETWEEN_LOOKS = 0.005
+        for process in processes:
+            process.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Recorder:
@@ -542,7 +295,7 @@ def collect_dataset(
     """Roll behaviours out into a local Minari dataset, whole or not at all.
 
     An interrupted collection leaves nothing that passes for a dataset, and of two processes that collect the same one
-    the second waits for the first (see `cql.data.datasets.new_dataset`).
+    the second waits for the first (see `cql.data.local.new_dataset`).
 
     Observations and rewards are stored in float64, as the environment gives them and its observation space declares;
     actions in float32, as the action space does. The metadata hold the behaviours, the seed, the versions and the
@@ -633,78 +386,3 @@ def _versions() -> dict[str, str]:
     """Versions of what the data depend on."""
     packages = ("cql", "gymnasium", "minari", "mujoco", "numpy", "torch")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedded:
-    """How an embedded dataset is made.
-
-    Attributes:
-        dataset_id: its Minari id.
-        env_id: the environment.
-        parts: policies of the package, or ``random``, and how many episodes each has.
-        reference: returns that score 0 and 100: D4RL's constants.
-        seed: of the collection.
-    """
-
-    dataset_id: str
-    env_id: str
-    parts: tuple[tuple[str, int], ...]
-    reference: tuple[float, float] | None
-    seed: int = 0
-
-
-_EARLY = ("sac_025k", "sac_050k", "sac_075k", "sac_100k", "sac_125k")  # up to the one called medium
-
-
-def _embedded(env_id: str, quality: str, *parts: tuple[str, int]) -> Embedded:
-    name = env_id.split("-")[0].lower()
-    own = tuple((policy if policy == "random" else f"{name}/{policy}", n_episodes) for policy, n_episodes in parts)
-    return Embedded(f"cql/{name}/{quality}-v0", env_id, own, known_scores(env_id))
-
-
-# About 100,000 transitions each. HalfCheetah's episodes all have a thousand; Hopper's end when it falls.
-EMBEDDED = {
-    "halfcheetah_random": _embedded("HalfCheetah-v5", "random", ("random", 100)),
-    "halfcheetah_medium": _embedded("HalfCheetah-v5", "medium", ("sac_125k", 100)),
-    "halfcheetah_medium_replay": _embedded("HalfCheetah-v5", "medium-replay", *((name, 20) for name in _EARLY)),
-    "halfcheetah_medium_expert": _embedded("HalfCheetah-v5", "medium-expert", ("sac_125k", 50), ("sac_350k", 50)),
-    "hopper_random": _embedded("Hopper-v5", "random", ("random", 4400)),
-    "hopper_medium": _embedded("Hopper-v5", "medium", ("sac_125k", 260)),
-    "hopper_medium_replay": _embedded("Hopper-v5", "medium-replay", *((name, 93) for name in _EARLY)),
-    "hopper_medium_expert": _embedded("Hopper-v5", "medium-expert", ("sac_125k", 130), ("sac_150k", 62)),
-}
-
-
-def ensure_embedded(name: str, *, progress: bool = True) -> str:
-    """Return the Minari id of an embedded dataset, made first where it is absent (100,000 transitions, some 15 s).
-
-    Args:
-        name: one of :data:`EMBEDDED`, such as `halfcheetah_medium`.
-        progress: whether to show a progress bar while it is made.
-
-    Raises:
-        DatasetError: there is no embedded dataset of that name.
-    """
-    if name not in EMBEDDED:
-        raise DatasetError(f"no embedded dataset '{name}'; there are {', '.join(sorted(EMBEDDED))}")
-    made = EMBEDDED[name]
-    if not minari_folder(made.dataset_id).exists():
-        log.info("making %s from %s, once", made.dataset_id, ", ".join(policy for policy, _ in made.parts))
-        info = env_info(made.env_id)
-        random = RandomPolicy(info.observation_size, info.action_size)
-        collect_dataset(
-            made.dataset_id,
-            made.env_id,
-            [
-                Part(random if policy == "random" else NpzPolicy.embedded(policy), n_episodes)
-                for policy, n_episodes in made.parts
-            ],
-            seed=made.seed,
-            reference=made.reference,
-            description=f"Embedded dataset {name} of the cql package.",
-            author="cql",
-            exist_ok=True,
-            progress=progress,
-        )
-    return made.dataset_id

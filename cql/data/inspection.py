@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.data.datasets import (
+from cql.data import (
     ACTION_TOLERANCE,
     STD_FLOOR,
     DatasetError,

@@ -164,7 +164,8 @@ def started_pool(
     pool = ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"), _begin, (build, os.getpid()))
     before = set(multiprocessing.active_children())
     with _environment({**_glfw_found_here(), **dict.fromkeys(_THREADS, "1")}), _blocked():
-        pool.submit(_warm_up)  # the pool starts its processes now
+        for _ in range(n_processes):
+            pool.submit(_warm_up)  # the pool starts a process for each job while none is idle
     processes = list(set(multiprocessing.active_children()) - before)
     if len(processes) < n_processes:
         pool.shutdown(cancel_futures=True)

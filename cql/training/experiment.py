@@ -21,15 +21,14 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from cql import config
+from cql import config, data
 from cql.algorithm import networks
 from cql.algorithm.agent import Agent, AgentConfig, HyperParams, Policy
 from cql.algorithm.fast.captured import CapturedStep
 from cql.algorithm.sampling import Pool
 from cql.config import points
 from cql.config.schema import TrainConfig
-from cql.data import collect
-from cql.data import datasets as data
+from cql.data import embedded, policies
 from cql.rollout.envs import EnvInfo, env_info, normalised_score
 from cql.rollout.evaluation import Evaluator, Recorder, rolling_out
 from cql.rollout.reference_scores import AUTO, reference_scores, scores_name
@@ -547,7 +546,7 @@ def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) ->
     chosen = train_config.dataset
     match chosen:
         case config.EmbeddedDataset():
-            raw = data.load_minari(collect.ensure_embedded(chosen.name))
+            raw = data.load_minari(embedded.ensure_embedded(chosen.name))
         case config.MinariDataset():
             raw = data.load_minari(chosen.id, download=chosen.download)
         case config.D4rlDataset():
@@ -687,7 +686,7 @@ def load_policy(path: Path) -> tuple[Policy, TrainConfig, int]:
     return policy, train_config, int(checkpoint["step"])
 
 
-def load_behaviour(path: Path, name: str) -> collect.ActorPolicy:
+def load_behaviour(path: Path, name: str) -> policies.ActorPolicy:
     """The policy of a checkpoint as a behaviour to collect data from, with sampled actions as in its training.
 
     Args:
@@ -699,7 +698,7 @@ def load_behaviour(path: Path, name: str) -> collect.ActorPolicy:
     """
     checkpoint = load(path)
     train_config = config.from_dict(checkpoint["config"])
-    return collect.ActorPolicy(
+    return policies.ActorPolicy(
         f"{name} (step {checkpoint['step']})",
         mlp(train_config),
         checkpoint["agent"]["parameters"]["actor"],

@@ -31,7 +31,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cql.algorithm.agent import METRICS, Agent, Policy
 from cql.algorithm.sampling import Batch, Pool, Sampler
-from cql.data.datasets import Normaliser
+from cql.data import Normaliser
 from cql.rollout.envs import normalised_score
 from cql.rollout.evaluation import EpisodeResults, Evaluator, Recorder, RolledOut, Rollouts, roll_out
 from cql.rollout.rendering import RenderingError, write_gif, write_mp4, write_video

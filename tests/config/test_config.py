@@ -32,7 +32,7 @@ from cql.config.schema import (
     MinariDataset,
     WandbLoggerConfig,
 )
-from cql.data.collect import EMBEDDED
+from cql.data.embedded import EMBEDDED
 
 SWEEPS = ["alpha_cql_sweep", "tau_cql_sweep", "alpha_tau_sweep", "ablation"]
 EXPERIMENTS = ["quickstart", "smoke", "blueprint", "blueprint_lagrange", "corl_v2", "d3rlpy_v0", "paper", *SWEEPS]

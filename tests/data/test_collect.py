@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import pickle
 import signal
@@ -13,24 +14,17 @@ from pathlib import Path
 
 import gymnasium
 import minari
+import minari.cli
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from cql.algorithm import agent, networks
-from cql.data import collect
-from cql.data.collect import (
-    EMBEDDED,
-    ActorPolicy,
-    NpzPolicy,
-    Part,
-    PolicyError,
-    RandomPolicy,
-    collect_dataset,
-    ensure_embedded,
-    roll_out,
-)
-from cql.data.datasets import WORK_FOLDER, DatasetError, check, load_minari
+from cql.data import WORK_FOLDER, DatasetError, check, collect, load_minari
+from cql.data.collect import CollectionError, Part, collect_dataset, roll_out
+from cql.data.embedded import EMBEDDED, ensure_embedded
+from cql.data.policies import ActorPolicy, NpzPolicy, PolicyError, RandomPolicy
 from cql.rollout.envs import env_info
 
 PENDULUM = "InvertedPendulum-v5"  # S = 4, A = 1, actions in [-3, 3]
@@ -277,10 +271,13 @@ class Deadly(RandomPolicy):
         return super().__call__(observations, noise)
 
 
-def test_a_process_that_dies_costs_no_data(caplog):
-    made = roll_out(PENDULUM, [Part(RandomPolicy(4, 1), 5), Part(Deadly(), 1)], seed=0, workers=2)
-    assert same(made, roll_out(PENDULUM, [Part(RandomPolicy(4, 1), 6)], seed=0))
-    assert any("was killed by SIGKILL in the middle of its work" in record.getMessage() for record in caplog.records)
+def test_a_process_that_dies_is_named_and_leaves_no_dataset(root):
+    parts = [Part(RandomPolicy(4, 1), 5), Part(Deadly(), 1)]
+    with pytest.raises(CollectionError, match=r"collecting process \d+ was killed by SIGKILL.*--workers"):
+        collect_dataset("tests/dead-v0", PENDULUM, parts, seed=0, workers=2)
+    assert not multiprocessing.active_children()
+    assert not minari.list_local_datasets()
+    assert not leftovers(root)
 
 
 class Broken(RandomPolicy):
@@ -342,14 +339,8 @@ def test_any_minari_user_can_read_the_dataset(policy, root):
         np.testing.assert_array_equal(episode.observations, known.observations)
         np.testing.assert_array_equal(episode.actions, known.actions)
     assert next(dataset.iterate_episodes()).observations.dtype == np.float64
-    listed = subprocess.run(
-        [Path(sys.executable).with_name("minari"), "list", "local"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    assert "tests/pendulum/wild-v0" in listed.stdout
+    listed = CliRunner().invoke(minari.cli.app, ["list", "local"], env={"COLUMNS": "200"})
+    assert "tests/pendulum/wild-v0" in listed.output
     raw = load_minari("tests/pendulum/wild-v0")
     low = np.array([-3], np.float32)
     check(raw, observation_size=4, action_size=1, action_low=low, action_high=-low, env_id=PENDULUM)
@@ -402,7 +393,8 @@ def test_an_exception_leaves_nothing(policy, monkeypatch, root):
 WORKER = """
 import logging, pathlib, sys, time
 from minari.dataset._storages.hdf5_storage import HDF5Storage
-from cql.data.collect import NpzPolicy, Part, collect_dataset
+from cql.data.collect import Part, collect_dataset
+from cql.data.policies import NpzPolicy
 
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 owner, name = {"writing": (HDF5Storage, "update_metadata"), "moving": (pathlib.Path, "rename")}[sys.argv[1]]

@@ -20,9 +20,9 @@ import torch
 from children import fork
 from minari.data_collector import EpisodeBuffer
 
+from cql import data
 from cql.algorithm.sampling import Batch, Sampler
-from cql.data import datasets as data
-from cql.data.datasets import (
+from cql.data import (
     DatasetError,
     DatasetNotFoundError,
     RawData,
@@ -34,6 +34,9 @@ from cql.data.datasets import (
     prepare,
     select_episodes,
 )
+from cql.data import local as local_module
+from cql.data import minari as minari_module
+from cql.data import raw as raw_module
 from cql.training import experiment
 
 S, A = 3, 2
@@ -168,7 +171,7 @@ def test_an_absent_dataset_is_reported_with_what_is_there(monkeypatch):
         DatasetNotFoundError, match=r"forbids(.|\n)*tests/here-v0(.|\n)*minari download mujoco/ant/medium-v0"
     ):
         load_minari("mujoco/ant/medium-v0", download=False)
-    monkeypatch.setattr(data, "find_spec", lambda _: None)
+    monkeypatch.setattr(minari_module, "find_spec", lambda _: None)
     with pytest.raises(DatasetNotFoundError, match=r"huggingface_hub(.|\n)*pip install \"minari\[hf\]\""):
         load_minari("mujoco/ant/medium-v0")
 
@@ -176,8 +179,8 @@ def test_an_absent_dataset_is_reported_with_what_is_there(monkeypatch):
 @pytest.fixture
 def hub(monkeypatch):
     """Let the hub's client seem installed and no proxy stand before it."""
-    monkeypatch.setattr(data, "find_spec", lambda _: object())
-    monkeypatch.setattr(data.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(minari_module, "find_spec", lambda _: object())
+    monkeypatch.setattr(minari_module.urllib.request, "getproxies", dict)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.delenv("MINARI_REMOTE", raising=False)
 
@@ -198,7 +201,7 @@ def test_without_a_network_the_answer_comes_at_once(hub, monkeypatch):
 
 def test_a_download_is_moved_to_its_place_when_it_is_whole(hub, monkeypatch, root, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(data, "_hub_unreachable", lambda: None)
+    monkeypatch.setattr(minari_module, "_hub_unreachable", lambda: None)
     monkeypatch.setattr(minari, "download_dataset", lambda dataset_id: write_minari(dataset_id, [make_buffer(2)]))
     assert len(load_minari("mujoco/ant/medium-v0")) == 2
     assert "downloading mujoco/ant/medium-v0" in caplog.text
@@ -212,7 +215,7 @@ def test_a_failed_download_leaves_nothing(hub, monkeypatch):
         write_minari(dataset_id, [make_buffer(2)])
         raise ConnectionResetError("the line went dead")
 
-    monkeypatch.setattr(data, "_hub_unreachable", lambda: None)
+    monkeypatch.setattr(minari_module, "_hub_unreachable", lambda: None)
     monkeypatch.setattr(minari, "download_dataset", fail)
     with pytest.raises(DatasetNotFoundError, match="ConnectionResetError: the line went dead"):
         load_minari("mujoco/ant/medium-v0")
@@ -298,7 +301,7 @@ def test_what_was_replaced_does_not_come_back(monkeypatch):
     replace_dataset("tests/gone-v0", 2)
     with monkeypatch.context() as patch:
         # As if killed behind the second rename, before the old one is deleted.
-        patch.setattr(data.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(local_module.shutil, "rmtree", lambda *_, **__: None)
         replace_dataset("tests/gone-v0", 3)
     assert len(load_minari("tests/gone-v0", download=False)) == 3
     minari.delete_dataset("tests/gone-v0")
@@ -509,7 +512,7 @@ def test_d4rl_episodes_without_timeouts_are_of_a_thousand_steps(path):
 @pytest.mark.parametrize("chunk", [7, 10_000])
 @pytest.mark.parametrize("next_observations", [True, False])
 def test_derived_timeouts_are_those_of_a_slow_loop(path, tmp_path, monkeypatch, chunk, next_observations):
-    monkeypatch.setattr(data, "CHUNK", chunk)
+    monkeypatch.setattr(raw_module, "CHUNK", chunk)
     generator = np.random.default_rng(0)
     recorded = tmp_path / "recorded.hdf5"
     for _ in range(40):
@@ -791,7 +794,7 @@ def bits(array):
 @pytest.mark.parametrize("chunk", [4, 7, 10_000])
 @pytest.mark.parametrize("arrays", list(d4rl_kinds()))
 def test_what_is_stored_once_are_the_bits_of_two_copies(arrays, chunk, path, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", chunk)
+    monkeypatch.setattr(raw_module, "CHUNK", chunk)
     n = len(arrays["observations"])
     write_d4rl(
         path,
@@ -837,7 +840,7 @@ def test_what_is_stored_once_are_the_bits_of_two_copies(arrays, chunk, path, mon
 
 @pytest.mark.parametrize("options", [{}, {"chunks": (5, S)}, {"chunks": (60, S), "compression": "gzip"}])
 def test_the_blocks_of_a_file_change_nothing(options, path, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 7)
+    monkeypatch.setattr(raw_module, "CHUNK", 7)
     generator = np.random.default_rng(0)
     arrays = write_d4rl(
         path, **{key: generator.standard_normal((9, S)) for key in ("observations", "next_observations")}
@@ -902,7 +905,7 @@ def test_the_tensors_hold_one_copy_and_take_over_the_memory_they_came_in():
 
 @pytest.mark.parametrize("kind", ["minari", "d4rl", "d4rl without next observations"])
 def test_loading_never_holds_a_second_copy(kind, path, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 500)
+    monkeypatch.setattr(raw_module, "CHUNK", 500)
     n, size = 20_000, 20
     generator = np.random.default_rng(0)
     if kind == "minari":
@@ -952,9 +955,9 @@ def test_mean_and_deviation_are_those_of_the_whole_array(shape):
     assert bits(normaliser.std.numpy()) == bits(std)
 
 
-def test_importing_the_room_loads_no_reader():
+def test_importing_the_readers_loads_no_library_of_theirs():
     readers = ("minari", "h5py", "gymnasium", "torch")
-    code = f"import sys, cql.data.datasets; print([m for m in {readers} if m in sys.modules])"
+    code = f"import sys, cql.data.inspection; print([m for m in {readers} if m in sys.modules])"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from cql.data.datasets import DatasetError, DatasetNotFoundError, RawData, each_once
+from cql.data import DatasetError, DatasetNotFoundError, RawData, each_once
 from cql.data.inspection import (
     Inspection,
     Source,
@@ -732,10 +732,10 @@ def test_errors_of_the_users(
 def test_an_embedded_name_stands_for_its_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cql.data import collect
+    from cql.data.embedded import EMBEDDED
 
-    tiny = dataclasses.replace(collect.EMBEDDED["hopper_random"], parts=(("random", 3),))
-    monkeypatch.setitem(collect.EMBEDDED, "hopper_random", tiny)
+    tiny = dataclasses.replace(EMBEDDED["hopper_random"], parts=(("random", 3),))
+    monkeypatch.setitem(EMBEDDED, "hopper_random", tiny)
     monkeypatch.chdir(tmp_path)
     for name in ("hopper_random", "embedded/hopper_random"):
         assert call(monkeypatch, name) == 0

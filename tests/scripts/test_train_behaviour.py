@@ -16,7 +16,8 @@ import pytest
 import torch
 from entry_points import load_script
 
-from cql.data.collect import NpzPolicy, Part, PolicyError, roll_out
+from cql.data.collect import Part, roll_out
+from cql.data.policies import NpzPolicy, PolicyError
 from cql.rollout.envs import env_info, make_env, to_env_actions
 
 stable_baselines3 = pytest.importorskip("stable_baselines3", reason="needs the `behaviour` extra")

@@ -15,10 +15,9 @@ import torch
 from nested import assert_same
 from tiny import tiny_config, write_dataset
 
-from cql import config
+from cql import config, data
 from cql.algorithm.agent import Agent
 from cql.config.schema import TrainConfig
-from cql.data import datasets as data
 from cql.rollout.envs import env_info
 from cql.training import experiment
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load

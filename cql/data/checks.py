@@ -1,0 +1,117 @@
+"""Checks of a dataset against the environment it is used with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cql.data.raw import DatasetError, RawData, empty_error, slices
+
+# Actions are stored in float32, so an action on a bound may exceed it by a rounding error.
+ACTION_TOLERANCE = 1e-5
+
+
+def check(
+    raw: RawData,
+    *,
+    observation_size: int,
+    action_size: int,
+    action_low: NDArray[np.float32],
+    action_high: NDArray[np.float32],
+    env_id: str,
+) -> None:
+    """Refuse a dataset that does not fit its environment or holds impossible values.
+
+    Args:
+        raw: the dataset.
+        observation_size: S of the environment.
+        action_size: A of the environment.
+        action_low: (A,) lower bounds of its actions.
+        action_high: (A,) upper bounds of its actions.
+        env_id: the environment the policy will be evaluated in.
+
+    Raises:
+        DatasetError: the dataset is empty; it was recorded in another environment; its sizes, shapes or dtypes do not
+            fit; a value is NaN or infinite; an action lies outside the bounds. The message says where.
+    """
+    if not len(raw):
+        raise empty_error(raw.name)
+    # A dataset does not record the module of PACKAGE:ID.
+    if raw.env_id is not None and raw.env_id != env_id.rpartition(":")[2]:
+        raise DatasetError(
+            f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: "
+            f"set env.id={raw.env_id} or choose another dataset"
+        )
+    for key, array, wanted in (
+        ("observations", raw.rows, observation_size),
+        ("actions", raw.actions, action_size),
+    ):
+        if array.ndim == 2 and array.shape[1] != wanted:
+            recorded = "does not say which environment it is from" if raw.env_id is None else f"is from {raw.env_id}"
+            raise DatasetError(
+                f"dataset '{raw.name}': {key} have {array.shape[1]} features, but {env_id} has {wanted}; the dataset "
+                f"{recorded}: set env.id=... to the one it was recorded in"
+            )
+    m = len(raw)
+    for key, shape, dtype in (
+        ("rows", (len(raw.rows), observation_size), np.float32),
+        ("row", (m,), np.int64),
+        ("actions", (m, action_size), np.float32),
+        ("rewards", (m,), np.float32),
+        ("terminated", (m,), np.bool_),
+        ("truncated", (m,), np.bool_),
+        ("episode", (m,), np.int64),
+    ):
+        array = getattr(raw, key)
+        if array.shape != shape or array.dtype != dtype:
+            raise DatasetError(
+                f"dataset '{raw.name}': {key} must be {np.dtype(dtype)} of shape {shape}, found {array.dtype} of shape "
+                f"{array.shape}"
+            )
+    first, last = int(raw.row.min()), int(raw.row.max())
+    if first < 0 or last > len(raw.rows) - 2:
+        raise DatasetError(
+            f"dataset '{raw.name}': row counts from {first} to {last}, but there are {len(raw.rows)} rows, and a next "
+            "observation behind each is needed"
+        )
+    for key, stored in (("observations", raw.rows), ("actions", raw.actions), ("rewards", raw.rewards)):
+        if all(np.isfinite(stored[part]).all() for part in slices(len(stored))):
+            continue
+        # Rows are those of observations or of next observations, so here is what is wrong with one of them.
+        for named in (key,) if key != "observations" else ("observations", "next_observations"):
+            _refuse_non_finite(raw, named)
+    if any((_excess(raw.actions[part], action_low, action_high) > ACTION_TOLERANCE).any() for part in slices(m)):
+        excess = _excess(raw.actions, action_low, action_high)
+        beyond = excess > ACTION_TOLERANCE
+        row, column = np.unravel_index(np.argmax(excess), excess.shape)
+        raise DatasetError(
+            f"dataset '{raw.name}': {int(beyond.any(axis=1).sum())} of {m} actions lie outside the bounds of {env_id}, "
+            f"the farthest with {raw.actions[row, column]:g} in column {column} ({_place(raw, row)}), where the bounds "
+            f"are [{action_low[column]:g}, {action_high[column]:g}]: set env.id=... to the one it was recorded in"
+        )
+
+
+def _refuse_non_finite(raw: RawData, key: str) -> None:
+    array = getattr(raw, key).reshape(len(raw), -1)
+    wrong = ~np.isfinite(array)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        place = f", column {column}" if key != "rewards" else ""
+        raise DatasetError(
+            f"dataset '{raw.name}': {int(wrong.sum())} value(s) of {key} are NaN or infinite, the first is "
+            f"{array[row, column]} in {_place(raw, row)}{place}: leave out such episodes or repair the file"
+        )
+
+
+def _excess(actions: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[Any]:
+    """How far actions lie beyond their bounds, (..., A); negative within them."""
+    excess: NDArray[Any] = np.maximum(low - actions, actions - high)
+    return excess
+
+
+def _place(raw: RawData, row: Any) -> str:
+    """Return "episode e, step t" of a transition."""
+    episode = raw.episode[row]
+    return f"episode {episode}, step {row - np.searchsorted(raw.episode, episode)}"

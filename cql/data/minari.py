@@ -1,0 +1,213 @@
+"""Minari datasets, read from this machine or downloaded from the hub."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cql.data.local import minari_folder, minari_root, minari_root_set_to, new_dataset
+from cql.data.raw import Column, DatasetError, DatasetNotFoundError, RawData, empty_error, mark_ends
+
+log = logging.getLogger(__name__)
+
+# Seconds to wait for the dataset hub; its own client retries for more than twenty.
+HUB_TIMEOUT = 5.0
+
+_Episode = tuple[Any, Any, Any, Any, Any]  # observations, actions, rewards, terminations, truncations
+_EPISODE_KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
+
+
+def load_minari(dataset_id: str, *, download: bool = True) -> RawData:
+    """Read a Minari dataset, downloading it first where it is absent.
+
+    HDF5 files are read directly, which takes a few seconds for a million transitions; other formats go through
+    Minari. Each episode holds one observation more than it has steps; the last one is the next observation of its last
+    transition.
+
+    Args:
+        dataset_id: such as `mujoco/halfcheetah/medium-v0`.
+        download: whether an absent dataset may be fetched.
+
+    Raises:
+        DatasetNotFoundError: the dataset is not here, and may not or cannot be downloaded.
+        DatasetError: its files are incomplete or do not hold vectors of observations and actions.
+    """
+    folder = minari_folder(dataset_id)
+    if not folder.joinpath("data").is_dir():
+        if not download:
+            raise _not_found(dataset_id, "and dataset.download=false forbids fetching it")
+        _download(dataset_id)
+    try:
+        metadata = json.loads(folder.joinpath("data", "metadata.json").read_text(encoding="utf-8"))
+        n_episodes = int(metadata["total_episodes"])
+        n_steps = max(0, int(metadata.get("total_steps", 0)))
+        env_spec = metadata.get("env_spec")
+        env_id = json.loads(env_spec)["id"] if env_spec else None
+        if metadata.get("data_format", "hdf5") == "hdf5":
+            episodes = _hdf5_episodes(folder / "data" / "main_data.hdf5", n_episodes)
+            return _join(episodes, dataset_id, env_id, (n_steps, n_episodes))
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise DatasetError(
+            f"Minari dataset '{dataset_id}' in {folder} is incomplete or damaged ({type(error).__name__}: {error}): "
+            "remove that folder and make or download the dataset again"
+        ) from error
+    return _join(_minari_episodes(dataset_id), dataset_id, env_id, (n_steps, n_episodes))
+
+
+def _hdf5_episodes(path: Path, n_episodes: int) -> Iterator[_Episode]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+
+        def read(name: str) -> NDArray[Any] | None:
+            # h5py's own groups and slices take longer than the reading where episodes are short.
+            try:
+                member = h5py.h5d.open(file.id, name.encode())
+            except KeyError:
+                if isinstance(file.get(name), h5py.Group):
+                    return None  # a composite space
+                raise
+            array = np.empty(member.shape, member.dtype)
+            member.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+            return array
+
+        for index in range(n_episodes):
+            yield tuple(read(f"episode_{index}/{key}") for key in _EPISODE_KEYS)  # type: ignore[misc]
+
+
+def _minari_episodes(dataset_id: str) -> Iterator[_Episode]:
+    import minari
+
+    try:
+        dataset = minari.load_dataset(dataset_id)
+    except ImportError as error:
+        raise DatasetError(f"reading Minari dataset '{dataset_id}': {error}") from error
+    for episode in dataset.iterate_episodes():
+        yield tuple(getattr(episode, key) for key in _EPISODE_KEYS)
+
+
+def _join(episodes: Iterable[_Episode], name: str, env_id: str | None, counts: tuple[int, int]) -> RawData:
+    """Put episodes of T + 1 observations and T steps end to end.
+
+    Args:
+        episodes: of the file.
+        name: of the dataset.
+        env_id: of its environment.
+        counts: how many steps and episodes there will be, as far as is known.
+    """
+    columns = [
+        Column(np.float32, sum(counts)),  # each episode has one observation more
+        *(Column(dtype, counts[0]) for dtype in (np.float32, np.float32, np.bool_, np.bool_)),
+    ]
+    lengths: list[int] = []
+    sizes: tuple[set[int], set[int]] = (set(), set())
+    for index, episode in enumerate(episodes):
+        observations, actions, rewards, _, _ = episode
+        for key, value, n_axes in (("observations", observations, 2), ("actions", actions, 2), ("rewards", rewards, 1)):
+            if not isinstance(value, np.ndarray) or value.ndim != n_axes or value.dtype.kind not in "fiub":
+                found = f"shape {value.shape}, {value.dtype}" if isinstance(value, np.ndarray) else "a composite space"
+                wanted = "one vector of numbers" if n_axes == 2 else "one number"
+                raise DatasetError(
+                    f"dataset '{name}', episode {index}: {key} must hold {wanted} a step, found {found}; only "
+                    "continuous control with flat observations and actions is supported"
+                )
+        steps = len(rewards)
+        found_lengths = [len(value) for value in episode]
+        if found_lengths != [steps + 1, steps, steps, steps, steps]:
+            raise DatasetError(
+                f"dataset '{name}', episode {index}: {steps} rewards go with {steps + 1} observations and {steps} "
+                "actions, terminations and truncations; found lengths "
+                f"{dict(zip(_EPISODE_KEYS, found_lengths, strict=True))}"
+            )
+        if steps == 0:
+            continue
+        lengths.append(steps)
+        sizes[0].add(observations.shape[1])
+        sizes[1].add(actions.shape[1])
+        if len(sizes[0]) > 1 or len(sizes[1]) > 1:
+            continue  # the other episodes may have worse to tell
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, and `check` names it
+            for column, value in zip(columns, episode, strict=True):
+                column.extend(value)
+    if not lengths:
+        raise empty_error(name)
+    for key, found_sizes in zip(("observations", "actions"), sizes, strict=True):
+        if len(found_sizes) > 1:
+            raise DatasetError(f"dataset '{name}': {key} differ in size between episodes: {sorted(found_sizes)}")
+    rows, actions, rewards, terminated, truncated = (column.array() for column in columns)
+    episode_of = np.repeat(np.arange(len(lengths)), lengths)
+    return mark_ends(
+        RawData(
+            rows=rows,
+            row=np.arange(len(rewards)) + episode_of,  # each episode before has one row more than steps
+            actions=actions,
+            rewards=rewards,
+            terminated=terminated,
+            truncated=truncated,
+            episode=episode_of,
+            name=name,
+            env_id=env_id,
+        )
+    )
+
+
+def _not_found(dataset_id: str, reason: str) -> DatasetNotFoundError:
+    import minari
+
+    local = sorted(minari.list_local_datasets())
+    return DatasetNotFoundError(
+        f"Minari dataset '{dataset_id}' is not in {minari_root()}, {reason}. "
+        f"There: {', '.join(local) if local else 'no dataset at all'}. "
+        f'To fetch it where there is a network: pip install "minari[hf]" && minari download {dataset_id}; '
+        "MINARI_DATASETS_PATH names the folder to look in"
+    )
+
+
+def _download(dataset_id: str) -> None:
+    import minari
+
+    remote = os.environ.get("MINARI_REMOTE", "hf://")
+    if remote.startswith("hf://"):
+        if find_spec("huggingface_hub") is None:
+            raise _not_found(dataset_id, "and huggingface_hub, needed to fetch it, is not installed")
+        if reason := _hub_unreachable():
+            raise _not_found(dataset_id, f"and cannot be fetched: {reason}")
+    with new_dataset(dataset_id) as hidden_root:
+        if hidden_root is None:
+            return
+        log.info("downloading %s into %s", dataset_id, minari_root())
+        try:
+            with minari_root_set_to(hidden_root):
+                minari.download_dataset(dataset_id)
+        except (
+            Exception
+        ) as error:  # the clients of the remotes share no base class; whatever it was is told and chained
+            raise _not_found(dataset_id, f"and could not be fetched: {type(error).__name__}: {error}") from error
+        if not hidden_root.joinpath(dataset_id, "data").is_dir():
+            raise _not_found(dataset_id, "and the download brought nothing")
+
+
+def _hub_unreachable() -> str | None:
+    """Say why the dataset hub cannot be reached, None where it can or where only a proxy could tell."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return "HF_HUB_OFFLINE is set"
+    if "https" in urllib.request.getproxies():
+        return None
+    url = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    host, port = url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
+    try:
+        socket.create_connection((host, port), timeout=HUB_TIMEOUT).close()
+    except OSError as error:
+        return f"no connection to {host} ({error})"
+    return None

@@ -1,0 +1,157 @@
+"""The tensors that training reads.
+
+Axes: M transitions, N rows of observations, S state features, A action features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cql.data.raw import RawData, fingerprint, slices
+
+if TYPE_CHECKING:
+    import torch
+
+# Added to every standard deviation, as CORL and TD3+BC do, so that a constant feature does not divide by zero.
+STD_FLOOR = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Normaliser:
+    """Shift and scale of observations; zeros and ones leave them as they are.
+
+    Attributes:
+        mean: (S,) float32.
+        std: (S,) float32, its floor included.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def apply(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return `(observations - mean) / std`; (..., S) to (..., S)."""
+        return (observations - self.mean) / self.std
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transitions:
+    """What training reads: contiguous float32 tensors on one device, gathered by index.
+
+    Attributes:
+        rows: (N, S), the observations, normalised.
+        row: (M,) int64, the row of a transition's observation; its next observation is the row behind.
+        actions: (M, A), scaled to [-1, 1].
+        rewards: (M,), scaled and shifted.
+        terminated: (M,), 1 where the return stops, else 0.
+        normaliser: what was applied to the observations, for use on those of the environment.
+        fingerprint: 16 hexadecimal digits that identify the raw data, whatever was made of them.
+    """
+
+    rows: torch.Tensor
+    row: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    terminated: torch.Tensor
+    normaliser: Normaliser
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return self.rewards.shape[0]
+
+    @property
+    def observations(self) -> torch.Tensor:
+        """(M, S), gathered anew at each call."""
+        return self.rows[self.row]
+
+    @property
+    def next_observations(self) -> torch.Tensor:
+        """(M, S), gathered anew at each call."""
+        return self.rows[self.row + 1]
+
+
+def prepare(
+    raw: RawData,
+    *,
+    action_low: NDArray[np.float32],
+    action_high: NDArray[np.float32],
+    normalise_observations: bool = False,
+    reward_scale: float = 1.0,
+    reward_bias: float = 0.0,
+    timeouts_as_terminals: bool = False,
+    device: str | torch.device = "cpu",
+    in_place: bool = False,
+) -> Transitions:
+    """Turn a checked dataset into the tensors training reads.
+
+    Args:
+        raw: the dataset. With `in_place` it is used up.
+        action_low: (A,) lower bounds of the environment's actions, which become -1.
+        action_high: (A,) upper bounds, which become 1.
+        normalise_observations: subtract the mean and divide by the standard deviation + 1e-3, as CORL does; both are
+            those of `observations` (not of `next_observations`).
+        reward_scale: rewards become `reward * reward_scale + reward_bias`.
+        reward_bias: see `reward_scale`.
+        timeouts_as_terminals: let a truncated episode end the return too. This teaches the critic an end that is not
+            there; it exists to compare with programs that do so.
+        device: where the tensors are kept.
+        in_place: let the tensors take over the memory of `raw` and change it; without it they get their own.
+    """
+    import torch
+
+    identity = fingerprint(raw)
+    centre, half = (action_high + action_low) / 2, (action_high - action_low) / 2
+    if normalise_observations:
+        mean, std = _moments(raw)
+        std += STD_FLOOR
+    else:
+        mean, std = np.zeros(raw.rows.shape[1]), np.ones(raw.rows.shape[1])
+    normaliser = Normaliser(_tensor(mean, device), _tensor(std, device))
+    rows, row, actions = raw.rows, raw.row, raw.actions
+    if not in_place:
+        rows, row, actions = rows.copy(), row.copy(), actions.copy()
+    for part in slices(len(actions)):
+        actions[part] = ((actions[part] - centre) / half).clip(-1, 1)
+    observations = torch.from_numpy(rows).to(device)
+    if normalise_observations:
+        for part in slices(len(rows)):
+            observations[part] = normaliser.apply(observations[part])
+    return Transitions(
+        rows=observations,
+        row=torch.from_numpy(row).to(device),
+        actions=torch.from_numpy(actions).to(device),
+        rewards=_tensor(raw.rewards * reward_scale + reward_bias, device),
+        terminated=_tensor(raw.terminated | raw.truncated if timeouts_as_terminals else raw.terminated, device),
+        normaliser=normaliser,
+        fingerprint=identity,
+    )
+
+
+def _moments(raw: RawData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of the observations, (S,) each, as NumPy's own but without arrays of their size.
+
+    Row is added to row in float64, as NumPy does it, so the sums are the same to the last bit.
+    """
+
+    def total(deviations_from: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        so_far = np.empty((0, raw.rows.shape[1]))
+        for part in slices(len(raw)):
+            values = raw.rows[raw.row[part]].astype(np.float64)
+            if deviations_from is not None:
+                values -= deviations_from
+                values *= values
+            so_far = np.add.reduce(np.concatenate([so_far, values]), axis=0, keepdims=True)
+        return np.asarray(so_far[0])
+
+    mean = total(None) / len(raw)
+    return mean, np.sqrt(total(mean) / len(raw))
+
+
+def _tensor(array: NDArray[Any], device: str | torch.device) -> torch.Tensor:
+    """Copy an array into a contiguous float32 tensor of its own."""
+    import torch
+
+    return torch.tensor(array, dtype=torch.float32, device=device).contiguous()
