@@ -354,16 +354,30 @@ def metric_of(name: str) -> Callable[[Run], Curve]:
 
 def outcomes(compared: Comparison) -> Figure | None:
     """Bars of each arm's outcome, one panel per task: mean over seeds, its 95 % interval, and every seed."""
-    tasks = compared.judged
+    unit = f"{compared.results.unit}, {compared.statistic}"
+    return _bars(compared, compared.judged, compared.results.arms, draw_outcomes, unit)
+
+
+def differences(compared: Comparison) -> Figure | None:
+    """Each arm minus the base arm, one panel per task, with Welch's 95 % interval."""
+    arms = [arm for arm in compared.results.arms if arm != compared.base]
+    tasks = [t for t in compared.results.tasks if any(math.isfinite(compared.difference(t, a).value) for a in arms)]
+    return _bars(compared, tasks, arms, _draw_differences, f"{compared.results.unit} minus the base arm's")
+
+
+_Draw = Callable[["Axes", Comparison, str, dict[str, Style]], None]
+
+
+def _bars(compared: Comparison, tasks: Sequence[str], arms: Sequence[str], draw: _Draw, unit: str) -> Figure | None:
     if not tasks:
         return None
-    arms = compared.results.arms
     figure, panels = titled_panels(tasks, height=0.75 + 0.26 * max(len(arms), 3))
     for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
-        draw_outcomes(axes, compared, task, styles_of(arms))
-        arm_axis(axes, arms, arms, shown=index % _COLUMNS == 0 or max(map(len, arms)) <= 10)
+        draw(axes, compared, task, styles_of(compared.results.arms))
+        shown = index % _COLUMNS == 0 or max(map(len, arms)) <= 10
+        arm_axis(axes, arms, compared.results.arms, shown=shown)
     for axes in panels[-_COLUMNS:]:
-        _name(axes, f"{compared.results.unit}, {compared.statistic}")
+        axes.set_xlabel(unit, fontsize=9, color=PALE)
     return figure
 
 
@@ -384,25 +398,12 @@ def draw_outcomes(axes: Axes, compared: Comparison, task: str, styles: dict[str,
     axes.axvline(0.0, color=PALE, linewidth=0.8, zorder=1.4)
 
 
-def differences(compared: Comparison) -> Figure | None:
-    """Each arm minus the base arm, one panel per task, with Welch's 95 % interval."""
-    arms = [arm for arm in compared.results.arms if arm != compared.base]
-    tasks = [t for t in compared.results.tasks if any(math.isfinite(compared.difference(t, a).value) for a in arms)]
-    if not tasks:
-        return None
-    figure, panels = titled_panels(tasks, height=0.75 + 0.26 * max(len(arms), 3))
-    styles = styles_of(compared.results.arms)
-    for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
-        for y, arm in enumerate(arms):
-            estimate = compared.difference(task, arm)
-            if math.isfinite(estimate.value):
-                _bar(axes, y, estimate, styles[arm].colour)
-        axes.axvline(0.0, color=INK, linewidth=1.0, zorder=2.5)
-        shown = index % _COLUMNS == 0 or max(map(len, arms)) <= 10
-        arm_axis(axes, arms, compared.results.arms, shown=shown)
-    for axes in panels[-_COLUMNS:]:
-        _name(axes, f"{compared.results.unit} minus the base arm's")
-    return figure
+def _draw_differences(axes: Axes, compared: Comparison, task: str, styles: dict[str, Style]) -> None:
+    for y, arm in enumerate(arm for arm in compared.results.arms if arm != compared.base):
+        estimate = compared.difference(task, arm)
+        if math.isfinite(estimate.value):
+            _bar(axes, y, estimate, styles[arm].colour)
+    axes.axvline(0.0, color=INK, linewidth=1.0, zorder=2.5)
 
 
 def _bar(axes: Axes, y: float, estimate: Estimate, colour: str) -> None:

@@ -350,18 +350,19 @@ def _is_number(value: object) -> bool:
 
 def _places_by_config(runs: Sequence[Run], splits: Sequence[_Split]) -> list[Place]:
     """Labels of task and arm for each run."""
-    keys = [(_key(task), _key(arm)) for task, arm in splits]
-    tasks = {key: task for (key, _), (task, _) in zip(keys, splits, strict=True)}
-    arms = {key: arm for (_, key), (_, arm) in zip(keys, splits, strict=True)}
+    tasks = {_key(task): task for task, _ in splits}
+    arms = {_key(arm): arm for _, arm in splits}
     points: dict[str, set[str]] = {key: set() for key in arms}
     in_sweeps: dict[str, set[str]] = {key: set() for key in arms}
-    for (_, key), run in zip(keys, runs, strict=True):
+    for run, (_, arm) in zip(runs, splits, strict=True):
         point = {name: value for name, value in run.point.items() if name not in _TASK_WORDS}
         said = list(point.values()) if list(point) == ["arm"] else [f"{name}={value}" for name, value in point.items()]
-        points[key].add(" ".join(said))
-        in_sweeps[key].add(" ".join([run.directory.name if run.sweep is None else run.sweep.name, *said]))
-    task_labels, arm_labels = _task_labels(tasks), _arm_labels(arms, points, in_sweeps)
-    return [(task_labels[task], arm_labels[arm]) for task, arm in keys]
+        points[_key(arm)].add(" ".join(said))
+        in_sweeps[_key(arm)].add(" ".join([run.directory.name if run.sweep is None else run.sweep.name, *said]))
+    names = _distinguished([_dataset_name(task) for task in tasks.values()], list(tasks.values()), [""] * len(tasks))
+    task_labels = _unique(dict(zip(tasks, names, strict=True)))
+    arm_labels = _arm_labels(arms, points, in_sweeps)
+    return [(task_labels[_key(task)], arm_labels[_key(arm)]) for task, arm in splits]
 
 
 def _places_by_name(runs: Sequence[Run], splits: Sequence[_Split]) -> list[Place]:
@@ -389,16 +390,6 @@ def _distinguished(names: Sequence[str], plains: Sequence[Mapping[str, Any]], wi
     for (name, _), several in places.items():
         differing[name].update(_differing(several))
     return [_label(name, plain, sorted(differing[name])) for name, plain in zip(names, plains, strict=True)]
-
-
-def _task_labels(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Names of datasets, with the settings that differ between tasks of one name."""
-    names = {key: _dataset_name(task) for key, task in tasks.items()}
-    labels = {}
-    for key, task in tasks.items():
-        same = [tasks[other] for other in tasks if names[other] == names[key]]
-        labels[key] = _label(names[key], task, _differing(same))
-    return _unique(labels)
 
 
 def _dataset_name(task: Mapping[str, Any]) -> str:

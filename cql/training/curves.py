@@ -67,14 +67,15 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
     metrics, episodes = read_metrics(run_dir), read_episodes(run_dir)
     figure, panels = canvas(13.0, 7.0)
     _draw_returns(panels[0], episodes, metrics)
-    _draw_q_values(panels[1], metrics)
-    _draw_one(panels[2], metrics, "critic_td", "TD error of the critics")
+    actions = {"q_data": "dataset actions", "q_policy": "policy actions", "q_uniform": "uniform actions"}
+    _draw(panels[1], metrics, "Q values", actions)
+    _draw(panels[2], metrics, "TD error of the critics", {"critic_td": ""})
     if any("cql_residual" in row for row in metrics):
-        _draw_one(panels[3], metrics, "cql_residual", "Gap minus threshold")
+        _draw(panels[3], metrics, "Gap minus threshold", {"cql_residual": ""})
         panels[3].axhline(0.0, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
     else:
-        _draw_one(panels[3], metrics, "cql_gap", "Conservative gap")
-    _draw_one(panels[4], metrics, "alpha_cql", "Conservative multiplier")
+        _draw(panels[3], metrics, "Conservative gap", {"cql_gap": ""})
+    _draw(panels[4], metrics, "Conservative multiplier", {"alpha_cql": ""})
     _draw_entropy(panels[5], metrics)
 
     last = max([row["step"] for row in metrics] + [row.step for row in episodes], default=0)
@@ -156,33 +157,25 @@ def _draw_returns(axes: Axes, episodes: Sequence[EpisodeRow], metrics: Metrics) 
     _note(axes, f"mean ± one standard deviation\n{over}", "bottom")
 
 
-def _draw_q_values(axes: Axes, metrics: Metrics) -> None:
-    _title(axes, "Q values")
-    curves = {name: _curve(metrics, f"q_{name}") for name in ("data", "policy", "uniform")}
-    drawn = [curve.values for curve in curves.values() if len(curve.steps)]
-    if not drawn:
-        _say(axes, "no q_data, q_policy or q_uniform\nin the metrics")
+def _draw(axes: Axes, metrics: Metrics, title: str, names: dict[str, str]) -> None:
+    """Draw some metrics, with a legend of their labels if they have any; or say that they are missing."""
+    _title(axes, title, next(iter(names)) if len(names) == 1 else "")
+    curves = [_curve(metrics, name) for name in names]
+    if not any(len(curve.steps) for curve in curves):
+        missing = " or ".join(", ".join(names).rsplit(", ", 1))
+        _say(axes, f"no {missing}{' ' if len(names) == 1 else chr(10)}in the metrics")
         return
-    for (name, curve), colour in zip(curves.items(), SERIES, strict=False):
+    for curve, label, colour in zip(curves, names.values(), SERIES, strict=False):
         if len(curve.steps):
-            _line(axes, curve, colour, f"{'dataset' if name == 'data' else name} actions")
-    _scale(axes, np.concatenate(drawn), decades=np.inf)
-    axes.legend(frameon=False, fontsize=11, labelcolor=INK, handlelength=1.4)
-
-
-def _draw_one(axes: Axes, metrics: Metrics, name: str, title: str) -> None:
-    _title(axes, title, name)
-    curve = _curve(metrics, name)
-    if not len(curve.steps):
-        _say(axes, f"no {name} in the metrics")
-        return
-    _line(axes, curve, BLUE)
-    _scale(axes, curve.values)
+            _line(axes, curve, colour, label)
+    _scale(axes, np.concatenate([curve.values for curve in curves]), _DECADES if len(names) == 1 else np.inf)
+    if len(names) > 1:
+        axes.legend(frameon=False, fontsize=11, labelcolor=INK, handlelength=1.4)
 
 
 def _draw_entropy(axes: Axes, metrics: Metrics) -> None:
     entropy, temperature = _curve(metrics, "entropy"), _curve(metrics, "alpha_temp")
-    _draw_one(axes, metrics, "entropy", "Entropy of the policy")
+    _draw(axes, metrics, "Entropy of the policy", {"entropy": ""})
     if not len(temperature.steps):
         return
     if np.ptp(temperature.values) == 0.0:
