@@ -16,54 +16,54 @@ FOLDER = config.CONFIG_DIR / "table"
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; what ``run`` does not know goes to Hydra."""
-    parser = argparse.ArgumentParser(description="Train the runs of a paper's table, and set them beside its numbers.")
+    """Parse the command line; further words behind ``run`` are Hydra's."""
+    parser = argparse.ArgumentParser(description="Train the runs of a paper's table and compare them with its numbers.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="the known tables")
-    name_help = "of the table, or the path of a table's .yaml file"
+    commands.add_parser("list", help="list the known tables")
+    name_help = "name of a table, or the path of a table's .yaml file"
     data_help = "folder with D4RL's files (default: $D4RL_DIR, else ~/.d4rl/datasets)"
 
-    run = commands.add_parser("run", help="train it, or go on where it stopped")
+    run = commands.add_parser("run", help="train a table, or resume it")
     run.add_argument("name", help=name_help)
     run.add_argument("--data", type=Path, metavar="FOLDER", default=default_data(), help=data_help)
-    run.add_argument("--tasks", metavar="A,B", help="only these of its tasks")
+    run.add_argument("--tasks", metavar="A,B", help="train only these tasks")
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, such as seed=0 n_steps=1000")
 
-    show = commands.add_parser("show", help="set what is trained beside what is published")
+    show = commands.add_parser("show", help="compare a table's runs with its published numbers")
     show.add_argument("name", help=name_help)
-    show.add_argument("folders", nargs="*", metavar="FOLDER", help="of a sweep, or its name (default: its own)")
+    show.add_argument("folders", nargs="*", metavar="FOLDER", help="folder or name of a sweep (default: table_NAME)")
     show.add_argument(
         "--statistic",
         choices=results.STATISTICS,
         type=lambda text: text.replace("-", " "),
         default="last",
-        help="of our evaluations, where the published column does not decide (default last); last-five is last five",
+        help="the evaluations of our runs that count, unless a published column decides (default last)",
     )
-    show.add_argument("--out", type=Path, metavar="DIR", help="also write table.md, table.tex and table.csv there")
+    show.add_argument("--out", type=Path, metavar="DIR", help="also write table.md, .tex and .csv to this folder")
 
     chosen, others = parser.parse_known_args()
-    # argparse does not take up a list of words again behind an option.
+    # argparse does not continue a list of words behind an option.
     flags = [text for text in others if text.startswith("-")]
     if flags or (others and chosen.command == "list"):
-        hint = "; of Hydra's, only KEY=VALUE may follow, and -m is given anyway" if chosen.command == "run" else ""
+        hint = "; of Hydra's, only KEY=VALUE may follow, and -m is always set" if chosen.command == "run" else ""
         parser.error(f"unrecognized arguments: {' '.join(flags or others)}{hint}")
     if chosen.command == "show" and chosen.out is not None and chosen.out.is_file():
-        parser.error(f"--out {chosen.out}: is a file; give a folder, which is made where it is not there")
+        parser.error(f"--out {chosen.out}: is a file; give a folder, which is made if it does not exist")
     if chosen.command != "list":
         (chosen.overrides if chosen.command == "run" else chosen.folders).extend(others)
     return chosen
 
 
 def default_data() -> Path:
-    """Where D4RL's files are looked for."""
+    """Default folder of D4RL's files."""
     return Path(os.environ.get("D4RL_DIR") or Path.home() / ".d4rl" / "datasets")
 
 
 def chosen_tasks(table: spec.Table, names: str | None) -> dict[str, spec.Task]:
-    """The tasks that are asked for, in the table's order.
+    """The chosen tasks, in the table's order.
 
     Raises:
-        TableError: the table has no task of a name.
+        TableError: The table has no such task.
     """
     wanted = list(table.tasks) if names is None else names.split(",")
     for name in wanted:
@@ -74,7 +74,7 @@ def chosen_tasks(table: spec.Table, names: str | None) -> dict[str, spec.Task]:
 
 
 def run(table: spec.Table, tasks: dict[str, spec.Task], data: Path, overrides: list[str]) -> int:
-    """Train the table's grid, without the tasks whose files are not there; the exit code."""
+    """Train the table's grid, without the tasks whose files are missing, and return the exit code."""
     for text in overrides:
         if "=" not in text and text in table.tasks:
             raise spec.TableError(f"{text}: name tasks with commas and no spaces, --tasks A,B")
@@ -82,15 +82,15 @@ def run(table: spec.Table, tasks: dict[str, spec.Task], data: Path, overrides: l
             raise spec.TableError(f"{text}: choose tasks by --tasks {text.removeprefix('task=')}")
     missing = grid.missing_files(tasks, data)
     if missing:
-        print(f"left out, for want of their files in {data}:", file=sys.stderr)
+        print(f"skipped, since their files are not in {data}:", file=sys.stderr)
         width, file_width = max(map(len, missing)), max(len(path.name) for path in missing.values())
         for name, path in missing.items():
             url = tasks[name].url
-            where = f"published at {url}" if url else "the table does not say where it is published"
+            where = f"published at {url}" if url else "the table gives no address for it"
             print(f"  {name:{width}}  {path.name:{file_width}}  {where}", file=sys.stderr)
     there = [name for name in tasks if name not in missing]
     if not there:
-        print(f"nothing to train: no file is in {data}; give their folder with --data FOLDER", file=sys.stderr)
+        print(f"nothing to train: {data} has none of the files; give their folder with --data FOLDER", file=sys.stderr)
         return 2
     print(f"table {table.name}: {len(there)} of {len(table.tasks)} tasks ({', '.join(there)})", file=sys.stderr)
     from cql.scripts import train
@@ -102,24 +102,24 @@ def run(table: spec.Table, tasks: dict[str, spec.Task], data: Path, overrides: l
 
 
 def show(table: spec.Table, folders: list[str], statistic: results.Statistic, out: Path | None) -> None:
-    """Print the comparison, and write it down where asked."""
+    """Print the comparison, and write it to a folder if there is one."""
     own = sweeps.SWEEPS / table.sweep_name
     found = [sweeps.find_sweep(folder) for folder in folders] or ([own] if own.is_dir() else [])
     read = None
     try:
         read = groups.read_results(found) if found else None
     except results.ResultsError as error:
-        # A sweep that has only just begun; the table is shown without it.
+        # The sweep has only just started. The table is shown without it.
         print(error, file=sys.stderr)
     runs = [] if read is None else [*read.runs, *read.repeated]
     points = [run.point for run in runs]
     of_table = [(each["task"], each["arm"]) for each in points if each.get("task") in table.tasks and "arm" in each]
     if folders and runs and not of_table:
         raise spec.TableError(
-            f"no run of {', '.join(map(str, found))} belongs to table '{table.name}': their names have no arm and no "
-            f"task of its ({', '.join(sorted(table.tasks))}); scripts/report.py shows any sweep"
+            f"no run of {', '.join(map(str, found))} belongs to table '{table.name}': their names do not give an arm "
+            f"and one of its tasks ({', '.join(sorted(table.tasks))}); scripts/report.py shows any sweep"
         )
-    # The first cell tells how long runs are that have not begun.
+    # The first cell gives the length of runs that have not begun.
     places = {*of_table, (next(iter(table.tasks)), next(iter(table.arms)))}
     comparison = cells.compare(
         table,
@@ -139,7 +139,7 @@ def show(table: spec.Table, folders: list[str], statistic: results.Statistic, ou
 
 
 def main() -> int:
-    """List, train or show; errors of the user's go to stderr with exit code 2."""
+    """List, train or show; exit with 2 and a message on an error of the user's."""
     chosen = arguments()
     try:
         if chosen.command == "list":

@@ -76,6 +76,11 @@ class Group:
         return tuple(run for run in self.runs if run.status == "finished")
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every planned run has finished."""
+        return len(self.ended) == self.n_planned
+
+    @property
     def n_failed(self) -> int:
         """Number of failed runs."""
         return sum(run.status == "failed" for run in self.runs)

@@ -37,16 +37,19 @@ def load(name):
 def test_every_task_and_arm_of_a_shipped_table_is_a_valid_config(name):
     table = load(name)
     first, arm = next(iter(table.tasks)), next(iter(table.arms))
-    # Arms change no key that a task sets: each once, not on every task.
-    wanted = [(task, arm) for task in table.tasks] + [(first, each) for each in table.arms]
+    # Tasks that differ in their file alone are composed once, and arms change no key that a task sets.
+    same = {str((task.choose, task.set)): task_name for task_name, task in table.tasks.items()}
+    wanted = {*((task_name, arm) for task_name in same.values()), *((first, each) for each in table.arms)}
     found = grid.planned(table, wanted, script.default_data())
     assert {each for _, each in found} == set(table.arms)
+    options = grid.hydra_options(table, table.tasks, script.default_data())
     for task_name, task in table.tasks.items():
-        c = found[task_name, arm]
+        c = found[same[str((task.choose, task.set))], arm]
         assert c["sweep_name"] == f"table_{name}"
         assert c["env.id"].lower().startswith(task_name.partition("-")[0])
         if task.file:
-            assert (c["dataset.kind"], Path(c["dataset.path"]).name) == ("d4rl", task.file)
+            assert (c["dataset.kind"], Path(c["dataset.path"]).suffix) == ("d4rl", ".hdf5")
+            assert Path(options["task", task_name]["dataset"]["path"]).name == task.file
             assert task.url.endswith(f"/{task.file}")
         for key, value in flat(task.set).items():
             assert c[key] == value, key
@@ -166,7 +169,7 @@ def test_a_file_of_ones_own_is_given_by_its_path(tmp_path):
         ("seeds", [0, "one"], "seeds must be list[int], got [0, 'one']"),
         ("seeds", [0, -1], "seeds must be a list of different integers from 0 on"),
         ("seeds", [1, 1], "seeds must be a list of different integers from 0 on"),
-        ("tasks", {}, "at least one of arms and of tasks"),
+        ("tasks", {}, "at least one arm and one task"),
         ("arms", ["base"], "arms must be dict[str, str], got ['base']"),
         ("unit", "points", "unit is 'points'; choose one of score, return"),
         ("published/paper/arm", "bc", "published.paper.arm is 'bc'; the table's arms are base"),
@@ -183,8 +186,8 @@ def test_a_file_of_ones_own_is_given_by_its_path(tmp_path):
         ("tasks/easy/published/other", [41.0, 2.0], "its column has 'spread: none'"),
         ("tasks/hard/published/paper", [{"mean": 1, "mark": "X"}], "tasks.hard.published.paper.mark is 'X'"),
         ("tasks/easy/references", {"D4RL": [5, 1]}, "tasks.easy.references.D4RL is [5, 1]"),
-        ("tasks/two__parts", {}, "'two__parts' cannot be a name"),
-        ("tasks/a,b", {}, "'a,b' cannot be a name"),
+        ("tasks/two__parts", {}, "'two__parts' is not a valid name"),
+        ("tasks/a,b", {}, "'a,b' is not a valid name"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(path, value, message, tmp_path):
@@ -195,11 +198,11 @@ def test_what_is_wrong_in_a_file_is_named(path, value, message, tmp_path):
     assert str(written) in str(caught.value)
 
 
-def test_an_unknown_table_and_a_file_that_is_no_yaml(tmp_path):
+def test_an_unknown_table_and_a_file_that_is_not_yaml(tmp_path):
     with pytest.raises(spec.TableError, match="no table 'corl'; there are corl_v2, cql_2020"):
         load("corl")
     (tmp_path / "bad.yaml").write_text("title: [\n")
-    with pytest.raises(spec.TableError, match="is no YAML"):
+    with pytest.raises(spec.TableError, match="is not valid YAML"):
         load(str(tmp_path / "bad.yaml"))
 
 
@@ -247,7 +250,7 @@ def test_ours_beside_theirs_as_computed_by_hand(half_run):
     assert header == ["task", "ours, last (ours)", "Paper [V]", "Other_best [T]", "Alone [V]"]
     assert easy == ["easy", "20.0 +- 10.0", "25.0 +- 3.0", "41.25", "1.0 +- 0.5"]
     assert hard == ["hard[c]", "50.0 (1 of 3)", "60.0[a] / 70.5[b]", "-", "-"]
-    assert complete == ["average of the 1 complete task", "20.0", "25.0", "41.2", "1.0"]
+    assert complete == ["average of 1 complete of 2", "20.0", "25.0", "41.2", "1.0"]
     assert everything == ["average of all 2", "-", "42.5", "-", "-"]
 
     half = T_2 * 10.0 / math.sqrt(3.0)
@@ -259,7 +262,7 @@ def test_ours_beside_theirs_as_computed_by_hand(half_run):
 
     # The spread has n under it: of 4 seeds, a sample's is sqrt(4 / 3) times larger.
     theirs = T_3 * 3.0 * math.sqrt(4.0 / 3.0) / 2.0
-    _, easy, hard, second, average = rows_below(text, "ours (ours) beside Paper [V] (last against last)")
+    _, easy, hard, second, average = rows_below(text, "ours (ours) compared with Paper [V] (last against last)")
     interval = f"{25 - theirs:.1f} to {25 + theirs:.1f}"
     assert easy == ["easy", "20.0 +- 10.0", ours, "25.0 +- 3.0", interval, "-5.0", "yes", "3 of 3"]
     assert hard == ["hard", "50.0", "-", "60.0[a]", "-", "-10.0", "no spread published", "1 of 3"]
@@ -267,7 +270,7 @@ def test_ours_beside_theirs_as_computed_by_hand(half_run):
     assert average == ["average of 1 complete of 2", "20.0", "-", "25.0", "-", "-5.0", "-", "-"]
 
     # The best evaluations are 40, 20 and 30, whatever was chosen for the rest.
-    _, easy, hard = rows_below(text, "ours (ours) beside Other_best [T] (best against best)")[:3]
+    _, easy, hard = rows_below(text, "ours (ours) compared with Other_best [T] (best against best)")[:3]
     assert easy[1] == "30.0 +- 10.0"
     assert easy[5:] == ["-11.2", "no spread published", "3 of 3"]
     assert hard == ["hard", "50.0", "-", "-", "-", "-", "-", "1 of 3"]
@@ -283,7 +286,7 @@ def test_other_statistics_are_named(half_run):
     text = render.as_text(render.document(cells.compare(table, runs, statistic="last five")), 100)
     # (40 + 10) / 2, (5 + 20) / 2 and (5 + 30) / 2.
     assert rows_below(text, "Scores")[1][1] == f"{(25 + 12.5 + 17.5) / 3:.1f} +- {6.2915:.1f}"
-    assert rows_below(text, "ours (ours) beside Paper [V] (last against last)")[1][1] == "20.0 +- 10.0"
+    assert rows_below(text, "ours (ours) compared with Paper [V] (last against last)")[1][1] == "20.0 +- 10.0"
 
 
 def test_the_interval_and_its_absence_have_reasons():
@@ -399,7 +402,8 @@ def test_what_runs_have_otherwise_than_the_table_is_said_first(half_run):
         "n_steps: 1000 -> 60 (3 of 5 runs)",
         "dataset.path: medium.hdf5 -> hard.hdf5 (2 of 5 runs)",
     )
-    assert render.document(comparison).warnings[0].startswith("Ours are not the table's settings: algorithm.w: 1 ->")
+    first = render.document(comparison).warnings[0]
+    assert first.startswith("Our runs differ from the table's settings: algorithm.w: 1 -> (absent) (all 5 runs); ")
 
 
 @pytest.mark.parametrize(("steps", "own", "is_said"), [(60, 60, False), (60, 30, True), (1000, 1000, True)])
@@ -430,7 +434,7 @@ def test_the_data_themselves_have_no_seeds_and_no_interval(tmp_path, half_run):
     text = render.as_text(render.document(cells.compare(load(str(write(tmp_path, plain))), runs)), 300)
     half = T_2 * 10.0 / math.sqrt(3.0)
     header, easy, hard, average = rows_below(
-        text, "ours (ours) beside behaviour [own] (ours: last; behaviour: the data themselves)"
+        text, "ours (ours) compared with behaviour [own] (ours: last; behaviour: the data themselves)"
     )
     assert header == ["task", "ours", "95 % interval", "behaviour", "difference", "seeds done"]
     interval = f"{20 - half:.1f} to {20 + half:.1f}"
@@ -452,15 +456,15 @@ def test_runs_of_other_arms_variations_and_tables(tmp_path, half_run):
     comparison = cells.compare(table, [*runs, *more.runs, *more.repeated])
     labels = [comparison.label(arm) for arm in comparison.arms]
     assert labels == ["ours", "ours (alpha_cql=5)", "bc"]
-    assert comparison.cells["easy", cells.Arm("bc")].seeds == "1 of 3"
-    # The finished one stands in for the other; the column of every arm is compared with all three.
-    assert comparison.cells["hard", cells.Arm("base")].outcomes("last", "score", None).tolist() == [50.0]
+    assert done(comparison, cells.Arm("bc")) == (1, 3)
+    # The finished run is taken, not the other; the column of every arm is compared with all three.
+    assert comparison.outcomes("hard", cells.Arm("base"), "last").tolist() == [50.0]
     left = sorted(line.partition(": ")[2] for line in comparison.strangers)
-    assert left[0].endswith("stands in its place")
-    assert left[1] == "its name has no task and arm of this table"
+    assert left[0].endswith("was taken instead")
+    assert left[1] == "its name does not give a task of this table and an arm"
     titles = [section.title for section in render.document(comparison).sections]
-    assert sum("beside Other_best" in title for title in titles) == 3
-    assert sum("beside Paper" in title for title in titles) == 2
+    assert sum("compared with Other_best" in title for title in titles) == 3
+    assert sum("compared with Paper" in title for title in titles) == 2
 
 
 def test_runs_that_wait_are_counted_and_damaged_ones_are_named(tmp_path, half_run):
@@ -472,8 +476,14 @@ def test_runs_that_wait_are_counted_and_damaged_ones_are_named(tmp_path, half_ru
     assert comparison.unfinished == {"waiting": 1}
     assert comparison.strangers == (f"{broken.name}: config.yaml is damaged",)
     warnings = render.document(comparison).warnings
-    assert "Not finished, and in no mean: 1 waiting." in warnings
-    assert warnings[-1] == f"Left aside: {broken.name}: config.yaml is damaged"
+    assert "Not finished, so in no mean: 1 waiting." in warnings
+    assert warnings[-1] == f"Ignored: {broken.name}: config.yaml is damaged"
+
+
+def done(comparison, arm):
+    """Finished and planned runs of the easy task."""
+    cell = comparison.cells["easy", arm]
+    return len(cell.ended), cell.n_planned
 
 
 def test_other_seeds_than_the_tables_are_planned_instead_of_them(tmp_path):
@@ -482,12 +492,10 @@ def test_other_seeds_than_the_tables_are_planned_instead_of_them(tmp_path):
         write_run(tmp_path / "s", "easy", seed, [1.0])
     waiting = [(tmp_path / f"arm-base__task-easy__seed-{seed}", "has not begun") for seed in (102, 103)]
     arm = cells.Arm("base")
-    assert (
-        cells.compare(table, read_results([tmp_path / "s"]).runs, unread=waiting).cells["easy", arm].seeds == "2 of 4"
-    )
+    assert done(cells.compare(table, read_results([tmp_path / "s"]).runs, unread=waiting), arm) == (2, 4)
     write_run(tmp_path / "s", "hard", 0, [1.0])
     # One of the table's own, and the table's are planned too.
-    assert cells.compare(table, read_results([tmp_path / "s"]).runs).cells["easy", arm].seeds == "2 of 5"
+    assert done(cells.compare(table, read_results([tmp_path / "s"]).runs), arm) == (2, 5)
 
 
 def test_a_sweep_that_is_none_of_the_table_is_refused(tmp_path, monkeypatch, capsys):
@@ -563,7 +571,7 @@ def test_list_names_every_table(monkeypatch, capsys):
     [
         (["run", "nothing"], "there is no table 'nothing'"),
         (["show", "nothing"], "there is no table 'nothing'"),
-        (["show", "nothing.yaml"], "nothing.yaml: there is no such file"),
+        (["show", "nothing.yaml"], "nothing.yaml: file not found"),
         (["run", "embedded", "--tasks", "hopper-medium", "hopper-random"], "hopper-random: name tasks with commas"),
         (["run", "corl_v2", "--data", "."], "nothing to train"),
         (["run", "corl_v2", "--data", ".", "--tasks", "hopper"], "has no task 'hopper'"),
@@ -584,7 +592,7 @@ def test_files_are_looked_for_where_the_environment_says(monkeypatch, capsys, tm
     code, _, err = call("run", "corl_v2", "--tasks", "hopper-medium", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 2
     url = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2/hopper_medium-v2.hdf5"
-    assert f"left out, for want of their files in {tmp_path}:" in err
+    assert f"skipped, since their files are not in {tmp_path}:" in err
     assert f"  hopper-medium  hopper_medium-v2.hdf5  published at {url}\n" in err
     monkeypatch.delenv("D4RL_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -605,7 +613,7 @@ def nested(overrides):
     return found
 
 
-def test_a_table_is_trained_taken_up_again_and_shown(tmp_path, monkeypatch, capsys):
+def test_a_table_is_trained_resumed_and_shown(tmp_path, monkeypatch, capsys):
     plain = {
         "title": "Tiny",
         "experiment": "quickstart",
@@ -627,37 +635,31 @@ def test_a_table_is_trained_taken_up_again_and_shown(tmp_path, monkeypatch, caps
     write_dataset(data / "first.hdf5", 4)
     write_dataset(data / "second.hdf5", 5)
 
-    def run(*arguments):
-        result = subprocess.run(
-            [sys.executable, str(ROOT / "scripts/table.py"), "run", str(path), *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr
-        return result
-
-    result = run("n_steps=30", "--data", str(data), "--tasks", "absent,second", "seed=0")
-    assert f"left out, for want of their files in {data}:\n  absent  absent.hdf5  the table does not" in result.stderr
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, ROOT / "scripts/table.py", "run", path, "n_steps=30", "--data", data]
+    result = subprocess.run(
+        [*command, "--tasks", "absent,second", "seed=0"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"skipped, since their files are not in {data}:\n  absent  absent.hdf5  the table gives no" in result.stderr
     assert "1 of 3 tasks (second)" in result.stderr
     sweep = tmp_path / "outputs" / "sweeps" / "table_tiny"
     assert {path.parent.name for path in sweep.glob("*/summary.json")} == {"arm-base__task-second__seed-0"}
     before = (sweep / "arm-base__task-second__seed-0" / "metrics.jsonl").stat()
 
     # Wider now, over the same folder: what has finished stays.
-    run("--data", str(data), "n_steps=30", "seed=0")
+    code, _, err = call("run", path, "--data", data, "n_steps=30", "seed=0", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, "2 of 3 tasks (first, second)" in err) == (0, True), err
     finished = {path.parent.name for path in sweep.glob("*/summary.json")}
     assert finished == {f"arm-base__task-{task}__seed-0" for task in ("first", "second")}
     assert (sweep / "arm-base__task-second__seed-0" / "metrics.jsonl").stat().st_mtime_ns == before.st_mtime_ns
 
-    monkeypatch.chdir(tmp_path)
     code, out, err = call("show", path, "--out", "written", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 0
     assert err == "written: written/table.md, table.tex, table.csv\n"
-    assert "! Ours are not the table's settings: n_steps: 20 -> 30 (all 2 runs)" in out
+    assert "! Our runs differ from the table's settings: n_steps: 20 -> 30 (all 2 runs)" in out
     # The environment has no reference, so there is no score.
-    assert "! Runs that finished without a score" in out
+    assert "! Finished without a score: first, second; their environments" in out
     rows = rows_below(out, "Ours: CQL, last")
     assert rows[1] == ["first", "-", "-", "1 of 2 seeds", "30 of 60"]
     assert not any(row[0] == "absent" for row in rows), "where nothing has begun, a hole in the first table is enough"

@@ -13,12 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.config.points import SEED, human_point, parse_point
-from cql.results.runs import Run, Statistic, first_choice, is_compared
-from cql.results.statistics import Estimate
-from cql.results.tables.spec import EVERY_ARM, Published, Table
-
-Reference = Sequence[float]
-"""The returns that score 0 and 100."""
+from cql.results.groups import Group
+from cql.results.runs import Run, Statistic, first_choice, is_compared, shown_value
+from cql.results.tables.spec import EVERY_ARM, Published, Table, rescaled
 
 
 class Arm(NamedTuple):
@@ -29,59 +26,6 @@ class Arm(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The runs of an arm on a task, one per seed.
-
-    Attributes:
-        runs: Those that have begun, sorted by seed.
-        n_planned: Number of seeds in all.
-        n_steps: Gradient steps of a run that has not begun; None if not known.
-    """
-
-    runs: tuple[Run, ...]
-    n_planned: int
-    n_steps: int | None
-
-    @property
-    def finished(self) -> tuple[Run, ...]:
-        """Runs that finished. Only they enter a mean."""
-        return tuple(run for run in self.runs if run.status == "finished")
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every seed has finished."""
-        return len(self.finished) == self.n_planned
-
-    @property
-    def n_failed(self) -> int:
-        """Number of runs that failed."""
-        return sum(run.status == "failed" for run in self.runs)
-
-    @property
-    def seeds(self) -> str:
-        """For people, done of planned: ``2 of 4``."""
-        return f"{len(self.finished)} of {self.n_planned}"
-
-    @property
-    def steps_done(self) -> int:
-        """Gradient steps of all seeds together."""
-        return sum(run.step for run in self.runs)
-
-    @property
-    def steps(self) -> str:
-        """For people: gradient steps of all seeds together, done of planned."""
-        if self.n_steps is None:
-            return f"{self.steps_done:,}"
-        planned = sum(run.n_steps for run in self.runs) + self.n_steps * (self.n_planned - len(self.runs))
-        return f"{self.steps_done:,} of {planned:,}"
-
-    def outcomes(self, statistic: Statistic, unit: str, reference: Reference | None = None) -> NDArray[np.float64]:
-        """(n,): one number per run that finished; with a reference, its returns as scores by that reference."""
-        found = [run.outcome(statistic, scored=reference is None and unit == "score") for run in self.finished]
-        return np.array([rescaled(value, reference) for value in found if value is not None], np.float64)
-
-
-@dataclass(frozen=True)
 class Comparison:
     """A table with its runs.
 
@@ -89,7 +33,8 @@ class Comparison:
         table: The table.
         statistic: The evaluations of our runs that count, unless a published column decides.
         arms: Columns of ours: those of the table, and others that were found.
-        cells: For every task of the table and every arm.
+        cells: The runs of every task of the table and every arm.
+        n_steps: Gradient steps of a run that has not begun; None if not known.
         departures: Config keys in which runs differ from the table's config, one line each.
         failures: Runs that failed, one line each.
         unfinished: Number of runs by state, of those that neither finished nor failed.
@@ -99,7 +44,8 @@ class Comparison:
     table: Table
     statistic: Statistic
     arms: tuple[Arm, ...]
-    cells: Mapping[tuple[str, Arm], Cell]
+    cells: Mapping[tuple[str, Arm], Group]
+    n_steps: int | None
     departures: tuple[str, ...]
     failures: tuple[str, ...]
     unfinished: Mapping[str, int]
@@ -109,6 +55,15 @@ class Comparison:
         """Heading of a column of ours."""
         label = self.table.arms.get(arm.name, arm.name)
         return f"{label} ({arm.varied})" if arm.varied else label
+
+    def outcomes(self, task: str, arm: Arm, statistic: Statistic, scale: str | None = None) -> NDArray[np.float64]:
+        """(n,): one number per finished run of a cell; empty if its task has no such scale."""
+        row = self.table.tasks[task]
+        if not row.has(scale):
+            return np.array([])
+        scored = scale is None and self.table.unit == "score"
+        values = self.cells[task, arm].outcomes(statistic, scored=scored)
+        return np.array([rescaled(value, row.references.get(scale or "")) for value in values])
 
     def compared(self, arm: Arm) -> list[tuple[str, Published]]:
         """The published columns that an arm is compared with."""
@@ -147,7 +102,7 @@ def compare(
     for run in runs:
         task = run.point.get("task")
         if task not in table.tasks or "arm" not in run.point:
-            strangers.append(f"{run.name}: its name has no task and arm of this table")
+            strangers.append(f"{run.name}: its name does not give a task of this table and an arm")
         else:
             places.setdefault((task, arm := _arm(run.point), run.seed), []).append(run)
             seeds.setdefault(arm, set()).add(run.seed)
@@ -155,7 +110,7 @@ def compare(
     for (task, arm, _), several in sorted(places.items()):
         first, *others = sorted(several, key=first_choice)
         found.setdefault((task, arm), []).append(first)
-        strangers += [f"{run.name}: {first.name} stands in its place" for run in others]
+        strangers += [f"{run.name}: {first.name} was taken instead" for run in others]
     seen = sorted({arm for _, arm in found})
     named = [Arm(name) for name in table.arms if Arm(name) in seen or all(arm.name != name for arm in seen)]
     arms = (*named, *(arm for arm in seen if arm not in named))
@@ -165,17 +120,18 @@ def compare(
         own = seeds.get(arm, set())
         n_planned[arm] = len(own if own and own.isdisjoint(table.seeds) else own.union(table.seeds))
     # A run that has not begun will have as many steps as the others have, or as the table plans.
-    all_runs = [run for own_runs in found.values() for run in own_runs]
+    all_runs = [run for several in found.values() for run in several]
     lengths = [run.n_steps for run in all_runs] or [int(each.get("n_steps", 0)) for each in planned.values()]
-    n_steps = max(lengths, default=None)
+    cells = {}
+    for task, arm in itertools.product(table.tasks, arms):
+        own_runs = tuple(found.get((task, arm), ()))
+        cells[task, arm] = Group(task, arm.name, own_runs, n_unread=n_planned[arm] - len(own_runs))
     return Comparison(
         table=table,
         statistic=statistic,
         arms=arms,
-        cells={
-            (name, arm): Cell(tuple(found.get((name, arm), ())), n_planned[arm], n_steps)
-            for name, arm in itertools.product(table.tasks, arms)
-        },
+        cells=cells,
+        n_steps=max(lengths, default=None),
         departures=tuple(_departures(found, planned)),
         failures=tuple(
             f"{human_point(run.directory.name)} failed at step {run.step:,}: {_first_line(str(run.failure))}"
@@ -186,26 +142,6 @@ def compare(
         + Counter(waiting=n_waiting),
         strangers=tuple(strangers),
     )
-
-
-def rescaled(value: float, reference: Reference | None) -> float:
-    """A return as a score: 0 for the lower reference, 100 for the upper; without a reference, the value as it is."""
-    if reference is None:
-        return value
-    low, high = reference
-    return 100.0 * (value - low) / (high - low)
-
-
-def rescaled_spread(spread: float | None, reference: Reference | None) -> float | None:
-    """A standard deviation of returns as one of scores."""
-    if spread is None or reference is None:
-        return spread
-    return 100.0 * spread / (reference[1] - reference[0])
-
-
-def rescaled_estimate(estimate: Estimate, reference: Reference | None) -> Estimate:
-    """An estimate of a return as one of a score."""
-    return Estimate(*(rescaled(number, reference) for number in estimate))
 
 
 def _arm(point: Mapping[str, str]) -> Arm:
@@ -240,10 +176,7 @@ def _change(key: str, wanted: Mapping[str, Any], own: Mapping[str, Any]) -> tupl
 def _shown(key: str, config: Mapping[str, Any]) -> str:
     if key not in config:
         return "(absent)"
-    value = config[key]
-    if key == "dataset.path":
-        return Path(str(value)).name
-    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return Path(str(config[key])).name if key == "dataset.path" else shown_value(config[key])
 
 
 def _of_all(count: int, n: int) -> str:

@@ -6,62 +6,48 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.results.groups import Group
 from cql.results.runs import STATISTICS, Statistic
 from cql.results.statistics import MIN_RUNS, Estimate, mean_estimate, overlap
-from cql.results.tables.cells import (
-    Arm,
-    Cell,
-    Comparison,
-    Reference,
-    rescaled,
-    rescaled_estimate,
-    rescaled_spread,
-)
-from cql.results.tables.spec import MARKS, NOT_SAID, OF_DATASET, Published, Table, Task, Value, counted
+from cql.results.tables.cells import Arm, Comparison
+from cql.results.tables.spec import MARKS, NOT_SAID, OF_DATASET, Published, Table, Value, counted
 from cql.results.writers import Row, csv_text, escape_latex, escape_markdown, latex_table, markdown_table, text_table
 
 NOTHING = "-"
 
-_WHAT: Mapping[str, str] = {
-    "last": "the last evaluation counts",
-    "best": "the best evaluation counts, chosen by what it is judged by and therefore too good",
-    "last five": "the mean of the last five evaluations counts, or of all where there are fewer",
+_COUNTS: Mapping[str, str] = {
+    "last": "the last evaluation",
+    "best": "the best evaluation, which is selected by the value it reports and so biased upwards",
+    "last five": "the mean of the last five evaluations, or of all if there are fewer",
 }
-_SAID: Mapping[str, str] = {
+_STATISTIC: Mapping[str, str] = {
     "last": "last evaluation",
     "best": "best evaluation",
     "last five": "mean of the last five evaluations",
-    NOT_SAID: "which evaluation is not said",
+    NOT_SAID: "which evaluation is not stated",
     OF_DATASET: "no training",
 }
-_OF_SPREAD: Mapping[str, str] = {
+_SPREAD: Mapping[str, str] = {
     "sample": "± standard deviation (n - 1) over seeds",
-    "population": "± standard deviation (n) over seeds, widened by the square root of n/(n - 1) for its interval",
-    "not said": "± of a kind that is not said, read as a standard deviation (n - 1) over seeds",
+    "population": "± standard deviation (n) over seeds, times the square root of n/(n - 1) for its interval",
+    "not said": "± not specified, read as a standard deviation (n - 1) over seeds",
     "episodes": "± standard deviation over episodes",
     "none": "",
 }
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the document with one table, as :mod:`cql.results.writers` takes it.
-
-    Attributes:
-        title: For people.
-        header: One heading per column.
-        rows: One cell per column.
-        averages: Rows below a rule.
-    """
+class Section(NamedTuple):
+    """A part of the document: a title, and one table as :mod:`cql.results.writers` takes it."""
 
     title: str
     header: Row
     rows: Sequence[Row]
-    averages: Sequence[Row] = ()
+    averages: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -98,41 +84,40 @@ def document(comparison: Comparison) -> Document:
 def _warnings(comparison: Comparison) -> Iterator[str]:
     unit, cells = comparison.table.unit, comparison.cells
     if comparison.departures:
-        yield "Ours are not the table's settings: " + "; ".join(comparison.departures)
+        yield "Our runs differ from the table's settings: " + "; ".join(comparison.departures)
     if not any(cell.runs for cell in cells.values()):
         yield "No run has begun yet."
     yield from comparison.failures
     if comparison.unfinished:
         states = ", ".join(f"{count} {status}" for status, count in sorted(comparison.unfinished.items()))
-        yield f"Not finished, and in no mean: {states}."
-    silent = dict.fromkeys(
-        task for (task, _), cell in cells.items() if cell.finished and not len(cell.outcomes("last", unit))
-    )
+        yield f"Not finished, so in no mean: {states}."
+    silent = [
+        task
+        for task in comparison.table.tasks
+        if any(cells[task, arm].ended and not len(comparison.outcomes(task, arm, "last")) for arm in comparison.arms)
+    ]
     if silent:
-        why = "no evaluation"
-        if unit == "score":
-            why = "their environments have no reference; 'unit: return' shows returns"
-        yield f"Runs that finished without a {unit} ({why}): {', '.join(silent)}."
+        why = "; their environments have no reference scores, 'unit: return' shows returns" if unit == "score" else ""
+        yield f"Finished without a {unit}: {', '.join(silent)}{why}."
     datasets = {str(run.config.get("dataset.id", "")) for cell in cells.values() for run in cell.runs}
     if unit == "score" and any(name.startswith("mujoco/") for name in datasets):
         yield (
-            "Minari's mujoco datasets have no reference scores: what is called a score of theirs here is normalised by "
-            "the constants of the run's environment; see the table minari_v0 for returns and two named normalisations."
+            "Minari's mujoco datasets have no reference scores: our scores on them are normalised by the constants of "
+            "the run's environment. The table minari_v0 shows returns and two named normalisations."
         )
     if comparison.strangers:
         more = len(comparison.strangers) - 3
         also = f"; and {more} more" if more > 0 else ""
-        yield "Left aside: " + "; ".join(comparison.strangers[:3]) + also
+        yield "Ignored: " + "; ".join(comparison.strangers[:3]) + also
 
 
 class _Footnotes:
     """Letters for the remarks on single values and tasks, in the order of the table."""
 
     def __init__(self, table: Table) -> None:
-        texts = [
-            value.remark for task in table.tasks.values() for column in task.published for value in task.values(column)
-        ]
-        texts += [task.note for task in table.tasks.values()]
+        tasks = table.tasks.values()
+        texts = [value.remark for task in tasks for column in task.published for value in task.values(column)]
+        texts += [task.note for task in tasks]
         self.letters = {text: _letter(index) for index, text in enumerate(dict.fromkeys(filter(None, texts)))}
 
     def mark(self, text: str) -> str:
@@ -158,10 +143,9 @@ def _ours(values: NDArray[np.float64]) -> str:
     return _with_spread(float(values.mean()), _deviation(values)) if len(values) else NOTHING
 
 
-def _theirs(table: Table, key: str, value: Value, reference: Reference | None, footnotes: _Footnotes) -> str:
-    mean, spread = rescaled(value.mean, reference), rescaled_spread(value.spread, reference)
-    n_decimals = _decimals(table, key) if reference is None else 1
-    return _with_spread(mean, spread, n_decimals) + footnotes.mark(value.remark)
+def _theirs(table: Table, key: str, value: Value, scale: str | None, footnotes: _Footnotes) -> str:
+    n_decimals = _decimals(table, key) if scale is None else 1
+    return _with_spread(value.mean, value.spread, n_decimals) + footnotes.mark(value.remark)
 
 
 def _decimals(table: Table, key: str) -> int:
@@ -193,8 +177,12 @@ def _average(values: Sequence[float]) -> str:
     return _number(float(np.mean(values)))
 
 
-def _average_label(n_complete: int, n_tasks: int) -> str:
-    return f"average of all {n_tasks}" if n_complete == n_tasks else f"average of {n_complete} complete of {n_tasks}"
+def _average_label(n: int, n_tasks: int) -> str:
+    return f"average of all {n_tasks}" if n == n_tasks else f"average of {n} complete of {n_tasks}"
+
+
+def _done(cell: Group) -> str:
+    return f"{len(cell.ended)} of {cell.n_planned}"
 
 
 def _can_average(table: Table, scale: str | None = None) -> bool:
@@ -209,27 +197,28 @@ def _scores(comparison: Comparison, scale: str | None, footnotes: _Footnotes) ->
     """Tasks by columns: ours, then all that was published, for the tasks that have this scale."""
     table, statistic = comparison.table, comparison.statistic
     rows: list[Row] = []
-    means: dict[str, list[float]] = {}
+    means: list[list[float]] = []
+    complete: list[list[float]] = []
     for name, task in table.tasks.items():
-        is_known, reference = _reference(task, scale)
-        row, means[name] = [name + footnotes.mark(task.note)], []
-        for arm in comparison.arms:
-            cell = comparison.cells[name, arm]
-            values = cell.outcomes(statistic, table.unit, reference) if is_known else np.array([])
-            row.append(_ours(values) + ("" if cell.is_complete or not cell.runs else f" ({cell.seeds})"))
-            means[name].append(float(values.mean()) if len(values) and cell.is_complete else math.nan)
+        row, numbers = [name + footnotes.mark(task.note)], []
+        cells = [comparison.cells[name, arm] for arm in comparison.arms]
+        for arm, cell in zip(comparison.arms, cells, strict=True):
+            values = comparison.outcomes(name, arm, statistic, scale)
+            row.append(_ours(values) + ("" if cell.is_complete or not cell.runs else f" ({_done(cell)})"))
+            numbers.append(float(values.mean()) if len(values) and cell.is_complete else math.nan)
         for key in table.published:
-            published = task.values(key) if is_known else ()
-            row.append(" / ".join(_theirs(table, key, each, reference, footnotes) for each in published) or NOTHING)
-            means[name].append(rescaled(published[0].mean, reference) if published else math.nan)
+            published = task.values(key, scale)
+            row.append(" / ".join(_theirs(table, key, each, scale, footnotes) for each in published) or NOTHING)
+            numbers.append(published[0].mean if published else math.nan)
         rows.append(row)
-    complete = [name for name in table.tasks if all(comparison.cells[name, arm].is_complete for arm in comparison.arms)]
+        means.append(numbers)
+        if all(cell.is_complete for cell in cells):
+            complete.append(numbers)
     averages: list[Row] = []
     if _can_average(table, scale):
-        if 0 < len(complete) < len(table.tasks):
-            columns = zip(*(means[name] for name in complete), strict=True)
-            averages.append([f"average of the {counted(len(complete), 'complete task')}", *map(_average, columns)])
-        averages.append([f"average of all {len(table.tasks)}", *map(_average, zip(*means.values(), strict=True))])
+        for several in (complete, means)[0 if 0 < len(complete) < len(means) else 1 :]:
+            label = _average_label(len(several), len(means))
+            averages.append([label, *map(_average, zip(*several, strict=True))])
     header = [
         "task",
         *(f"{comparison.label(arm)}, {statistic} (ours)" for arm in comparison.arms),
@@ -237,11 +226,6 @@ def _scores(comparison: Comparison, scale: str | None, footnotes: _Footnotes) ->
     ]
     title = f"{table.unit.capitalize()}s" if scale is None else f"Scores, normalised by {scale}"
     return Section(title, header, rows, averages)
-
-
-def _reference(task: Task, scale: str | None) -> tuple[bool, Reference | None]:
-    """Whether a task has numbers on a scale, and the returns that score 0 and 100 on it; None for the table's unit."""
-    return scale is None or scale in task.references, None if scale is None else task.references.get(scale)
 
 
 def _runs(comparison: Comparison, arm: Arm) -> Section:
@@ -253,9 +237,12 @@ def _runs(comparison: Comparison, arm: Arm) -> Section:
         cell = comparison.cells[task, arm]
         if not cell.runs:  # the first table shows that it is missing
             continue
-        values = cell.outcomes(comparison.statistic, table.unit)
-        seeds = f"{cell.seeds} seeds" + (f", {cell.n_failed} failed" if cell.n_failed else "")
-        rows.append((task, _ours(values), _interval(mean_estimate(values)), seeds, cell.steps))
+        values = comparison.outcomes(task, arm, comparison.statistic)
+        seeds = f"{_done(cell)} seeds" + (f", {cell.n_failed} failed" if cell.n_failed else "")
+        steps = f"{sum(run.step for run in cell.runs):,}"
+        if comparison.n_steps is not None:
+            steps += f" of {sum(run.n_steps for run in cell.runs) + comparison.n_steps * cell.n_unread:,}"
+        rows.append((task, _ours(values), _interval(mean_estimate(values)), seeds, steps))
         if cell.is_complete and len(values):
             whole.append(float(values.mean()))
     title = f"Ours: {comparison.label(arm)}, {comparison.statistic}"
@@ -275,9 +262,9 @@ def _against(comparison: Comparison, arm: Arm, key: str, column: Published, foot
         cell, published = comparison.cells[name, arm], task.values(key)
         if not cell.runs:
             continue
-        values = cell.outcomes(statistic, table.unit)
+        values = comparison.outcomes(name, arm, statistic)
         ours = mean_estimate(values)
-        first, last = [name, _ours(values), _interval(ours)], cell.seeds
+        first, last = [name, _ours(values), _interval(ours)], _done(cell)
         for value in published:
             theirs = column.estimate(value)
             difference = ours.value - theirs.value
@@ -308,8 +295,8 @@ def _against(comparison: Comparison, arm: Arm, key: str, column: Published, foot
     elif column.statistic in STATISTICS:
         how = f"{statistic} against {column.statistic}"
     else:
-        how = f"ours: {statistic}; theirs: {NOT_SAID}"
-    title = f"{comparison.label(arm)} (ours) beside {column.label} [{column.mark}] ({how})"
+        how = f"ours: {statistic}; theirs: not stated"
+    title = f"{comparison.label(arm)} (ours) compared with {column.label} [{column.mark}] ({how})"
     header = [
         "task", "ours", "95 % interval", column.label if column.is_of_data else "theirs", "95 % interval", "difference",
         "intervals overlap", "seeds done",
@@ -327,22 +314,21 @@ def _notes(comparison: Comparison, footnotes: _Footnotes) -> Iterable[str]:
     table = comparison.table
     yield from filter(None, [table.note])
     yield (
-        "Ours: mean ± standard deviation (n - 1) over the seeds that finished, with how many of how many where some "
-        f"have not; intervals are Student's, of 95 %, from {MIN_RUNS} seeds on. Of each run "
-        f"{_WHAT[comparison.statistic]}, where the published "
-        "column does not ask for another. Averages are over complete tasks only, those in which every seed finished, "
-        "and of both sides over the same ones; of several values in a cell they take the first."
+        "Ours: mean ± standard deviation (n - 1) over the finished seeds; (2 of 4) means that 2 of 4 seeds have "
+        f"finished. Intervals are Student's 95 % intervals, from {MIN_RUNS} seeds on. The number of a run is "
+        f"{_COUNTS[comparison.statistic]}, unless the published column uses another. Averages are over complete tasks "
+        "(every seed has finished), over the same tasks on both sides; of several values in a cell the first counts."
     )
     if not all(column.is_of_data for column in table.published.values()):
         yield (
-            "Theirs: mean ± what was published; intervals are Student's, of the spread over the square root of the "
-            "seeds, where both are known and the spread is one over seeds. Whether intervals overlap is no test: where "
-            "they do not, a difference is likely; where they do, nothing is said."
+            "Theirs: mean ± published spread. Intervals are Student's 95 % intervals, if the number of seeds is known "
+            "and the spread is one over seeds. Overlap is not a test: without overlap a difference is likely; with "
+            "overlap nothing follows."
         )
     for column in table.published.values():
-        seeds = "seeds not said" if column.seeds is None else counted(column.seeds, "seed")
-        seeds = "" if column.is_of_data else seeds
-        parts = [column.data, _SAID[column.statistic], seeds, _OF_SPREAD[column.spread], column.protocol, column.source]
+        seeds = "seeds not stated" if column.seeds is None else counted(column.seeds, "seed")
+        parts = [column.data, _STATISTIC[column.statistic], "" if column.is_of_data else seeds]
+        parts += [_SPREAD[column.spread], column.protocol, column.source]
         yield f"{column.label} [{column.mark}]: {'; '.join(filter(None, parts))}."
     for text, letter in footnotes.letters.items():
         yield f"[{letter}] {text}"
@@ -408,38 +394,36 @@ def as_csv(comparison: Comparison) -> str:
     return csv_text(list(_csv_rows(comparison)), CSV_COLUMNS)
 
 
-def _csv_rows(comparison: Comparison) -> Iterator[dict[str, str]]:
+def _csv_rows(comparison: Comparison) -> Iterator[dict[str, object]]:
     table = comparison.table
     for name, task in table.tasks.items():
-        for scale in (None, *table.scales):
-            is_known, reference = _reference(task, scale)
-            if not is_known:
-                continue
+        for scale in filter(task.has, (None, *table.scales)):
             place = {"task": name, "scale": scale or table.unit}
+            theirs = {
+                key: [(value, _csv_theirs(key, column, value)) for value in task.values(key, scale)]
+                for key, column in table.published.items()
+            }
             for arm in comparison.arms:
-                cell = comparison.cells[name, arm]
-                yield place | _csv_ours(cell, arm, comparison.statistic, table.unit, reference)[1]
+                yield place | _csv_ours(comparison, name, arm, comparison.statistic, scale)
                 for key, column in comparison.compared(arm):
                     statistic = column.ours(comparison.statistic)
-                    ours, columns = _csv_ours(cell, arm, statistic, table.unit, reference)
-                    for value in task.values(key):
-                        theirs, further = _csv_theirs(key, column, value, reference)
-                        shared = {None: "", True: "yes", False: "no"}[overlap(ours, theirs)]
-                        yield place | columns | further | {
-                            "difference": _digits(ours.value - theirs.value), "overlap": shared,
-                        }  # fmt: skip
+                    estimate = mean_estimate(comparison.outcomes(name, arm, statistic, scale))
+                    ours = _csv_ours(comparison, name, arm, statistic, scale)
+                    for value, further in theirs[key]:
+                        difference = _digits(estimate.value - value.mean)
+                        shared = {None: "", True: "yes", False: "no"}[overlap(estimate, column.estimate(value))]
+                        yield place | ours | further | {"difference": difference, "overlap": shared}
             for key, column in table.published.items():
                 if column.arm is None:
-                    for value in task.values(key):
-                        yield place | _csv_theirs(key, column, value, reference)[1]
+                    yield from (place | further for _, further in theirs[key])
 
 
 def _csv_ours(
-    cell: Cell, arm: Arm, statistic: Statistic, unit: str, reference: Reference | None
-) -> tuple[Estimate, dict[str, str]]:
-    values = cell.outcomes(statistic, unit, reference)
+    comparison: Comparison, task: str, arm: Arm, statistic: Statistic, scale: str | None
+) -> dict[str, object]:
+    cell, values = comparison.cells[task, arm], comparison.outcomes(task, arm, statistic, scale)
     estimate = mean_estimate(values)
-    return estimate, {
+    return {
         "arm": arm.name,
         "varied": arm.varied,
         "statistic": statistic,
@@ -447,23 +431,21 @@ def _csv_ours(
         "std": _digits(_deviation(values)),
         "low": _digits(estimate.low),
         "high": _digits(estimate.high),
-        "seeds_done": str(len(cell.finished)),
-        "seeds_planned": str(cell.n_planned),
-        "seeds_failed": str(cell.n_failed),
-        "steps_done": str(cell.steps_done),
+        "seeds_done": len(cell.ended),
+        "seeds_planned": cell.n_planned,
+        "seeds_failed": cell.n_failed,
+        "steps_done": sum(run.step for run in cell.runs),
     }
 
 
-def _csv_theirs(
-    key: str, column: Published, value: Value, reference: Reference | None
-) -> tuple[Estimate, dict[str, str]]:
-    estimate = rescaled_estimate(column.estimate(value), reference)
-    return estimate, {
+def _csv_theirs(key: str, column: Published, value: Value) -> dict[str, object]:
+    estimate = column.estimate(value)
+    return {
         "published": key,
         "published_statistic": column.statistic,
         "published_mark": value.mark or column.mark,
         "published_mean": _digits(estimate.value),
-        "published_spread": _digits(rescaled_spread(value.spread, reference)),
+        "published_spread": _digits(value.spread),
         "published_low": _digits(estimate.low),
         "published_high": _digits(estimate.high),
         "note": value.remark,

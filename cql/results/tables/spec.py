@@ -22,7 +22,7 @@ from cql.results.statistics import Estimate, published_estimate
 
 MARKS = {
     "V": "read in the named file or log",
-    "T": "one person's word in a named thread",
+    "T": "stated by one person in a named thread",
     "2nd": "a second-hand copy of a paper's number",
     "INF": "arithmetic on published numbers",
     "NV": "not verified",
@@ -44,6 +44,10 @@ UNITS = ("score", "return")
 _NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9.-]|_(?!_))*")
 
 
+Reference = Sequence[float]
+"""The returns that score 0 and 100."""
+
+
 class TableError(ValueError):
     """A table's file does not exist or is not valid."""
 
@@ -62,6 +66,13 @@ class Value(NamedTuple):
     spread: float | None = None
     note: str = ""
     mark: str | None = None
+
+    def on(self, reference: Reference | None) -> Value:
+        """The value of a return as one of a score; without a reference, the value as it is."""
+        if reference is None:
+            return self
+        spread = None if self.spread is None else 100.0 * self.spread / (reference[1] - reference[0])
+        return self._replace(mean=rescaled(self.mean, reference), spread=spread)
 
     @property
     def remark(self) -> str:
@@ -142,13 +153,23 @@ class Task:
     references: dict[str, Any] = field(default_factory=dict)
     published: dict[str, Any] = field(default_factory=dict)
 
-    def values(self, column: str) -> tuple[Value, ...]:
-        """Published values in a column; several if sources contradict each other.
+    def values(self, column: str, scale: str | None = None) -> tuple[Value, ...]:
+        """Read the published values in a column; several if sources contradict each other.
+
+        Args:
+            column: Name of the column.
+            scale: Name of a reference, for returns as scores. A task without this reference has no values.
 
         Raises:
             ValueError: The cell has none of the forms of a value.
         """
-        return _values(self.published[column]) if column in self.published else ()
+        if column not in self.published or not self.has(scale):
+            return ()
+        return tuple(value.on(self.references.get(scale or "")) for value in _values(self.published[column]))
+
+    def has(self, scale: str | None) -> bool:
+        """Whether there are numbers on a scale; None is the table's own unit."""
+        return scale is None or scale in self.references
 
 
 @dataclass
@@ -200,6 +221,14 @@ class Table(_File):
         return list(dict.fromkeys(name for task in self.tasks.values() for name in task.references))
 
 
+def rescaled(value: float, reference: Reference | None) -> float:
+    """A return as a score: 0 for the lower reference, 100 for the upper; without a reference, the value as it is."""
+    if reference is None:
+        return value
+    low, high = reference
+    return 100.0 * (value - low) / (high - low)
+
+
 def counted(n: int, noun: str) -> str:
     """A number with its noun: ``1 seed``, ``2 seeds``."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
@@ -224,14 +253,14 @@ def load_table(name: str, folder: Path) -> Table:
     path = Path(name) if is_path else folder / f"{name}.yaml"
     if not path.is_file():
         if is_path:
-            raise TableError(f"{name}: there is no such file")
+            raise TableError(f"{name}: file not found")
         raise TableError(
             f"there is no table '{name}'; there are {', '.join(known_tables(folder))}, or give a .yaml file"
         )
     try:
         plain = OmegaConf.to_container(OmegaConf.load(path))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise TableError(f"{path} is no YAML: {error}") from error
+        raise TableError(f"{path} is not valid YAML: {error}") from error
     try:
         return _table(path.stem, plain)
     except TableError as error:
@@ -251,7 +280,7 @@ def _table(name: str, plain: Any) -> Table:
     if min(table.seeds, default=-1) < 0 or len(set(table.seeds)) < len(table.seeds):
         raise TableError(f"seeds must be a list of different integers from 0 on, got {table.seeds}")
     if not (table.arms and table.tasks):
-        raise TableError("a table needs at least one of arms and of tasks")
+        raise TableError("a table needs at least one arm and one task")
     for arm in table.arms:
         _check_name("arms", arm)
     for key, column in table.published.items():
@@ -286,8 +315,8 @@ def _check_name(where: str, text: str) -> None:
     """Check that a name is safe in folders, and in the lists that Hydra is given."""
     if not _NAME.fullmatch(text):
         raise TableError(
-            f"{where}: {text!r} cannot be a name; take letters, digits, dots, dashes and single underscores, a letter "
-            "first"
+            f"{where}: {text!r} is not a valid name; use letters, digits, dots, dashes and single underscores, and "
+            "start with a letter"
         )
 
 
@@ -301,10 +330,10 @@ def _check_column(where: str, column: Published, arms: dict[str, str]) -> None:
     _check_choice(f"{where}.statistic", column.statistic, PUBLISHED_STATISTICS)
     _check_choice(f"{where}.spread", column.spread, SPREADS)
     if column.seeds is not None and column.seeds < 1:
-        raise TableError(f"{where}.seeds is {column.seeds}; it must be a number of seeds, or left out")
+        raise TableError(f"{where}.seeds is {column.seeds}; give the number of seeds, or leave the key out")
     if column.arm not in (None, EVERY_ARM, *arms):
         raise TableError(
-            f"{where}.arm is {column.arm!r}; the table's arms are {', '.join(arms)}, or '{EVERY_ARM}' for every one"
+            f"{where}.arm is {column.arm!r}; the table's arms are {', '.join(arms)}, or '{EVERY_ARM}' for all of them"
         )
 
 
