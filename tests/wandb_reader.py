@@ -1,4 +1,4 @@
-"""Reads the file of an offline W&B run back, so that tests can tell what a W&B server would be told.
+"""Reads the file of an offline W&B run back, so that tests see what a W&B server would receive.
 
 The file is a LevelDB log (blocks of 32 KiB; each fragment has a checksum, a size and a kind) of protobuf records, after
 a header of seven bytes. wandb ships the record's definition, but no public reader.
@@ -21,7 +21,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class OfflineRun:
-    """What one offline folder of W&B holds; `exit_code` is None where the run was never finished."""
+    """What one offline folder of W&B holds; `exit_code` is None if the run never finished."""
 
     folder: Path
     id: str = ""
@@ -103,16 +103,16 @@ def _update(values: dict[str, Any], items: Any) -> None:
 
 
 def _messages(data: bytes) -> Iterator[bytes]:
-    """The serialised records; ends quietly where a killed process left the file."""
+    """The serialised records, up to where a killed process left the file."""
     if len(data) < 7:
         return
     mark, magic, version = struct.unpack_from("<4sHB", data)
     assert (mark, magic, version) == (b":W&B", 0xBEE1, 0), f"not a W&B file: {data[:7]!r}"
     position, parts = 7, []
     while position + 7 <= len(data):
-        room = BLOCK - position % BLOCK
-        if room < 7:  # too little for another fragment: zeros up to the block's end
-            position += room
+        left = BLOCK - position % BLOCK
+        if left < 7:  # too little for another fragment: zeros up to the block's end
+            position += left
             continue
         checksum, size, kind = struct.unpack_from("<IHB", data, position)
         payload = data[position + 7 : position + 7 + size]

@@ -315,7 +315,7 @@ def _notes(comparison: Comparison, footnotes: _Footnotes) -> Iterable[str]:
     yield from filter(None, [table.note])
     yield (
         "Ours: mean ± standard deviation (n - 1) over the finished seeds; (2 of 4) means that 2 of 4 seeds have "
-        f"finished. Intervals are Student's 95 % intervals, from {MIN_RUNS} seeds on. The number of a run is "
+        f"finished. Intervals are Student's 95 % intervals, from {MIN_RUNS} seeds on. The result of a run is "
         f"{_COUNTS[comparison.statistic]}, unless the published column uses another. Averages are over complete tasks "
         "(every seed has finished), over the same tasks on both sides; of several values in a cell the first counts."
     )
