@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from cql import config
 from cql.results.runs import flat
 from cql.results.tables.spec import Table, Task
+from cql.rollout.reference_scores import with_scores
 
 
 def missing_files(tasks: Mapping[str, Task], data: Path) -> dict[str, Path]:
@@ -78,7 +79,7 @@ def planned(table: Table, cells: Iterable[tuple[str, str]], data: Path) -> dict[
         data: Folder with D4RL's files.
 
     Returns:
-        Config keys, dotted, by task and arm. Arms that are neither the table's nor known here are left out.
+        Config keys as :func:`cql.results.runs.read_run` has them, by task and arm. Arms that are neither the table's nor known here are left out.
     """
     config.register()
     store(table, table.tasks, data)
@@ -91,5 +92,5 @@ def planned(table: Table, cells: Iterable[tuple[str, str]], data: Path) -> dict[
                 if arm in table.arms:
                     raise
                 continue
-            found[task, arm] = flat(config.to_dict(config.checked(cfg)))
+            found[task, arm] = flat(with_scores(config.to_dict(config.checked(cfg))))
     return found
