@@ -79,7 +79,8 @@ def planned(table: Table, cells: Iterable[tuple[str, str]], data: Path) -> dict[
         data: Folder with D4RL's files.
 
     Returns:
-        Config keys as :func:`cql.results.runs.read_run` has them, by task and arm. Arms that are neither the table's nor known here are left out.
+        Config keys as :func:`cql.results.runs.read_run` has them, by task and arm. Arms that are neither the table's
+        nor known here are left out.
     """
     config.register()
     store(table, table.tasks, data)
