@@ -100,7 +100,7 @@ def write_report(
         "table.md": markdown(compared),
         "table.tex": latex(compared),
         "episodes.csv": writers.csv_text(episodes(results)),
-        "index.html": _Page(compared, rows, shown, folder, videos).render(title, command),
+        "index.html": _Page(compared, shown, folder, videos).render(title, command, rows),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -206,49 +206,49 @@ def _file_safe(text: str) -> str:
 class _Page:
     """What the template ``report.html`` shows, and asks for while it is rendered."""
 
-    def __init__(
-        self, compared: Comparison, rows: Sequence[dict[str, Any]], shown: dict[str, str], folder: Path, videos: Videos
-    ) -> None:
-        self.compared, self.results, self.rows, self.folder, self.videos = (
-            compared,
-            compared.results,
-            rows,
-            folder,
-            videos,
-        )
-        self.figures = shown
-        self.identity, self.evaluation = identity, evaluation(compared)
+    def __init__(self, compared: Comparison, shown: dict[str, str], folder: Path, videos: Videos) -> None:
+        self.compared, self.results, self.figures = compared, compared.results, shown
+        self.folder, self.videos = folder, videos
+        self.identity, self.file_safe = identity, _file_safe
         self.is_single = len(self.results.tasks) == 1
-        self.statistics = STATISTICS
 
-    def render(self, title: str, command: str) -> str:
-        constants = {
-            "min_runs": statistics.MIN_RUNS, "most_bands": figures.MOST_BANDS, "checks": checks.CHECKS,
-            "repetitions": statistics.REPETITIONS, "few_repetitions": statistics.FEW_REPETITIONS,
-            "verdict": verdict(self.compared),
-            "n_colours": len(SERIES), "n_last": N_LAST_EVALUATIONS, "episodes_file": EPISODES_FILE,
-            "metrics_file": METRICS_FILE, "meaning": MEANINGS[self.compared.statistic],
-        }  # fmt: skip
+    def render(self, title: str, command: str, rows: Sequence[dict[str, object]]) -> str:
+        compared, results = self.compared, self.results
+        outcomes = [compared.outcomes(group.task, group.arm) for group in results.groups]
+        diagnostics = {task: self.figures.get(f"diagnostics_{_file_safe(task)}") for task in results.tasks}
         return pages.render(
-            "report.html", title=title, command=command, page=self, compared=self.compared, results=self.results,
-            figures=self.figures, provenance=provenance_of(self.results.runs), **constants,
-        )  # fmt: skip
-
-    # At a glance ------------------------------------------------------------------------------------------------------
-
-    def tiles(self) -> list[tuple[str, str]]:
-        results, runs = self.results, self.results.runs
-        seeds = sorted({group.n_planned for group in results.groups})
-        finished = sum(run.status == "finished" for run in runs)
-        steps = sorted({run.n_steps for run in runs})
-        n_arms = len(results.arms)
-        return [
-            (f"{finished} of {len(runs) + len(results.unread)}", "runs finished"),
-            (results.tasks[0], "task") if self.is_single else (str(len(results.tasks)), "tasks"),
-            (str(n_arms), "arm" if n_arms == 1 else "arms"),
-            (" to ".join(str(n) for n in sorted({seeds[0], seeds[-1]})), "seeds each"),
-            (" to ".join(f"{n:,}" for n in sorted({steps[0], steps[-1]})), "gradient steps"),
-        ]
+            "report.html",
+            title=title,
+            command=command,
+            page=self,
+            compared=compared,
+            results=results,
+            figures=self.figures,
+            verdict=verdict(compared),
+            evaluation=evaluation(compared),
+            meaning=MEANINGS[compared.statistic],
+            rows=rows,
+            means=_means(compared),
+            n_few=sum(len(own) < statistics.MIN_RUNS for own in outcomes),
+            n_evaluations=sorted({len(run.evaluations.values) for group in results.groups for run in group.ended}),
+            without_episodes=[run.name for run in results.runs if len(run.evaluations.values) and not run.n_episodes],
+            left_out=[
+                *(task for task in results.tasks if task not in compared.tasks),
+                *(arm for arm in results.arms if arm not in compared.arms),
+            ],
+            diagnostics={task: svg for task, svg in diagnostics.items() if svg},
+            n_shifted=sum(checks.is_shifted(run) for run in results.runs),
+            provenance=provenance_of(results.runs),
+            shared={key: shown_value(value) for key, value in sorted(results.shared.items())},
+            checks=checks.CHECKS,
+            all_statistics=STATISTICS,
+            statistics=statistics,
+            most_bands=figures.MOST_BANDS,
+            n_colours=len(SERIES),
+            n_last=N_LAST_EVALUATIONS,
+            episodes_file=EPISODES_FILE,
+            metrics_file=METRICS_FILE,
+        )
 
     def unfinished(self) -> tuple[str, list[tuple[str, str]], list[str]]:
         """Runs that failed or have not finished: a sentence, names with reasons, names of those that have not begun."""
@@ -271,8 +271,6 @@ class _Page:
         said += [f"{len(unreadable)} cannot be read"] if unreadable else []
         summary = f"Of {plural(len(runs) + len(self.results.unread), 'run')} {', '.join(said)}." if said else ""
         return summary, lines + unreadable, waiting
-
-    # The result -------------------------------------------------------------------------------------------------------
 
     def number(self, row: dict[str, Any], label: str, sign: str = "") -> tuple[str, float | None]:
         """A cell of the table: its text and its value."""
@@ -297,26 +295,6 @@ class _Page:
         gap = self.compared.difference(group.task, group.arm)
         return "up" if gap.low > 0.0 else "down" if gap.high < 0.0 else "same"
 
-    def means(self) -> list[list[str]]:
-        return _means(self.compared)
-
-    def n_few(self) -> int:
-        """Groups with too few finished seeds for an interval."""
-        values = [self.compared.outcomes(group.task, group.arm) for group in self.results.groups]
-        return sum(len(own) < statistics.MIN_RUNS for own in values)
-
-    def n_evaluations(self) -> list[int]:
-        return sorted({len(run.evaluations.values) for group in self.results.groups for run in group.ended})
-
-    def without_episodes(self) -> list[str]:
-        return [run.name for run in self.results.runs if len(run.evaluations.values) and not run.n_episodes]
-
-    # Settings ---------------------------------------------------------------------------------------------------------
-
-    def over(self) -> list[tuple[str, str | None]]:
-        """The swept numbers with their figures."""
-        return [(key, self.figures.get(f"over_{_file_safe(key)}")) for key in self.results.numeric_axes()]
-
     def settings(self) -> list[str]:
         """Keys of the table of settings; none if figures show all of them."""
         own = self.results.arm_settings
@@ -338,12 +316,6 @@ class _Page:
     def _learned(self, arm: str) -> list[Run]:
         return [run for run in self.results.runs_of(arm=arm) if "algorithm.alpha_cql.tau_cql" in run.config]
 
-    # Several tasks ----------------------------------------------------------------------------------------------------
-
-    def left_out(self) -> list[str]:
-        tasks = [task for task in self.results.tasks if task not in self.compared.tasks]
-        return tasks + [arm for arm in self.results.arms if arm not in self.compared.arms]
-
     def narrow(self) -> str:
         """A warning about the bootstrap of few seeds."""
         n = self.compared.n_seeds
@@ -364,13 +336,6 @@ class _Page:
             )
         return text
 
-    # Runs -------------------------------------------------------------------------------------------------------------
-
-    def diagnostics(self) -> list[tuple[str, str]]:
-        """The tasks with their figures."""
-        named = ((task, self.figures.get(f"diagnostics_{_file_safe(task)}")) for task in self.results.tasks)
-        return [(task, svg) for task, svg in named if svg is not None]
-
     def remarks(self) -> list[tuple[Group, str]]:
         highest = {
             task: max((float(np.abs(r.evaluations.values).max(initial=0.0)) for r in self.results.runs_of(task=task)),
@@ -379,9 +344,6 @@ class _Page:
         }  # fmt: skip
         found = [(group, checks.remarks(group, highest[group.task])) for group in self.results.groups]
         return [(group, "; ".join(texts)) for group, texts in found if texts]
-
-    def n_shifted(self) -> int:
-        return sum(checks.is_shifted(run) for run in self.results.runs)
 
     def shown_videos(self) -> list[dict[str, Any]]:
         """The last video of the first seed that has one: of each group, or of each arm if there are many groups."""
@@ -412,14 +374,9 @@ class _Page:
         """The address of a file or a folder, relative to the page."""
         return quote(Path(os.path.relpath(path, self.folder)).as_posix())
 
-    # How it was made --------------------------------------------------------------------------------------------------
-
     def overrides(self) -> list[tuple[Path, str]]:
         sweeps = sorted({run.sweep for run in self.results.runs if run.sweep is not None})
         return [(sweep, shlex.join(overrides)) for sweep in sweeps if (overrides := overrides_of(sweep))]
-
-    def shared(self) -> str:
-        return "\n".join(f"{key}: {shown_value(value)}" for key, value in sorted(self.results.shared.items()))
 
 
 def small_video(path: Path) -> str:
