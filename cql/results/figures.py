@@ -19,9 +19,9 @@ from cql.files import replacing, write_text
 from cql.results import statistics
 from cql.results.comparison import Comparison
 from cql.results.groups import Group, Results
-from cql.results.runs import Curve, Run
+from cql.results.runs import Run
 from cql.results.statistics import Estimate
-from cql.training.curves import GRID, INK, PALE, PAPER, SERIES, short
+from cql.training.curves import INK, PALE, PAPER, SERIES, Curve, set_style, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,11 +138,7 @@ def page_panels(n: int, *, width: float, height: float, columns: int) -> tuple[F
     for index in range(n):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.set_facecolor("none")
-        axes.grid(True, color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(PALE)
-        axes.tick_params(labelsize=9, length=0, labelcolor=INK)
+        set_style(axes, 9)
         panels.append(axes)
     return figure, panels
 

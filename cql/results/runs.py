@@ -10,16 +10,16 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from cql.config.identity import NO_OTHER_RUN, ROUNDING
 from cql.config.points import SEED, parse_point
 from cql.rollout.reference_scores import with_scores
 from cql.sweep.status import Status, status
+from cql.training.curves import Curve, column
 from cql.training.loggers import (
     EPISODES_FILE,
     METRICS_FILE,
@@ -44,13 +44,6 @@ _NOT_COMPARED = (*NO_OTHER_RUN, *ROUNDING)
 
 class ResultsError(ValueError):
     """A folder holds no runs, or a file in a run's folder cannot be read."""
-
-
-class Curve(NamedTuple):
-    """One number per gradient step, both (n,)."""
-
-    steps: NDArray[np.float64]
-    values: NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +98,7 @@ class Run:
 
     def metric(self, name: str) -> Curve:
         """One column of the metrics, in the rows that have it."""
-        return _column(self.metrics, name)
+        return column(self.metrics, name)
 
     def judged(self, scored: bool) -> Curve:
         """The evaluations as scores or as returns."""
@@ -163,7 +156,7 @@ def read_run(directory: Path) -> Run:
     evaluations = _by_step([(row.step, row.return_) for row in episodes])
     scores = _by_step([(row.step, row.score) for row in episodes if row.score is not None])
     if not episodes:
-        evaluations, scores = _column(metrics, "eval_return_mean"), _column(metrics, "eval_score")
+        evaluations, scores = column(metrics, "eval_return_mean"), column(metrics, "eval_score")
     found = status(directory, summary)
     if found == "finished":
         _check_whole(directory, metrics, episodes)
@@ -220,11 +213,6 @@ def _without_torn(curve: Curve, episodes: Sequence[EpisodeRow]) -> Curve:
     """Without a last evaluation that has fewer episodes than the one before it."""
     n_episodes = list(Counter(row.step for row in episodes).values())  # in the order of the file
     return curve if n_episodes[-1:] >= n_episodes[-2:-1] else Curve(curve.steps[:-1], curve.values[:-1])
-
-
-def _column(metrics: Sequence[Mapping[str, float]], name: str) -> Curve:
-    rows = np.asarray([(row["step"], row[name]) for row in metrics if name in row], np.float64).reshape(-1, 2)
-    return Curve(rows[:, 0], rows[:, 1])
 
 
 def _yaml(path: Path) -> dict[str, Any]:

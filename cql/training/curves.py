@@ -6,7 +6,7 @@ global state, so that figures can be drawn from any thread of any program.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,11 +32,11 @@ INK, PALE, GRID, PAPER = "#222222", "#767676", "#e3e3e3", "#ffffff"
 _FEW_POINTS = 30  # so few are drawn as points too
 _DECADES = 100.0  # a positive curve that spans this ratio gets a logarithmic axis
 
-Metrics = Sequence[dict[str, float]]
+Metrics = Sequence[Mapping[str, float]]
 
 
-class _Curve(NamedTuple):
-    """The values of one metric and their gradient steps, in the rows that have it."""
+class Curve(NamedTuple):
+    """One number per gradient step, both (n,)."""
 
     steps: NDArray[np.float64]
     values: NDArray[np.float64]
@@ -98,12 +98,17 @@ def canvas(width: float, height: float, *, sharex: bool = True) -> tuple[Figure,
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=2))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-        axes.grid(True, color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(PALE)
-        axes.tick_params(labelsize=11.5, length=0, labelcolor=INK)
+        set_style(axes, 11.5)
     return figure, panels
+
+
+def set_style(axes: Axes, label_size: float) -> None:
+    """The style of every panel: a light grid, one spine, and no tick marks."""
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(PALE)
+    axes.tick_params(labelsize=label_size, length=0, labelcolor=INK)
 
 
 def saved(figure: Figure, path: Path) -> Path:
@@ -123,10 +128,11 @@ def short(steps: float) -> str:
     return f"{steps:g}"
 
 
-def _curve(metrics: Metrics, name: str) -> _Curve:
+def column(metrics: Metrics, name: str) -> Curve:
+    """One metric, in the rows that have it."""
     rows = [(row["step"], row[name]) for row in metrics if name in row]
     table = np.asarray(rows, dtype=np.float64).reshape(-1, 2)
-    return _Curve(table[:, 0], table[:, 1])
+    return Curve(table[:, 0], table[:, 1])
 
 
 def _draw_returns(axes: Axes, episodes: Sequence[EpisodeRow], metrics: Metrics) -> None:
@@ -137,11 +143,11 @@ def _draw_returns(axes: Axes, episodes: Sequence[EpisodeRow], metrics: Metrics) 
         for row in episodes:
             by_step.setdefault(row.step, []).append(row.return_)
         means = [np.mean(returns) for returns in by_step.values()]
-        curve = _Curve(np.array(list(by_step), np.float64), np.array(means, np.float64))
+        curve = Curve(np.array(list(by_step), np.float64), np.array(means, np.float64))
         spread = np.array([np.std(returns) for returns in by_step.values()])
         over = f"over {len(by_step[episodes[-1].step])} episodes"
     else:
-        curve, spread = _curve(metrics, "eval_return_mean"), _curve(metrics, "eval_return_std").values
+        curve, spread = column(metrics, "eval_return_mean"), column(metrics, "eval_return_std").values
         spread = spread if len(spread) == len(curve.values) else np.zeros_like(curve.values)
     if not len(curve.steps):
         _say(axes, "no evaluation yet")
@@ -160,7 +166,7 @@ def _draw_returns(axes: Axes, episodes: Sequence[EpisodeRow], metrics: Metrics) 
 def _draw(axes: Axes, metrics: Metrics, title: str, names: dict[str, str]) -> None:
     """Draw some metrics, with a legend of their labels if they have any; or say that they are missing."""
     _title(axes, title, next(iter(names)) if len(names) == 1 else "")
-    curves = [_curve(metrics, name) for name in names]
+    curves = [column(metrics, name) for name in names]
     if not any(len(curve.steps) for curve in curves):
         missing = " or ".join(", ".join(names).rsplit(", ", 1))
         _say(axes, f"no {missing}{' ' if len(names) == 1 else chr(10)}in the metrics")
@@ -174,7 +180,7 @@ def _draw(axes: Axes, metrics: Metrics, title: str, names: dict[str, str]) -> No
 
 
 def _draw_entropy(axes: Axes, metrics: Metrics) -> None:
-    entropy, temperature = _curve(metrics, "entropy"), _curve(metrics, "alpha_temp")
+    entropy, temperature = column(metrics, "entropy"), column(metrics, "alpha_temp")
     _draw(axes, metrics, "Entropy of the policy", {"entropy": ""})
     if not len(temperature.steps):
         return
@@ -192,7 +198,7 @@ def _draw_entropy(axes: Axes, metrics: Metrics) -> None:
     right.set_ylabel("alpha_temp", fontsize=11, family="monospace", color=ORANGE)
 
 
-def _line(axes: Axes, curve: _Curve, colour: str, label: str | None = None) -> None:
+def _line(axes: Axes, curve: Curve, colour: str, label: str | None = None) -> None:
     marker = "o" if len(curve.steps) <= _FEW_POINTS else ""
     axes.plot(*curve, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=label, zorder=3)
 
