@@ -12,7 +12,7 @@ STATISTICS = ("last", "best", "last five")
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description="Which arm is better, by how much, how sure is that: a page, tables and figures from run folders."
+        description="Which arm is better, by how much, is it significant: a page, tables and figures from run folders."
     )
     parser.add_argument(
         "folders", nargs="+", metavar="FOLDER", help="folders of sweeps or runs, or names of sweeps in outputs/sweeps"
@@ -22,17 +22,19 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--title", help="heading of the page (default: the folders' names)")
     parser.add_argument(
-        "--base", metavar="ARM", help="the arm that others are compared with (default: base, or the first)"
+        "--base",
+        metavar="ARM",
+        help="the arm that others are compared with (default: base if there is one, else the first)",
     )
     parser.add_argument(
-        "--label", action="append", default=[], metavar="ARM=TEXT", help="another name for an arm; may be given again"
+        "--label", action="append", default=[], metavar="ARM=TEXT", help="another name for an arm; may be repeated"
     )
     parser.add_argument(
         "--statistic",
         choices=STATISTICS,
         type=lambda text: text.replace("-", " "),
         default="last",
-        help="evaluations that figures and comparisons show; last-five is last five",
+        help="evaluations that figures and comparisons show (last-five means last five)",
     )
     parser.add_argument(
         "--videos", "--films", choices=("embed", "link", "none"), default="embed",
@@ -48,7 +50,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Read, draw and write; errors of the user's go to stderr with exit code 2."""
+    """Read, draw and write. Errors of the user are printed to stderr, with exit code 2."""
     chosen = arguments()
     from cql.results import dashboard, groups, report, wandb_report
 
@@ -56,7 +58,7 @@ def main() -> int:
         folders = [_folder(text) for text in chosen.folders]
         found = groups.read_results(folders)
         labels = _table_labels(folders, found.arms) | _labels(chosen.label)
-        if chosen.base is not None:  # an arm may be called by its old name or by its new one
+        if chosen.base is not None:  # by its old name or by its new one
             chosen.base = labels.get(chosen.base, chosen.base)
         found = groups.renamed(found, labels)
         where = "", None
@@ -85,7 +87,7 @@ def main() -> int:
         print(f"{len(sweeps)} sweeps are compared with each other: {', '.join(sweep.name for sweep in sweeps)}")
     if found.repeated:
         n_repeated = _count(len(found.repeated), "run")
-        print(f"left out: {n_repeated} with the config and the seed of another, which are listed in the page")
+        print(f"left out: {n_repeated} with the config and the seed of another, listed in the page")
     print(f"written: {written.page} ({written.page.stat().st_size / 1e6:.1f} MB), tables and figures beside it")
     if chosen.wandb:
         project, entity = where
@@ -103,7 +105,7 @@ def main() -> int:
 
 
 def _labels(texts: list[str]) -> dict[str, str]:
-    """New labels by the old ones; those of points may hold an equals sign themselves, new ones may not."""
+    """New labels by old ones. An old label may contain an equals sign, a new one may not."""
     labels = {}
     for text in texts:
         arm, equals, label = text.rpartition("=")
@@ -114,7 +116,7 @@ def _labels(texts: list[str]) -> dict[str, str]:
 
 
 def _table_labels(folders: list[Path], arms: Sequence[str]) -> dict[str, str]:
-    """The names that a table gives its arms, where the folder is its sweep's: by its name, or by what started it."""
+    """The names that a table gives its arms, if the folder is its sweep, by its name or by the command that ran it."""
     from cql import config
     from cql.results import runs
     from cql.results.tables import spec
@@ -135,7 +137,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def _folder(text: str) -> Path:
-    """A folder as it is, or that of a sweep by its name."""
+    """A folder, given as such or by the name of a sweep."""
     from cql.sweep import status as sweeps
 
     return Path(text) if Path(text).is_dir() else sweeps.find_sweep(text)

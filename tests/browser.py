@@ -1,4 +1,4 @@
-"""A real browser, headless: what a page looks like, what it asks for, and what it complains of."""
+"""A headless browser: screenshots of a page, its requests, and the messages of its console."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def missing():
-    """Why there is no browser to test with, None where there is one."""
+    """Why there is no browser to test with, None if there is one."""
     if shutil.which("chromium") is None and shutil.which("google-chrome") is None:
         return "no Chromium: apt-get install chromium chromium-driver"
     if shutil.which("chromedriver") is None:
@@ -17,7 +17,7 @@ def missing():
 
 @contextmanager
 def browser(*, width=1280, height=1000, dark=False):
-    """A Selenium driver whose logs hold all messages of the console and all requests."""
+    """A Selenium driver that logs all messages of the console and all requests."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -28,7 +28,7 @@ def browser(*, width=1280, height=1000, dark=False):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
-        # Not by --window-size: the window of a headless browser has a least width.
+        # Not by --window-size: the window of a headless browser has a minimum width.
         driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
@@ -41,7 +41,7 @@ def browser(*, width=1280, height=1000, dark=False):
 
 
 def requests(driver, page):
-    """Addresses that were asked for since the last call, without the page's own and what it holds itself."""
+    """Addresses that were requested since the last call, except the page itself and its data URLs."""
     found = []
     for entry in driver.get_log("performance"):
         message = json.loads(entry["message"])["message"]

@@ -1,4 +1,4 @@
-"""Folders of runs in the form that training leaves them, with numbers that a test knows."""
+"""Folders of runs as training leaves them, with numbers that a test knows."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def make_run(
         status: of the summary; None writes none.
         n_steps: of the run.
         scored: whether the environment has reference scores.
-        metrics: columns besides, one number an evaluation.
+        metrics: further columns, one number per evaluation.
         failure: of the summary.
         spread: distance of an evaluation's two outer episodes from its mean.
         n_episodes: of an evaluation.
