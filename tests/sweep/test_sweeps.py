@@ -312,7 +312,10 @@ def status(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_script_prints_a_table_or_json_or_a_figure(tmp_path: Path) -> None:
     sweep = tmp_path / "outputs" / "sweeps" / "night"
-    LocalLogger(write_run(sweep / "alpha_cql-5__seed-0", "finished")).log_metrics(10, {"critic_td": 1.0})
+    run = write_run(sweep / "alpha_cql-5__seed-0", "finished")
+    LocalLogger(run).log_metrics(10, {"critic_td": 1.0})
+    (run / ".hydra").mkdir(exist_ok=True)
+    (run / ".hydra" / "config.yaml").write_text("{seed: 0, n_steps: 10}\n")
     shown = status("night", cwd=tmp_path)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout == table(read_sweep(sweep)) + "\n"
