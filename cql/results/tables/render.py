@@ -70,7 +70,7 @@ class Document:
 
 
 def document(comparison: Comparison) -> Document:
-    """Make the document of a comparison: scores, each arm's runs, each arm beside each published column, notes."""
+    """Make the document of a comparison: scores, each arm's runs, each arm against each published column, notes."""
     table, footnotes = comparison.table, _Footnotes(comparison.table)
     sections = [_scores(comparison, scale, footnotes) for scale in (None, *table.scales)]
     for arm in comparison.arms:
@@ -216,7 +216,7 @@ def _scores(comparison: Comparison, scale: str | None, footnotes: _Footnotes) ->
             complete.append(numbers)
     averages: list[Row] = []
     if _can_average(table, scale):
-        for several in (complete, means)[0 if 0 < len(complete) < len(means) else 1 :]:
+        for several in [complete, means] if 0 < len(complete) < len(means) else [means]:
             label = _average_label(len(several), len(means))
             averages.append([label, *map(_average, zip(*several, strict=True))])
     header = [
@@ -254,7 +254,7 @@ def _runs(comparison: Comparison, arm: Arm) -> Section:
 
 
 def _against(comparison: Comparison, arm: Arm, key: str, column: Published, footnotes: _Footnotes) -> Section:
-    """An arm beside a published column, by that column's own statistic."""
+    """An arm compared with a published column, by that column's own statistic."""
     table, statistic = comparison.table, column.ours(comparison.statistic)
     rows: list[Row] = []
     complete: list[tuple[float, float]] = []
