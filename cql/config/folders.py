@@ -1,24 +1,63 @@
-"""Folders of runs and sweeps: the resolvers that Hydra asks for them."""
+"""Folders of runs and sweeps: how they are named, and how a start claims them.
+
+Hydra asks resolvers for the names of folders, and asks again whenever it reads the config: to show it, for `--help`, in
+worker processes. So a resolver only names a folder, and :class:`ClaimFolders` makes it when a run or a sweep starts.
+"""
 
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import configure_log
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cql.config.conversion import checked, to_dict
 from cql.config.identity import differences
 from cql.config.keys import GROUPS
 from cql.config.messages import ConfigError
 from cql.config.names import dataset_label, path_safe, point_name, unsafe_name
+from cql.files import write_text
 
 SWEEP_FILE = "sweep.json"
 RUN_CONFIG_FILE = ".hydra/config.yaml"
+# In OmegaConf's cache of resolved values, which Hydra hands on to the configs of a sweep's jobs. OmegaConf does not
+# cache by itself what a resolver makes of the whole config.
+_NAMED = "cql.folder"
+
+
+class ClaimFolders(Callback):
+    """Makes the folder of a run, or the folder of a sweep with its `sweep.json`.
+
+    Hydra calls it after the config is composed and before anything is written. It reports what a callback raises as a
+    warning only, so a config is checked earlier, by the resolvers.
+    """
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Claim the folder of a single run, unless the command line names it."""
+        with suppress(OmegaConfBaseException):  # a wrong config: Hydra reads the name next, and ends with this error
+            str(config.hydra.run.dir)  # names it
+            _claim_named(config)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Claim the folder of a sweep, and write down what its runs have in common."""
+        if "env" not in config:
+            return
+        named = Path(config.hydra.sweep.dir)
+        _claim_named(config)
+        folder = Path(config.hydra.sweep.dir)
+        if folder != named:
+            configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # its sweep.log moves along
+        plan = _sweep_plan(config, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / SWEEP_FILE, json.dumps(plan, indent=1) + "\n")
 
 
 def run_dir(*, _root_: DictConfig) -> str:
@@ -31,36 +70,36 @@ def run_dir(*, _root_: DictConfig) -> str:
     for key, unset in (("sweep_name", None), ("retry_failed", False)):
         if _root_.get(key, unset) != unset and OmegaConf.select(_root_, "hydra.mode") is not None:
             raise ConfigError(f"{key}={_root_[key]} has no effect on a single run: add -m for a sweep, or drop it")
-    # Hydra makes the folder before the task starts: checking here leaves none behind for a config that is wrong.
+    # Hydra makes the folder before the task starts: checking here leaves none behind for a wrong config.
     config = checked(_root_)
     parent = Path("outputs", path_safe(config.env.id), dataset_label(config.dataset))
-    return _folder(_root_, parent, f"{_time()}_seed{config.seed}")
+    return _named_by_time(_root_, parent, f"_seed{config.seed}")
 
 
 def sweep_dir(*, _root_: DictConfig) -> str:
     """`hydra.sweep.dir`: the folder of a sweep."""
     parent, name = Path("outputs", "sweeps"), _root_.get("sweep_name")
     if name is None:
-        return _folder(_root_, parent, _time())
+        return _named_by_time(_root_, parent)
     if name != path_safe(name):
         raise ConfigError(unsafe_name(name))
     return str(parent / name)
 
 
 def sweep_log(*, _root_: DictConfig) -> str:
-    """Where the sweep's own log goes, and the null device where there is no sweep.
+    """The file of the sweep's own log; the null device if there is no sweep.
 
-    Hydra asks for it when a program starts, whatever the launcher: here the sweep's folder is claimed.
+    Hydra asks for it when a sweep starts, whatever the launcher, so this is also where the sweep is checked.
+
+    Raises:
+        ConfigError: The folder's sweep was begun with another config, or a key of the whole sweep has several values.
     """
     if str(OmegaConf.select(_root_, "hydra.mode")) != "RunMode.MULTIRUN" or "env" not in _root_:
         return os.devnull
     folder = Path(_root_.hydra.sweep.dir)
-    # A preset's own keys vary, also where the command line leaves one of their values: its points keep their names.
-    held = OmegaConf.select(_root_, "hydra.sweeper.params") or {}
-    constant = [key for key, is_swept in _typed_keys(_root_).items() if not is_swept and key not in held]
-    # Hydra hands OmegaConf's cache on to the configs of the jobs, in other processes too.
-    OmegaConf.get_cache(_root_)["cql.sweep"] = {"constant": constant}
-    _claim_sweep(_root_, folder, constant)
+    # Kept for the jobs, whose command lines no longer tell what is swept.
+    OmegaConf.get_cache(_root_)["cql.sweep"] = {"constant": _constant_keys(_root_)}
+    _sweep_plan(_root_, folder)
     return str(folder / "sweep.log")
 
 
@@ -83,14 +122,14 @@ def saved_config(path: Path) -> dict[str, Any]:
     return _saved_config(path, path.stat().st_mtime_ns)
 
 
-def _new_folder(parent: Path, name: str) -> Path:
-    """Makes and returns `parent/name`, or `parent/name_2`, `_3`, ... where another start took it first."""
+def new_folder(parent: Path, name: str) -> Path:
+    """Make and return `parent/name`, or `parent/name_2`, `_3`, ... if another start has taken it."""
     parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
         folder = parent / (name if number == 1 else f"{name}_{number}")
         try:
-            # The one step that two starts within a second cannot both succeed in.
+            # The one step in which two starts within a second cannot both succeed.
             folder.mkdir()
         except FileExistsError:
             number += 1
@@ -98,16 +137,17 @@ def _new_folder(parent: Path, name: str) -> Path:
             return folder
 
 
-def _folder(root: DictConfig, parent: Path, name: str) -> str:
-    """A new folder, the same one each time that Hydra asks for it."""
-    if OmegaConf.select(root, "hydra.mode") is None:
-        # Nothing runs: `--cfg` only shows the config.
-        return str(parent / name)
-    # OmegaConf's own cache, which Hydra hands on with the config; `use_cache` is refused to what sees the root.
-    cache = OmegaConf.get_cache(root)["cql.folder"]
-    if str(parent) not in cache:
-        cache[str(parent)] = str(_new_folder(parent, name))
-    return str(cache[str(parent)])
+def _named_by_time(root: DictConfig, parent: Path, suffix: str = "") -> str:
+    """A folder named by the time of the start: the same one each time that Hydra asks for it."""
+    named = OmegaConf.get_cache(root)[_NAMED]
+    return str(named.setdefault(str(parent), str(parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S}{suffix}")))
+
+
+def _claim_named(root: DictConfig) -> None:
+    """Make the folders that were named by the time; one that another start has taken gets a number."""
+    named = OmegaConf.get_cache(root)[_NAMED]
+    for parent, folder in named.items():
+        named[parent] = str(new_folder(Path(parent), Path(folder).name))
 
 
 def _resumed(root: DictConfig) -> Path | None:
@@ -115,38 +155,47 @@ def _resumed(root: DictConfig) -> Path | None:
     if folder is None:
         return None
     if not Path(folder).is_dir():
-        raise ConfigError(
-            f"resume={folder}: there is no such folder; give the folder of a run, e.g. one under outputs/"
-        )
+        raise ConfigError(f"resume={folder}: there is no such folder; give the folder of a run, e.g. one in outputs/")
     if not Path(folder, ".hydra", "config.yaml").is_file():
         # Before Hydra opens a log there.
         raise ConfigError(f"resume={folder}: it holds no .hydra/config.yaml, so this is not the folder of a run")
     return Path(folder)
 
 
-def _time() -> str:
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-
-
 def _typed_keys(root: DictConfig) -> dict[str, bool]:
-    """The keys on the command line, and whether each is swept there; of one that is given twice the last counts."""
+    """The keys on the command line, and whether each is swept there; if one is given twice, the last counts."""
     parsed = OverridesParser.create().parse_overrides([str(text) for text in root.hydra.overrides.task])
     return {str(each.get_key_element()): each.is_sweep_override() for each in parsed}
 
 
-def _swept_keys(root: DictConfig, constant: Sequence[str]) -> list[str]:
+def _preset_keys(root: DictConfig) -> list[str]:
+    """The keys that the experiment's own file sweeps."""
+    return [str(key) for key in OmegaConf.select(root, "hydra.sweeper.params") or ()]
+
+
+def _constant_keys(root: DictConfig) -> list[str]:
+    """The keys that the command line fixes for all runs.
+
+    A key that the experiment sweeps is not one of them, even if the command line leaves it one value: the names of the
+    points stay the same.
+    """
+    presets = _preset_keys(root)
+    return [key for key, is_swept in _typed_keys(root).items() if not is_swept and key not in presets]
+
+
+def _swept_keys(root: DictConfig) -> list[str]:
+    constant = _constant_keys(root)
     typed = [key for key, is_swept in _typed_keys(root).items() if is_swept]
-    held = [str(key) for key in OmegaConf.select(root, "hydra.sweeper.params") or ()]
-    return sorted({key.lstrip("+").replace("/", ".") for key in (*typed, *held) if key not in constant})
+    return sorted({key.lstrip("+").replace("/", ".") for key in (*typed, *_preset_keys(root)) if key not in constant})
 
 
-def _claim_sweep(root: DictConfig, folder: Path, constant: Sequence[str]) -> None:
-    """Write down what the sweep's runs have in common, or see that it still is what was written.
+def _sweep_plan(root: DictConfig, folder: Path) -> dict[str, Any]:
+    """What `sweep.json` is to hold: the config that the sweep's runs share, and the keys that are swept.
 
     Raises:
-        ConfigError: the folder's sweep was begun with another config.
+        ConfigError: The folder's sweep was begun with another config, or a key of the whole sweep has several values.
     """
-    path, swept = folder / SWEEP_FILE, _swept_keys(root, constant)
+    path, swept = folder / SWEEP_FILE, _swept_keys(root)
     for key in ("sweep_name", "retry_failed", "resume"):
         if key in swept:
             raise ConfigError(f"{key} is one for the whole sweep: give it one value")
@@ -154,32 +203,29 @@ def _claim_sweep(root: DictConfig, folder: Path, constant: Sequence[str]) -> Non
     base = OmegaConf.to_container(task, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(base, dict)
     # A start that was refused has left no run to disagree with.
-    if path.exists() and any(folder.glob(f"*/{RUN_CONFIG_FILE}")):
-        before = json.loads(path.read_text(encoding="utf-8"))
-        # A part of a grid may be swept in one start and fixed in another: its runs tell for themselves.
-        free = {*swept, *before["swept"]}
-        # An option that is one of several here or there has changed the base in keys that its name does not tell.
-        chosen = {key.lstrip("+") for key in _typed_keys(root)} & set(GROUPS)
-        lines = [
-            line
-            for line in differences(before["base"], {str(key): value for key, value in base.items()})
-            if not any(f"{line.partition(':')[0]}.".startswith(f"{key}.") for key in free)
-            and not any(group.replace("/", ".") in free for group in chosen)
-        ]
-        if lines:
-            raise ConfigError(
-                f"sweep_name={folder.name}: {folder} holds a sweep with another config and is left as it is; give "
-                "another sweep_name, or take back:\n  " + "\n  ".join(lines)
-            )
-        base, swept = before["base"], sorted({*swept, *before["swept"]})
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps({"base": base, "swept": swept}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    if not path.exists() or not any(folder.glob(f"*/{RUN_CONFIG_FILE}")):
+        return {"base": base, "swept": swept}
+    before = json.loads(path.read_text(encoding="utf-8"))
+    # A part of a grid may be swept in one start and fixed in another: its runs tell for themselves.
+    free = {*swept, *before["swept"]}
+    # An option that is one of several here or there has changed the base in keys that its name does not tell.
+    chosen = {key.lstrip("+") for key in _typed_keys(root)} & set(GROUPS)
+    lines = [
+        line
+        for line in differences(before["base"], {str(key): value for key, value in base.items()})
+        if not any(f"{line.partition(':')[0]}.".startswith(f"{key}.") for key in free)
+        and not any(group.replace("/", ".") in free for group in chosen)
+    ]
+    if lines:
+        raise ConfigError(
+            f"sweep_name={folder.name}: {folder} holds a sweep with another config and is left as it is; give "
+            "another sweep_name, or take back:\n  " + "\n  ".join(lines)
+        )
+    return {"base": before["base"], "swept": sorted(free)}
 
 
 def _known_point(sweep: Path, name: str, plain: Mapping[str, Any]) -> str | None:
-    """The folder of the sweep that holds this very config, under whatever name; None where there is none."""
+    """The folder of the sweep that holds this very config, under whatever name; None if there is none."""
     named = sweep / name / RUN_CONFIG_FILE
     paths = [named, *(path for path in sorted(sweep.glob(f"*/{RUN_CONFIG_FILE}")) if path != named)]
     for path in paths:

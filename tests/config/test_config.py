@@ -3,6 +3,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from cql import config
+from cql.config import folders as folders_module
 from cql.config import schema
-from cql.config.folders import _new_folder
+from cql.config.folders import ClaimFolders, new_folder
 from cql.config.keys import all_keys
 from cql.config.messages import ConfigError
 from cql.config.schema import (
@@ -597,9 +599,9 @@ if __name__ == "__main__":
 def start(tmp_path):
     (tmp_path / "entry.py").write_text(ENTRY)
 
-    def run(*overrides):
+    def run(*overrides, env=None):
         command = [sys.executable, "entry.py", *overrides]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=env)
 
     return run
 
@@ -653,30 +655,74 @@ def test_a_sweep_names_its_folders_by_their_points(start, tmp_path):
     assert found[0].parent.parent == tmp_path / "outputs" / "sweeps"
 
 
-def test_showing_the_config_makes_no_folder(start, tmp_path):
-    result = start("--cfg", "hydra", "--resolve")
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--cfg", "hydra", "--resolve"], "outputs/"),
+        (["--cfg", "all", "--resolve"], "outputs/HalfCheetah-v5/halfcheetah_medium/"),
+        (["--cfg", "all", "--resolve", "+experiment=alpha_cql_sweep", "sweep_name=null"], "outputs/sweeps/2"),
+        (["--cfg", "job", "+experiment=alpha_cql_sweep"], "n_steps"),
+        (["--info", "searchpath"], "configs"),
+        (["--help"], "config"),
+        (["--shell-completion", "query=bash"], ""),
+    ],
+)
+def test_what_only_shows_makes_no_folder(start, tmp_path, arguments, shown):
+    environment = os.environ | {"COMP_LINE": "python entry.py net", "COMP_POINT": "19"}
+    result = start(*arguments, env=environment)
     assert result.returncode == 0, result.stderr
-    assert "outputs/" in result.stdout
+    assert shown in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["entry.py"]
 
 
 def test_two_starts_in_one_second_get_two_folders(tmp_path):
-    names = [_new_folder(tmp_path / "a" / "b", "same").name for _ in range(3)]
+    names = [new_folder(tmp_path / "a" / "b", "same").name for _ in range(3)]
     assert names == ["same", "same_2", "same_3"]
 
 
-def test_the_run_folder_stays_the_same_each_time_it_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def composed(*overrides):
     config.register()
     with initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
-        cfg = compose("train", return_hydra_config=True)
-    assert cfg.hydra.run.dir.startswith("outputs/HalfCheetah-v5/halfcheetah_medium/")
-    assert not (tmp_path / "outputs").exists()  # `--cfg all --resolve` comes here
+        return compose("train", list(overrides), return_hydra_config=True)
+
+
+def test_a_folder_is_named_by_resolvers_and_made_by_a_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = composed()
     cfg.hydra.mode = RunMode.RUN
-    first = cfg.hydra.run.dir
-    assert Path(first).is_dir()
-    assert cfg.hydra.run.dir == first
-    assert copy.deepcopy(cfg).hydra.run.dir == first
+    named = cfg.hydra.run.dir
+    assert named.startswith("outputs/HalfCheetah-v5/halfcheetah_medium/")
+    assert copy.deepcopy(cfg).hydra.run.dir == named
+    assert list(tmp_path.iterdir()) == []
+    twin = copy.deepcopy(cfg)
+    for each in (cfg, twin):
+        ClaimFolders().on_run_start(each)
+        assert list(Path(each.hydra.run.dir).iterdir()) == []
+    assert (cfg.hydra.run.dir, twin.hydra.run.dir) == (named, f"{named}_2")
+    assert copy.deepcopy(twin).hydra.run.dir == f"{named}_2"
+
+
+def test_a_folder_that_the_command_line_names_is_left_to_hydra(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ClaimFolders().on_run_start(composed("hydra.run.dir=mine"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_sweeps_that_start_in_one_second_get_two_folders_and_logs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = composed()
+    cfg.hydra.mode = RunMode.MULTIRUN
+    cfg.hydra.overrides.task = ["seed=0,1"]
+    named = cfg.hydra.sweep.dir
+    assert cfg.hydra.hydra_logging.handlers.sweep.filename == f"{named}/sweep.log"
+    assert list(tmp_path.iterdir()) == []
+    twin = copy.deepcopy(cfg)
+    logs = []
+    monkeypatch.setattr(folders_module, "configure_log", lambda found, _: logs.append(found.handlers.sweep.filename))
+    for each in (cfg, twin):
+        ClaimFolders().on_multirun_start(each)
+        assert json.loads(Path(each.hydra.sweep.dir, "sweep.json").read_text())["swept"] == ["seed"]
+    assert (cfg.hydra.sweep.dir, twin.hydra.sweep.dir, logs) == (named, f"{named}_2", [f"{named}_2/sweep.log"])
 
 
 # --- sweeps ---
