@@ -352,6 +352,19 @@ def test_one_arm_on_one_task_does_not_take_the_others_comparison_away(tmp_path):
     assert "| **mean** | **11.1** | **19.2** | **-** |" in markdown(found)
 
 
+@pytest.mark.parametrize(("own_tasks", "kept"), [(("two",), False), (("one", "two"), True)])
+def test_an_arm_is_left_out_if_that_doubles_the_tasks(tmp_path, own_tasks, kept):
+    tasks = ("one", "two", "three")[: 1 + len(own_tasks)]
+    folder = sweep(tmp_path / "s", {"base": 1000.0, "x": 2000.0}, tasks=tasks)
+    for task in own_tasks:
+        changes = {"dataset.name": task, "algorithm.w_cql": 9.0}
+        make_run(folder / f"arm-extra__task-{task}__seed-0", [400.0], changes=changes)
+    found_tasks, arms = Comparison.of(read_results([folder])).complete
+    assert (sorted(found_tasks), arms) == (
+        (sorted(own_tasks), ["base", "x", "extra"]) if kept else (sorted(tasks), ["base", "x"])
+    )
+
+
 def test_sweeps_of_other_tasks_are_judged_task_by_task(tmp_path):
     first = sweep(tmp_path / "a", {"base": 1000.0, "x": 2000.0}, tasks=("one",))
     second = tmp_path / "b"
@@ -638,7 +651,7 @@ def test_the_script_reports_and_says_what_is_wrong(tmp_path):
         command = [sys.executable, str(ROOT / "scripts" / "report.py"), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    done = run(folder, "--label", "x=tried", "--statistic", "best")
+    done = run(folder, "--label", "x=tried", "--statistic", "best", "--films", "none")  # --videos by its old name
     assert done.returncode == 0, done.stderr
     assert "2 of 2 runs finished; 2 arms, 1 task\n" in done.stdout
     assert "tried" in (folder / "report" / "table.md").read_text()
