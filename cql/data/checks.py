@@ -88,7 +88,7 @@ def check(
         row, column = np.unravel_index(np.argmax(excess), excess.shape)
         raise DatasetError(
             f"dataset '{raw.name}': {int(beyond.any(axis=1).sum())} of {m} actions lie outside the bounds of {env_id}, "
-            f"the farthest with {raw.actions[row, column]:g} in column {column} ({_place(raw, row)}), where the bounds "
+            f"the farthest with {raw.actions[row, column]:g} in column {column} ({place(raw, row)}), where the bounds "
             f"are [{action_low[column]:g}, {action_high[column]:g}]: set env.id=... to the one it was recorded in"
         )
 
@@ -98,10 +98,10 @@ def _refuse_non_finite(raw: RawData, key: str) -> None:
     wrong = ~np.isfinite(array)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        place = f", column {column}" if key != "rewards" else ""
+        where = f", column {column}" if key != "rewards" else ""
         raise DatasetError(
             f"dataset '{raw.name}': {int(wrong.sum())} value(s) of {key} are NaN or infinite, the first is "
-            f"{array[row, column]} in {_place(raw, row)}{place}: leave out such episodes or repair the file"
+            f"{array[row, column]} in {place(raw, row)}{where}: leave out such episodes or repair the file"
         )
 
 
@@ -111,7 +111,7 @@ def _excess(actions: NDArray[np.float32], low: NDArray[np.float32], high: NDArra
     return excess
 
 
-def _place(raw: RawData, row: Any) -> str:
+def place(raw: RawData, row: Any) -> str:
     """Return "episode e, step t" of a transition."""
     episode = raw.episode[row]
     return f"episode {episode}, step {row - np.searchsorted(raw.episode, episode)}"
