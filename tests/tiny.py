@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 
 import h5py
@@ -56,4 +58,9 @@ def write_dataset(path: Path, n_episodes: int = 20) -> Path:
 
 def tiny_config(dataset: Path, *overrides: str) -> TrainConfig:
     """The config of a run on :func:`write_dataset`'s file."""
-    return config.checked(config.compose(["dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, *overrides]))
+    return copy.deepcopy(_composed("dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, *overrides))
+
+
+@functools.cache
+def _composed(*overrides: str) -> TrainConfig:
+    return config.checked(config.compose(overrides))
