@@ -19,7 +19,7 @@ VERSION_BASE = {"version_base": "1.3"} if _HYDRA_1_3 else {}
 
 
 def register() -> None:
-    """Tells Hydra of all that `configs/` uses: schemas, resolvers, launcher. Calling it again changes nothing."""
+    """Register with Hydra what `configs/` uses: schemas, resolvers, launcher. Calling it again changes nothing."""
     _register_schemas_and_resolvers()
     from hydra.core.plugins import Plugins
 
@@ -34,7 +34,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The config that `scripts/train.py` would get from these overrides, e.g. `["+experiment=smoke", "seed=1"]`.
 
     Raises:
-        HydraException: Where it cannot be composed; `explain` says why.
+        HydraException: It cannot be composed; `explain` says why.
     """
     register()
     with hydra.initialize_config_dir(str(CONFIG_DIR), **VERSION_BASE):

@@ -120,7 +120,7 @@ def _converted(value: Any, annotation: Any) -> Any:
     """A plain value as the annotated type.
 
     Raises:
-        TypeError: Where it is of another type.
+        TypeError: It has another type.
     """
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         if str(value) in annotation.__members__:

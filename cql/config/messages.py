@@ -85,7 +85,7 @@ def explain(error: BaseException) -> str | None:
     """What is wrong with a config and what to do, for an exception of ours, Hydra's or OmegaConf's.
 
     Returns:
-        The message, or None where the exception is not about a config.
+        The message, or None if the exception is not about a config.
     """
     if not isinstance(error, (ConfigError, HydraException, OmegaConfBaseException)):
         return None
@@ -134,7 +134,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _overridden(text: str) -> tuple[str | None, str | None]:
-    """The key, and the value where it is told, of the override that a Hydra message is about."""
+    """The key, and the value if it is named, of the override that a Hydra message is about."""
     if (found := re.search(r"Error merging override \+*([^=\s]+)=?(\S*)", text)) is not None:
         return found[1], found[2]
     if (found := re.search(r"Could not override '([^']+)'", text)) is not None:
@@ -154,7 +154,7 @@ def _current_kinds(error: OmegaConfBaseException) -> dict[str, str]:
 
 
 def _keys_of(kinds: Mapping[str, str]) -> set[str]:
-    """The keys that exist where these kinds are chosen."""
+    """The keys that exist if these kinds are chosen."""
     return {key for key, (_, owners) in all_keys().items() if not owners or kinds.get(key.rpartition(".")[0]) in owners}
 
 
@@ -164,7 +164,7 @@ def did_you_mean(names: Sequence[str]) -> str:
 
 
 def _with_choice(key: str, kinds: Mapping[str, str]) -> str:
-    """A key, with the choice that it needs where another one is made."""
+    """A key, with the choice that it needs if another one is made."""
     parent, owners = key.rpartition(".")[0], all_keys()[key][1]
     needed = owners and kinds.get(parent) not in owners
     return f"{key} (with {choice(parent, min(owners))})" if needed else key

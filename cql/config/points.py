@@ -14,7 +14,7 @@ _LAST_SEED = re.compile(r"(?:^|__| )seed[-=]\d+$")
 
 
 def parse_point(name: str) -> dict[str, str]:
-    """The values of a point by their keys, in the order of the name; empty where the name has not this form."""
+    """The values of a point by their keys, in the order of the name; empty if the name has another form."""
     point: dict[str, str] = {}
     for part in name.split("__"):
         key, dash, value = part.partition("-")
@@ -25,7 +25,7 @@ def parse_point(name: str) -> dict[str, str]:
 
 
 def human_point(name: str) -> str:
-    """A folder's name for people: ``alpha_cql=5 seed=0``; as it is where it has not the form of a point."""
+    """A folder's name for people: ``alpha_cql=5 seed=0``; unchanged if it is no point."""
     return " ".join(f"{key}={value}" for key, value in parse_point(name).items()) or name
 
 
@@ -35,7 +35,7 @@ def without_seed(point: str) -> str:
 
 
 def number(value: str) -> float | None:
-    """A value of a point as a number, None where it is none."""
+    """A value of a point as a number, None if it is none."""
     try:
         found = float(value)
     except ValueError:

@@ -54,7 +54,7 @@ def _number(bounds: Bounds | None = None, *, hint: str = "") -> Any:
 
 
 def _text(*, ask: str = "", one_of: Sequence[str] = ()) -> Any:
-    """A text without a default; `ask` says what is to be given where it is missing."""
+    """A text without a default; `ask` says what to give if it is missing."""
     return field(metadata={"ask": ask, "one_of": tuple(one_of)})
 
 
@@ -72,7 +72,7 @@ ALPHA_CQL_MAX = 1e6  # cql.algorithm.losses.ALPHA_CQL_MAX, which torch comes wit
 
 
 class Device(StrEnum):
-    """Where training runs; `auto` takes CUDA where there is one."""
+    """Where training runs; `auto` is CUDA if there is a device, else the CPU."""
 
     auto = "auto"
     cpu = "cpu"
@@ -80,7 +80,7 @@ class Device(StrEnum):
 
 
 class EvalWorker(StrEnum):
-    """Whether a process of its own evaluates and films while training goes on; `auto` is where training is on CUDA.
+    """Whether another process evaluates and records videos while training continues; `auto`: if training is on CUDA.
 
     The results are the same, bit for bit.
     """
@@ -99,7 +99,7 @@ class Backup(StrEnum):
 
 
 class Gradient(StrEnum):
-    """How the conservative gap's gradient is taken: through every sampled action, or through a few drawn by weight."""
+    """The gradient of the conservative gap: through every sampled action, or through a few drawn by weight."""
 
     exact = "exact"
     sampled = "sampled"
@@ -150,7 +150,7 @@ class FixedAlphaTemp(AlphaTemp):
 
     Attributes:
         kind: `fixed`.
-        value: The temperature; 0 takes the entropy term away.
+        value: The temperature; 0 removes the entropy term.
     """
 
     kind: str = "fixed"
@@ -189,7 +189,7 @@ class FixedAlphaCql(AlphaCql):
 
     Attributes:
         kind: `fixed`.
-        value: The multiplier, at most 1e6 as where it is learned; 0 leaves plain SAC.
+        value: The multiplier, at most 1e6 like a learned one; 0 is SAC.
     """
 
     kind: str = "fixed"
@@ -202,7 +202,7 @@ class LearnedAlphaCql(AlphaCql):
 
     Attributes:
         kind: `learned`.
-        initial_value: The multiplier at step 0; it is held at 1e6 at most.
+        initial_value: The multiplier at step 0; it is clamped to 1e6.
         tau_cql: The threshold that the gap is held to, in units of return; null is the gap of critics that value the
             policy's actions just like the data's: `log m + target entropy` under `cql_h`, `log m` under the others,
             with m policy actions per state in the gap. Far above it nothing stays conservative; far below it the
@@ -221,13 +221,13 @@ class LearnedAlphaCql(AlphaCql):
 
 @dataclass(kw_only=True)
 class Penalty:
-    """How the conservative gap is estimated; the two class variables are what a kind is, not options.
+    """How the conservative gap is estimated; the two class variables define a kind and are no options.
 
     Attributes:
         kind: The estimator's name.
         temperature: T of T logsumexp(q / T).
         gradient: `exact`, or `sampled`: unbiased, and about twice as fast (see `cql.algorithm.losses.critic_gradient`).
-        num_gradient_actions: Actions per state and critic that a sampled gradient goes through; null where exact.
+        num_gradient_actions: Actions per state and critic that a sampled gradient goes through; null if exact.
     """
 
     importance_weighted: ClassVar[bool]
@@ -240,7 +240,7 @@ class Penalty:
 
     @property
     def n_groups(self) -> int:
-        """Groups of sampled actions: uniform, from pi(.|s), and where the kind has it from pi(.|s')."""
+        """Groups of sampled actions: uniform, from pi(.|s) and, in some kinds, from pi(.|s')."""
         return 3 if self.next_actions else 2
 
 
@@ -282,7 +282,7 @@ class CqlConfig:
         w_cql: Fixed weight in front of `alpha_cql`.
         backup: The critics' target.
         num_sampled_actions: Actions sampled per group for the gap, and for the `max` backup.
-        bc_steps: The actor's first steps, which imitate the data.
+        bc_steps: First steps in which the actor clones the data's actions.
         tau_target: Polyak rate of the target critics.
         target_update_period: Training steps between two updates of the target critics.
         discount: Gamma.
@@ -328,8 +328,8 @@ class Dataset:
         n_episodes: Use that many episodes, chosen by `subset_seed`; null for all.
         fraction: Use that share of the episodes; null for all.
         subset_seed: Seed of that choice.
-        timeouts_as_terminals: Also cut the return where an episode was merely truncated. Teaches the critics a false
-            end; it is here to reproduce code that does so.
+        timeouts_as_terminals: Also cut the return at truncations. Teaches the critics a false end; it is here to
+            reproduce code that does so.
     """
 
     kind: str
@@ -374,7 +374,7 @@ class MinariDataset(Dataset):
 
 @dataclass(kw_only=True)
 class D4rlDataset(Dataset):
-    """A D4RL HDF5 file. Where it has no `timeouts`, as the first `-v0` files, they are derived by D4RL's rule.
+    """A D4RL HDF5 file. If it has no `timeouts`, like the first `-v0` files, they are derived by D4RL's rule.
 
     Attributes:
         path: The file.
@@ -456,7 +456,7 @@ class WandbLoggerConfig(Logger):
 
 @dataclass(kw_only=True)
 class LocalLoggerConfig(Logger):
-    """The run's folder alone."""
+    """Only the run's folder."""
 
     kind: str = "local"
 
@@ -491,14 +491,14 @@ class TrainConfig:
         n_evals_per_video: Evaluations between videos; 0 records the final policy alone.
         n_epochs_per_checkpoint: Epochs between checkpoints.
         n_kept_checkpoints: The newest that are kept, besides the best.
-        resume: The folder of a run to go on with.
+        resume: The folder of a run to resume.
         n_threads: Torch's threads; null leaves the choice to torch.
-        cuda_graph: On a GPU, capture training steps as CUDA graphs: the same steps, sooner.
+        cuda_graph: On a GPU, capture training steps as CUDA graphs: the same numbers, faster.
         tf32: On a GPU, let matrix products round their factors to TF32's 10 bits: faster, and other numbers.
-        eval_worker: Whether evaluations and films run in a process of their own, beside training.
-        sweep_name: The sweep's folder under `outputs/sweeps/`; the same name again takes the sweep up. Null names it by
+        eval_worker: Whether evaluations and videos run in another process, beside training.
+        sweep_name: The sweep's folder under `outputs/sweeps/`; the same name again resumes the sweep. Null names it by
             date and time.
-        retry_failed: Also take up runs that failed, from their last checkpoint.
+        retry_failed: Also resume runs that failed, from their last checkpoint.
         algorithm: The learner.
         dataset: What it learns from.
         network: Its networks.

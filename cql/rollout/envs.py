@@ -1,7 +1,7 @@
-"""Gymnasium and MuJoCo behind one door: what an environment is, how its actions are scaled, how its returns are scored.
+"""Environments of Gymnasium: their description, the scaling of actions and the normalised score.
 
-The rest of the program acts in [-1, 1]; only :func:`to_env_actions` and :func:`from_env_actions` know an environment's
-own units. Gymnasium and MuJoCo are imported inside the functions, so that importing this module costs nothing and
+The rest of the program acts in [-1, 1]; only :func:`to_env_actions` knows an environment's own units. Gymnasium and
+MuJoCo are imported inside the functions, so that importing this module costs nothing and
 :func:`cql.rollout.rendering.choose_backend` can still run before MuJoCo is loaded.
 """
 
@@ -122,24 +122,6 @@ def to_env_actions(
     centre, half_width = (high + low) / 2, (high - low) / 2
     scaled: NDArray[np.float32] = np.clip(centre + half_width * actions, low, high).astype(np.float32)
     return scaled
-
-
-def from_env_actions(
-    actions: NDArray[np.floating], low: NDArray[np.float32], high: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Scale actions from an environment's bounds to [-1, 1], the inverse of :func:`to_env_actions`.
-
-    Args:
-        actions: Actions in the environment's units, (..., A). They are not clipped: whether data keep to the bounds is
-            checked where the data come in.
-        low: Lower bounds, (A,).
-        high: Upper bounds, (A,).
-
-    Returns:
-        Actions in [-1, 1], float32 (..., A).
-    """
-    centre, half_width = (high + low) / 2, (high - low) / 2
-    return ((actions - centre) / half_width).astype(np.float32)
 
 
 def normalised_score(returns: Returns, reference_min: float, reference_max: float) -> Returns:

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from cql.rollout.envs import EnvError, env_info, from_env_actions, make_env, normalised_score, to_env_actions
+from cql.rollout.envs import EnvError, env_info, make_env, normalised_score, to_env_actions
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_scaling_reaches_the_bounds_and_comes_back():
     scaled = to_env_actions(actions, low, high)
     assert scaled.shape == actions.shape
     assert scaled.dtype == np.float32
-    np.testing.assert_allclose(from_env_actions(scaled, low, high), actions, atol=1e-6)
+    np.testing.assert_allclose(2 * (scaled - low) / (high - low) - 1, actions, atol=1e-6)
 
 
 def test_unit_bounds_leave_actions_bit_for_bit():
@@ -49,7 +49,6 @@ def test_unit_bounds_leave_actions_bit_for_bit():
     actions[0] = [1e-9, -1e-9, 1.0, -1.0, 0.0, 3e-20]
     one = np.ones(6, np.float32)
     np.testing.assert_array_equal(to_env_actions(actions, -one, one), actions)
-    np.testing.assert_array_equal(from_env_actions(actions, -one, one), actions)
 
 
 def test_scaled_actions_never_leave_the_bounds():
