@@ -181,7 +181,7 @@ def parts(spec: Spec, samples: int | None) -> tuple[Any, Any, Any]:
 
     from cql.algorithm.agent import Agent, HyperParams
     from cql.algorithm.sampling import Pool
-    from cql.training.experiment import keep_freed_memory
+    from cql.training.memory import keep_freed_memory
 
     keep_freed_memory()  # as training does
     device, seeds = torch.device(spec.device), list(range(spec.runs))
@@ -358,11 +358,11 @@ def loader(spec: Spec) -> Callable[[], Any]:
 
     from cql import config
     from cql.rollout.envs import env_info
-    from cql.training import experiment
+    from cql.training import build
 
     train_config = config.checked(config.compose([*dataset_overrides(spec), f"env={ENV}"]))
     info, device = env_info(ENV), torch.device(spec.device)
-    return lambda: experiment.load_data(train_config, info, device)
+    return lambda: build.load_data(train_config, info, device)
 
 
 def load(spec: Spec) -> Answer:
@@ -376,9 +376,9 @@ def memory(spec: Spec) -> Answer:
     import torch
 
     if spec.path:
-        from cql.training import experiment
+        from cql.training import memory
 
-        experiment.keep_freed_memory()
+        memory.keep_freed_memory()
         transitions = loader(spec)()
         tensors = [value for value in vars(transitions).values() if isinstance(value, torch.Tensor)]
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)

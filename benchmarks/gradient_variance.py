@@ -16,7 +16,7 @@ from cql.algorithm.agent import N_CRITICS, Agent
 from cql.algorithm.sampling import Batch, Noise
 from cql.config import from_dict
 from cql.rollout.envs import env_info
-from cql.training import experiment
+from cql.training import build
 from cql.training.checkpoint import CheckpointFolder, load
 
 
@@ -39,14 +39,14 @@ def main() -> None:
     contents = load(CheckpointFolder(options.run_dir / "checkpoints").find(options.checkpoint))
     train_config = from_dict(contents["config"])
     info, device, draws = env_info(train_config.env.id), torch.device("cpu"), options.draws
-    data = experiment.as_pool(experiment.load_data(train_config, info, device))
-    numbers = experiment.coefficients(train_config, info)
+    data = build.as_pool(build.load_data(train_config, info, device))
+    numbers = build.hyper_params(train_config, info)
     rates = [name for name, value in asdict(numbers).items() if name.endswith("_learning_rate") and value is not None]
     numbers = replace(numbers, **dict.fromkeys([*rates, "tau_target"], 0.0))
 
     def agent(k: int | None, n_runs: int) -> Agent:
         shape = replace(
-            experiment.structure(train_config, info),
+            build.agent_config(train_config, info),
             gradient="exact" if k is None else "sampled",
             num_gradient_actions=k,
         )

@@ -123,9 +123,9 @@ def behaviours(name: str, info: "EnvInfo") -> "Sequence[Behaviour]":
 
 def checkpoint(path: Path, name: str) -> "Behaviour":
     """The policy of a run trained here."""
-    from cql.training import experiment
+    from cql.training import build
 
-    return experiment.load_behaviour(path, name)
+    return build.load_behaviour(path, name)
 
 
 def share_out(total: int, n: int) -> list[int]:

@@ -29,25 +29,31 @@ def main() -> int:
     """Load, run and report; errors of the user's go to stderr with exit code 2."""
     chosen = arguments()
     from cql.rollout.rendering import RenderingError
-    from cql.training import experiment
     from cql.training.checkpoint import CheckpointError
-    from cql.training.experiment import FolderError
+    from cql.training.evaluate import evaluate
+    from cql.training.run_folder import FolderError
 
     try:
-        print(
-            experiment.evaluate(
-                chosen.run_dir,
-                which=chosen.checkpoint,
-                n_episodes=chosen.episodes,
-                seed=chosen.seed,
-                gif=chosen.gif,
-                mp4=chosen.mp4,
-                seconds=chosen.seconds,
-            )
+        found = evaluate(
+            chosen.run_dir,
+            which=chosen.checkpoint,
+            n_episodes=chosen.episodes,
+            seed=chosen.seed,
+            gif=chosen.gif,
+            mp4=chosen.mp4,
+            seconds=chosen.seconds,
         )
     except (CheckpointError, FolderError, RenderingError) as error:
         print(error, file=sys.stderr)
         return 2
+    returns, scores = found.returns, found.scores
+    line = f"{found.env_id}, {found.checkpoint} (step {found.step}), {len(returns)} episodes: "
+    line += (
+        f"return {returns.mean():.1f} +- {returns.std():.1f} (lowest {returns.min():.1f}, highest {returns.max():.1f})"
+    )
+    if scores is not None:
+        line += f", {found.scores_name} score {scores.mean():.1f} +- {scores.std():.1f}"
+    print(line, *(f"written: {video}" for video in found.videos), sep="\n")
     return 0
 
 

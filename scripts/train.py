@@ -26,12 +26,12 @@ def train(cfg: DictConfig) -> float:
             from cql.rollout.rendering import begin_to_choose
 
             begin_to_choose()
-        from cql.training import experiment
+        from cql.training import experiment, run_folder
     else:
-        from cql.training import experiment
+        from cql.training import experiment, run_folder
 
         directory = Path(cfg.resume)
-        train_config = experiment.resumed_config(directory, HydraConfig.get().overrides.task)
+        train_config = run_folder.resumed_config(directory, HydraConfig.get().overrides.task)
         train_config.retry_failed = True  # asked for by its name, a failed run is tried again
     return experiment.run(train_config, directory)
 

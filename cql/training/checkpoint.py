@@ -99,34 +99,22 @@ class CheckpointFolder:
         return sorted(int(name[1]) for name in names if name)
 
     def write(self, step: int, contents: dict[str, Any]) -> Path:
-        """Write the checkpoint of a step, then drop those that are too old."""
+        """Write the checkpoint of a step."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.path(step)
         save(path, contents)
-        for old in [s for s in self.steps() if s <= step][: -self._n_kept]:
-            self.path(old).unlink()
         return path
+
+    def prune(self, step: int) -> None:
+        """Drop all but the newest ``n_kept`` checkpoints of the steps up to this one."""
+        for old in [each for each in self.steps() if each <= step][: -self._n_kept]:
+            self.path(old).unlink()
 
     def write_best(self, contents: dict[str, Any]) -> Path:
         """Replace the best checkpoint."""
         self.directory.mkdir(parents=True, exist_ok=True)
         save(self.best, contents)
         return self.best
-
-    def newest(self) -> tuple[Path, dict[str, Any]]:
-        """The newest checkpoint that can be read; damaged newer ones are named in the log.
-
-        Raises:
-            CheckpointError: there is none, or none that can be read.
-        """
-        reasons = []
-        for step in reversed(self.steps()):
-            try:
-                return self.path(step), load(self.path(step))
-            except CheckpointError as error:
-                log.warning("%s; trying the one before it", error, extra={"run_dir": self.directory.parent})
-                reasons.append(str(error))
-        raise CheckpointError("; ".join(reasons) or f"{self.directory}: holds no checkpoint")
 
     def find(self, which: str) -> Path:
         """The file of ``best``, ``last`` or a step, which may be given as a number or by the file's name.

@@ -1,11 +1,8 @@
 """The training loop of a stack of runs: one ``for``, and what happens at its cadences.
 
-An epoch is only the cadence of logging; evaluation, videos and checkpoints come every so many epochs. Whatever a run
-leaves in its folder depends on its config alone and not on its neighbours in the stack, on the clock, or on how often
-it was stopped and resumed.
-
-Runs of a stack may begin at different steps, as a kill in the middle of their checkpoints leaves them. Those that are
-behind catch up first, while the others stand still; from then on all go together.
+An epoch is only the cadence of logging; evaluation, videos and checkpoints come every so many epochs. What a run
+leaves in its folder depends on its config alone, and not on its neighbours in the stack, on the clock, or on how often
+it was stopped and resumed. All runs of a stack are at the same step.
 
 Evaluation and films may be left to a worker, while training goes on. What an epoch leaves is then written when the
 worker's answer is there, from what its end looked like: the same bytes in the same order. Only one epoch is pending.
@@ -131,46 +128,42 @@ class EpochMetrics:
     def __init__(self, n_runs: int, device: torch.device) -> None:
         self._sums = torch.zeros(len(METRICS), n_runs, dtype=torch.float64, device=device)
         self._bad_step = torch.full((n_runs,), -1, dtype=torch.int64, device=device)
-        self._counts = [0] * n_runs
+        self._count = 0
 
-    def add(self, step: int, values: Tensor, active: Sequence[bool], mask: Tensor) -> None:
+    def add(self, step: int, values: Tensor) -> None:
         """Add the metrics of one step; nothing is moved to the host.
 
         Args:
-            step: of the active runs.
+            step: that was taken.
             values: (len(METRICS), R).
-            active: which runs took the step; the values of the others are passed over.
-            mask: the same on the device.
         """
-        if not all(active):
-            values = torch.where(mask, values, 0.0)
         self._sums += values
-        self._counts = [count + is_active for count, is_active in zip(self._counts, active, strict=True)]
+        self._count += 1
         bad = ~values.isfinite().all(0) & (self._bad_step < 0)
         self._bad_step.masked_fill_(bad, step)
 
     def means(self, run: int) -> dict[str, float]:
-        """Mean of each metric over a run's epoch."""
-        return dict(zip(METRICS, (self._sums[:, run] / max(self._counts[run], 1)).tolist(), strict=True))
+        """Mean of each metric over the epoch."""
+        return dict(zip(METRICS, (self._sums[:, run] / max(self._count, 1)).tolist(), strict=True))
 
     def first_bad_step(self, run: int) -> int | None:
         """The first step at which a metric was NaN or infinite, None if all were finite."""
         step = int(self._bad_step[run])
         return None if step < 0 else step
 
-    def reset(self, run: int) -> None:
-        """Begin a new epoch of a run."""
-        self._sums[:, run] = 0.0
-        self._counts[run] = 0
+    def reset(self) -> None:
+        """Begin a new epoch."""
+        self._sums.zero_()
+        self._count = 0
 
     def state(self, run: int) -> dict[str, Any]:
         """What a checkpoint in the middle of an epoch needs."""
-        return {"sums": self._sums[:, run].cpu().clone(), "count": self._counts[run]}
+        return {"sums": self._sums[:, run].cpu().clone(), "count": self._count}
 
     def load_state(self, run: int, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Resume from what :meth:`state` gave."""
         self._sums[:, run] = state["sums"].to(self._sums.device)
-        self._counts[run] = int(state["count"])
+        self._count = int(state["count"])
 
 
 @dataclass(frozen=True)
@@ -179,9 +172,7 @@ class _Epoch:
 
     Attributes:
         step: at which it ended.
-        ended: the runs whose epoch it was.
-        stood: the step at which each run of the stack stood.
-        metrics: of each of its runs that had not failed.
+        metrics: of each run that had not failed.
         states: of the same runs, where they take further steps before checkpoints can be written; else empty.
         rollouts: what is to be evaluated and filmed, if anything.
         saved: whether it ends with a checkpoint.
@@ -190,8 +181,6 @@ class _Epoch:
     """
 
     step: int
-    ended: list[int]
-    stood: list[int]
     metrics: dict[int, dict[str, float]]
     states: dict[int, dict[str, Any]]
     rollouts: Rollouts | None
@@ -217,8 +206,8 @@ class Trainer:
         provenance: versions and the data's fingerprint, for the checkpoints.
         progress: show a progress bar; None shows it on a terminal only.
         label: names the stack in the one line that is logged of it at the end of an epoch; empty logs no such line.
-        step: takes one training step of the active runs and gives its metrics, as
-            :class:`cql.algorithm.fast.captured.CapturedStep` does; None calls the agent's ``update``.
+        step: takes one training step and gives its metrics, as :class:`cql.algorithm.fast.captured.CapturedStep` does;
+            None calls the agent's ``update``.
         worker: does evaluations and films beside training, like ``evaluator`` and ``recorder`` to the last bit; None
             does them in between. It is the caller's to close.
     """
@@ -234,7 +223,7 @@ class Trainer:
     provenance: Mapping[str, Any]
     progress: bool | None = None
     label: str = ""
-    step: Callable[[tuple[bool, ...]], Tensor] | None = None
+    step: Callable[[], Tensor] | None = None
     worker: Worker | None = None
 
     def __post_init__(self) -> None:
@@ -245,18 +234,29 @@ class Trainer:
         self._bar: Any = None
 
     def load(self, checkpoints: Sequence[dict[str, Any] | None]) -> None:
-        """Go on from one checkpoint a run, in the order of the stack; None leaves a run at its beginning.
+        """Resume from one checkpoint per run, all of one step.
 
-        The files of the runs' folders are to be those of the checkpoints' steps.
+        The files of the runs' folders must be those of that step.
+
+        Args:
+            checkpoints: in the order of the stack; None for a run that only keeps its place.
+
+        Raises:
+            ValueError: the checkpoints are of different steps.
         """
-        self.agent.load_states([None if checkpoint is None else checkpoint["agent"] for checkpoint in checkpoints])
-        for index, (run, checkpoint) in enumerate(zip(self.runs, checkpoints, strict=True)):
-            if checkpoint is not None:
-                self.sampler.load_state(index, checkpoint["sampler"])
-                self._epoch.load_state(index, checkpoint["epoch"])
-                run.scores = Scores(**checkpoint["scores"])
-                run.last_returns.extend(last_evaluations(run.directory))
-                run.last_metrics = dict(checkpoint["last_metrics"])
+        given = {index: checkpoint for index, checkpoint in enumerate(checkpoints) if checkpoint is not None}
+        if not given:
+            return
+        # A run that only keeps its place takes a neighbour's state, whose values are finite.
+        stand_in = next(iter(given.values()))
+        self.agent.load_states([(checkpoint or stand_in)["agent"] for checkpoint in checkpoints])
+        for index, checkpoint in given.items():
+            run = self.runs[index]
+            self.sampler.load_state(index, checkpoint["sampler"])
+            self._epoch.load_state(index, checkpoint["epoch"])
+            run.scores = Scores(**checkpoint["scores"])
+            run.last_returns.extend(last_evaluations(run.directory))
+            run.last_metrics = dict(checkpoint["last_metrics"])
 
     def train(self) -> None:
         """Train until the last step, a signal to stop, or the failure of every run.
@@ -268,14 +268,14 @@ class Trainer:
         A run with a value that is no longer finite fails alone, at the end of the epoch in which it appeared, and one
         whose folder cannot be written, at once. The outcome stands in ``status`` of each run, and in its folder.
         """
-        last, done = self.schedule.n_steps, self.agent.n_steps_done
+        last = self.schedule.n_steps
         for index, run in self._alive():
             with self._own_failure(index):
-                self._write_summary(index, run)
-        # From the first moment on there is something to resume from.
-        self._checkpoint([index for index, _ in self._alive() if done[index] == 0])
+                self._write_summary(run)
+        if self._step_done == 0:
+            self._checkpoint()  # from the first moment on there is something to resume from
         self._finish_those_at_the_end()
-        self._first = first = 1 + min((done[index] for index, _ in self._alive()), default=last)
+        self._first = first = 1 + self._step_done
         if self.worker is not None and first <= last:
             self.worker.start()
         self._began = time.perf_counter()
@@ -293,22 +293,21 @@ class Trainer:
             self._bar = bar
             began, count = time.perf_counter(), 0
             for step in range(first, last + 1):
+                if not self._alive():
+                    break
                 if self._pending is not None and self._is_answered:
                     began += self._complete_between_steps()
-                active = self._standing_at(step - 1)
+                self._epoch.add(step, self._step())
                 bar.update()
-                if any(active):  # where all that stood here have failed, the others stand further on
-                    values = self._step(active)
-                    self._epoch.add(step, values, active, self.agent.mask(active))
-                    count += 1
-                    if step % self.schedule.n_steps_per_epoch == 0 or step == last:
-                        self._synchronise()
-                        seconds = time.perf_counter() - began
-                        self._end_epoch(step, active, seconds, count / seconds)
-                        began, count = time.perf_counter(), 0
+                count += 1
+                if step % self.schedule.n_steps_per_epoch == 0 or step == last:
+                    self._synchronise()
+                    seconds = time.perf_counter() - began
+                    self._end_epoch(step, seconds, count / seconds)
+                    began, count = time.perf_counter(), 0
                 while signals.of_others:
                     self._hand_on(*signals.of_others.pop(0))
-                if signals.stop is not None or not self._alive():
+                if signals.stop is not None:
                     break
             self._complete()
         self._bar = None
@@ -318,10 +317,15 @@ class Trainer:
             for index, run in self._alive():
                 self._end(index, run, "interrupted", exit_code=128 + signals.stop)
 
-    def _step(self, active: tuple[bool, ...]) -> Tensor:
+    @property
+    def _step_done(self) -> int:
+        """The step at which the stack is."""
+        return self.agent.n_steps_done[0]
+
+    def _step(self) -> Tensor:
         if self.step is not None:
-            return self.step(active)
-        return self.agent.update(*self.sampler.draw(self.data, active), active)
+            return self.step()
+        return self.agent.update(*self.sampler.draw(self.data))
 
     def abort(self, reason: str) -> None:
         """Mark every run that has not ended as failed: an error from outside the runs has ended training."""
@@ -337,11 +341,6 @@ class Trainer:
         indices = range(len(self.runs)) if among is None else among
         return [(index, self.runs[index]) for index in indices if self.runs[index].status == "running"]
 
-    def _standing_at(self, step: int) -> tuple[bool, ...]:
-        """The runs that take the next step. Nobody alive is behind them, and the others are ahead and wait."""
-        done = self.agent.n_steps_done
-        return tuple(run.status == "running" and done[index] == step for index, run in enumerate(self.runs))
-
     @contextlib.contextmanager
     def _own_failure(self, index: int) -> Iterator[None]:
         """What goes wrong with a run's own files, or is wrong in them, ends that run and no other."""
@@ -351,10 +350,10 @@ class Trainer:
             self._fail(index, self.runs[index], f"{type(error).__name__}: {error}")
 
     def _save(self) -> None:
-        """A checkpoint of every run at the step where it stands, which may be in the middle of an epoch."""
+        """Write a checkpoint of every run at the current step, which may be in the middle of an epoch."""
         self._complete()
-        self._stop_failures(range(len(self.runs)))
-        self._checkpoint(range(len(self.runs)))
+        self._stop_failures()
+        self._checkpoint()
 
     def _hand_on(self, number: int, handler: Callable[[int, FrameType | None], Any]) -> None:
         """Make the runs safe and call the handler that somebody else had installed for a signal."""
@@ -365,7 +364,7 @@ class Trainer:
             for index, run in waiting:
                 run.status, run.exit_code = "interrupted", 128 + number
                 with self._own_failure(index):
-                    self._write_summary(index, run)
+                    self._write_summary(run)
             handler(number, None)
         except BaseException:
             for index, run in waiting:
@@ -376,7 +375,7 @@ class Trainer:
             if run.status == "interrupted":
                 run.status, run.exit_code = "running", 0
                 with self._own_failure(index):
-                    self._write_summary(index, run)
+                    self._write_summary(run)
 
     def _synchronise(self) -> None:
         if self.agent.device.type == "cuda":
@@ -384,24 +383,21 @@ class Trainer:
 
     # The cadences -----------------------------------------------------------------------------------------------------
 
-    def _end_epoch(self, step: int, active: Sequence[bool], seconds: float, rate: float) -> None:
-        """Note how the epoch ended, and order its rollouts; write what it leaves, now or when they are there."""
+    def _end_epoch(self, step: int, seconds: float, rate: float) -> None:
+        """Note how the epoch ended, and order its rollouts; write what it leaves, now or when they are done."""
         self._complete()
-        schedule, ended = self.schedule, [index for index, is_active in enumerate(active) if is_active]
+        schedule = self.schedule
         epoch, is_last = math.ceil(step / schedule.n_steps_per_epoch), step == schedule.n_steps
-        self._stop_failures(ended)
-        due = [is_active and run.status == "running" for is_active, run in zip(active, self.runs, strict=True)]
+        self._stop_failures()
+        due = [run.status == "running" for run in self.runs]
         evaluated = any(due) and (is_last or epoch % schedule.n_epochs_per_eval == 0)
         filmed = not is_last and self.recorder is not None and self._is_film_due(epoch)
         saved = is_last or epoch % schedule.n_epochs_per_checkpoint == 0
-        metrics = {index: self._epoch.means(index) for index, _ in self._alive(ended)}
-        for index in metrics:
-            self._epoch.reset(index)
+        metrics = {index: self._epoch.means(index) for index, _ in self._alive()}
+        self._epoch.reset()
         beside = evaluated and self.worker is not None
         pending = _Epoch(
             step=step,
-            ended=ended,
-            stood=list(self.agent.n_steps_done),
             metrics=metrics,
             states={index: self._state(index) for index in metrics} if beside else {},
             rollouts=self._rollouts(due, filmed) if evaluated else None,
@@ -445,7 +441,7 @@ class Trainer:
             worker, here = self.worker, self._roll_out
             rolled = here(epoch.rollouts) if worker is None else worker.result(here)
         best = []
-        for index, run in self._alive(epoch.ended):
+        for index, run in self._alive():
             metrics = epoch.metrics[index]
             if rolled is not None and not np.isfinite(rolled.results.returns[index]).all():
                 self._fail(index, run, f"the policy's actions were not finite in the evaluation at step {epoch.step}")
@@ -457,16 +453,16 @@ class Trainer:
                 if self._bar is not None and run.scores.last_return is not None:
                     self._bar.set_postfix_str(f"return {run.scores.last_return:.0f}")
         if self.label:
-            self._log_stack(epoch.step, len(self._alive(epoch.ended)), epoch.rate)
+            self._log_stack(epoch.step, epoch.rate)
         if rolled is not None and epoch.rollouts is not None and epoch.rollouts.films:
-            for index, run in self._alive(epoch.ended):
+            for index, run in self._alive():
                 with self._own_failure(index):
                     self._keep_film(epoch.step, index, run, rolled)
         for index, run in self._alive(best):
             with self._own_failure(index):
                 run.checkpoints.write_best(self._contents(run, epoch.states.get(index) or self._state(index)))
         if epoch.saved:
-            self._checkpoint(epoch.ended, epoch.states)
+            self._checkpoint(epoch.states)
         self._completing = None
 
     def _note_evaluation(
@@ -503,13 +499,11 @@ class Trainer:
         shown += "".join(f"  {name} {metrics[name]:.4g}" for name in ("critic_td", "cql_gap", "alpha_cql", "q_data"))
         log.info("%s", shown, extra={"run_dir": run.directory})
 
-    def _log_stack(self, step: int, n_active: int, rate: float) -> None:
+    def _log_stack(self, step: int, rate: float) -> None:
         """One line for all runs together."""
         alive = [run for _, run in self._alive()]
         n_failed = sum(run.status == "failed" for run in self.runs)
-        runs = f"{n_active} of {len(alive)} runs, catching up" if n_active < len(alive) else f"{len(alive)} run"
-        runs += "s" if len(alive) != 1 and n_active == len(alive) else ""
-        shown = f"{self.label}: step {step}/{self.schedule.n_steps}  {runs}"
+        shown = f"{self.label}: step {step}/{self.schedule.n_steps}  {len(alive)} run{'s' if len(alive) != 1 else ''}"
         shown += f"  {n_failed} failed" if n_failed else ""
         shown += f"  {rate:.1f} steps/s"
         returns = [run.scores.last_return for run in alive if run.scores.last_return is not None]
@@ -520,18 +514,27 @@ class Trainer:
         shown += f"  about {_duration(n_left * pace)} left" if n_left and alive else ""
         log.info("%s", shown, extra={"stack": True})
 
-    def _checkpoint(self, among: Sequence[int], states: Mapping[int, dict[str, Any]] = {}) -> None:
-        """Write checkpoints of runs: of states that were taken before, or as they stand."""
-        for index, run in self._alive(among):
+    def _checkpoint(self, states: Mapping[int, dict[str, Any]] = {}) -> None:
+        """Write checkpoints of all runs, of states that were taken before or as they are now.
+
+        Older ones are dropped when all runs have the new one: whenever this is killed, there is a step of which each
+        run has a checkpoint.
+        """
+        written = {}
+        for index, run in self._alive():
             with self._own_failure(index):
                 state = states.get(index) or self._state(index)
                 run.checkpoints.write(state["step"], self._contents(run, state))
-                self._write_summary(index, run)
+                self._write_summary(run)
+                written[index] = state["step"]
+        for index, run in self._alive(list(written)):
+            with self._own_failure(index):
+                run.checkpoints.prune(written[index])
 
     def _state(self, index: int) -> dict[str, Any]:
         """What a checkpoint holds of how a run stands now, on the CPU and apart from what goes on."""
         return {
-            "step": self.agent.n_steps_done[index],
+            "step": self._step_done,
             "agent": self.agent.state(index),
             "sampler": self.sampler.state(index).cpu(),
             "epoch": self._epoch.state(index),
@@ -610,13 +613,13 @@ class Trainer:
     # The ends of a run ------------------------------------------------------------------------------------------------
 
     def _finish_those_at_the_end(self) -> None:
-        for index, run in self._alive():
-            if self.agent.n_steps_done[index] >= self.schedule.n_steps:
+        if self._step_done >= self.schedule.n_steps:
+            for index, run in self._alive():
                 with self._own_failure(index):
                     self._finish(index, run)
 
     def _finish(self, index: int, run: Run) -> None:
-        self._film_last(self.agent.n_steps_done[index], index, run)
+        self._film_last(self._step_done, index, run)
         title = f"{run.config['env']['id']}, seed {run.config['seed']}"
         run.wandb.log_figure(report.key_curves(run.directory, title=title))
         if run.log_checkpoints:
@@ -624,19 +627,20 @@ class Trainer:
                 run.wandb.log_artifact({path.name: path}, f"checkpoint-{run.wandb.run_id}-{path.stem}", "checkpoint")
         self._end(index, run, "finished", exit_code=0)
 
-    def _stop_failures(self, among: Sequence[int]) -> None:
-        for index, run in self._alive(among):
+    def _stop_failures(self) -> None:
+        for index, run in self._alive():
             step = self._epoch.first_bad_step(index)
             found = self.agent.non_finite(index)
             if step is not None:
                 bad = [name for name, value in self._epoch.means(index).items() if not math.isfinite(value)]
                 self._fail(index, run, f"{', '.join(bad)} not finite from step {step} on")
             elif found is not None:
-                self._fail(index, run, f"{found} not finite at step {self.agent.n_steps_done[index]}")
+                self._fail(index, run, f"{found} not finite at step {self._step_done}")
 
-    def _stands_at(self, index: int) -> int:
-        """The step of which a run's folder tells: of the epoch that is being completed, if one is."""
-        return self.agent.n_steps_done[index] if self._completing is None else self._completing.stood[index]
+    @property
+    def _step_shown(self) -> int:
+        """The step that the summaries tell: of the epoch that is being completed, if one is."""
+        return self._step_done if self._completing is None else self._completing.step
 
     def _fail(self, index: int, run: Run, reason: str) -> None:
         steps = []
@@ -651,7 +655,7 @@ class Trainer:
     def _end(self, index: int, run: Run, status: Status, exit_code: int) -> None:
         run.status, run.exit_code = status, exit_code
         try:
-            self._write_summary(index, run)
+            self._write_summary(run)
         except OSError as error:
             if status != "failed":  # the outcome is not in the folder, so to the next start the run has not ended so
                 self._fail(index, run, f"{type(error).__name__}: {error}")
@@ -677,10 +681,10 @@ class Trainer:
             summary[f"{which}eval_score"] = None if value is None else run.score(value)
         return summary
 
-    def _write_summary(self, index: int, run: Run) -> None:
+    def _write_summary(self, run: Run) -> None:
         summary: dict[str, Any] = {
             "status": run.status,
-            "step": self._stands_at(index),
+            "step": self._step_shown,
             "n_steps": self.schedule.n_steps,
             **self._summary_scores(run),
             "wandb_id": run.wandb.run_id,

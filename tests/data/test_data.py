@@ -37,7 +37,7 @@ from cql.data import (
 from cql.data import local as local_module
 from cql.data import minari as minari_module
 from cql.data import raw as raw_module
-from cql.training import experiment
+from cql.training import build
 
 S, A = 3, 2
 LOW, HIGH = np.array([-1, -3], np.float32), np.array([1, 3], np.float32)
@@ -829,7 +829,7 @@ def test_what_is_stored_once_are_the_bits_of_two_copies(arrays, chunk, path, mon
     ours, theirs = (Sampler([0, 1], **counts, device=torch.device("cpu")) for _ in range(2))
     for _ in range(5):
         for a, b in zip(
-            (x for part in ours.draw(experiment.as_pool(transitions)) for x in part),
+            (x for part in ours.draw(build.as_pool(transitions)) for x in part),
             (x for part in theirs.draw(plain) for x in part),
             strict=True,
         ):

@@ -22,7 +22,7 @@ from cql.algorithm.agent import METRICS
 from cql.config import LearnedAlphaCql
 from cql.results.dashboard import DashboardError, SweepInWandb, in_wandb, varied_keys, workspace
 from cql.results.wandb_report import REPORT_FOLDER, log_report
-from cql.training import experiment
+from cql.training import experiment, run_folder
 from cql.training.loggers import LocalLogger, open_wandb, read_metrics
 
 # Of its own making, at its import.
@@ -64,7 +64,7 @@ def sweep(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     (folder / "sweep.json").write_text(json.dumps({"base": {}, "swept": ["algorithm.alpha_cql.tau_cql", "seed"]}))
     for train_config, directory in zip(configs, directories, strict=True):
-        experiment.claim_folder(train_config, directory)
+        run_folder.claim_folder(train_config, directory)
     with pytest.MonkeyPatch.context() as patch:  # nothing here looks at the figures of the runs
         patch.setattr("matplotlib.figure.Figure.savefig", lambda _, to, **__: Image.new("RGB", (8, 8)).save(to, "png"))
         outcomes = experiment.run_stack(configs, directories)

@@ -25,7 +25,7 @@ from cql.algorithm.agent import Agent
 from cql.data import WORK_FOLDER, load_minari
 from cql.rollout.envs import env_info, to_env_actions
 from cql.rollout.reference_scores import reference_scores
-from cql.training import experiment
+from cql.training import build, run_folder
 from cql.training.checkpoint import CheckpointFolder
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "collect.py"
@@ -79,11 +79,11 @@ def write_run(directory: Path, steps: tuple[int, ...], best: int) -> None:
     """The folder of a run whose agents differ from step to step."""
     train_config = tiny_config(Path("nowhere.hdf5"))
     info = env_info(PENDULUM)
-    experiment.claim_folder(train_config, directory)
+    run_folder.claim_folder(train_config, directory)
     folder = CheckpointFolder(directory / "checkpoints", n_kept=9)
     for step in steps:
-        numbers = [experiment.coefficients(train_config, info)]
-        agent = Agent(experiment.structure(train_config, info), numbers, [step], torch.device("cpu"))
+        numbers = [build.hyper_params(train_config, info)]
+        agent = Agent(build.agent_config(train_config, info), numbers, [step], torch.device("cpu"))
         contents = {
             "config": config.to_dict(train_config),
             "agent": agent.state(0),
@@ -149,7 +149,7 @@ def test_a_run_acts_with_its_own_weights_and_normalisation(call: Call, tmp_path:
     assert call("me/run-v0", "--policy", "run@best", "--episodes", "3", "--noise", "0")[0] == 0
     assert recorded("me/run-v0") == [("run@best (step 10)", 3, 0.0)]
     raw, info = load_minari("me/run-v0", download=False), env_info(PENDULUM)
-    policy, _, step = experiment.load_policy(tmp_path / "run" / "checkpoints" / "best.pt")
+    policy, _, step = build.load_policy(tmp_path / "run" / "checkpoints" / "best.pt")
     assert step == 10
     actions = policy(raw.observations[None])[0]
     expected = to_env_actions(actions, info.action_low, info.action_high)

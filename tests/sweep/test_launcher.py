@@ -19,7 +19,7 @@ from tiny import OVERRIDES, tiny_config
 from wandb_reader import offline_runs
 
 from cql.config import points
-from cql.training import experiment
+from cql.training import device, experiment, run_folder
 from cql.training.checkpoint import load
 from cql.training.lock import hold
 from cql.training.loggers import read_metrics
@@ -89,7 +89,7 @@ def test_a_sweep_leaves_a_folder_a_run_and_its_own_files(swept: Path) -> None:
         assert status(sweep / point)["status"] == "finished"
         alpha_cql, seed = point.split("-")[1].split("_")[0], point[-1]
         assert f"algorithm.alpha_cql.value={alpha_cql}" in (sweep / point / ".hydra/overrides.yaml").read_text()
-        assert experiment.resumed_config(sweep / point).seed == int(seed)
+        assert run_folder.resumed_config(sweep / point).seed == int(seed)
 
 
 def test_nothing_in_a_folder_tells_of_the_stack(swept: Path) -> None:
@@ -420,11 +420,11 @@ def test_the_size_of_a_stack_can_be_bounded(dataset: Path, tmp_path: Path) -> No
 def test_the_default_size_is_what_fits(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "_free_memory", lambda: 2**30)
     wide = tiny_config(dataset, "network.width=1024", "batch_size=1024")
-    size, why = experiment.fitting_stack_size(wide)
+    size, why = device.fitting_stack_size(wide)
     assert 1 < size < 20
     assert "of the 1024 MiB that are free on cpu" in why
-    assert experiment.fitting_stack_size(wide, workers=2)[0] == size // 2
-    assert experiment.fitting_stack_size(tiny_config(dataset, "network.width=4096"))[0] == 1
+    assert device.fitting_stack_size(wide, workers=2)[0] == size // 2
+    assert device.fitting_stack_size(tiny_config(dataset, "network.width=4096"))[0] == 1
 
 
 def test_a_sweep_without_a_name_is_named_by_the_time(dataset: Path, tmp_path: Path) -> None:
@@ -481,7 +481,7 @@ def test_other_launchers_leave_the_same_folders(dataset: Path, swept: Path, tmp_
 
 def test_stacks_are_spread_over_the_gpus_of_a_machine(dataset: Path, swept: Path, tmp_path: Path) -> None:
     def two_gpus() -> None:
-        experiment.n_devices = lambda _: 2  # type: ignore[assignment]
+        device.n_devices = lambda _: 2  # type: ignore[assignment]
         os.environ["CUDA_VISIBLE_DEVICES"] = "3,5"
 
     # Without GPUs the processes, their devices and their results can be tested; the training is on the processor.

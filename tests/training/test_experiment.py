@@ -19,10 +19,11 @@ from cql import config, data
 from cql.algorithm.agent import Agent
 from cql.config.schema import TrainConfig
 from cql.rollout.envs import env_info
-from cql.training import experiment
+from cql.training import build, device, evaluate, experiment, resume, run_folder, trainer
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load
-from cql.training.experiment import FolderError, RunFailed
+from cql.training.experiment import RunFailed
 from cql.training.loggers import read_episodes, read_metrics
+from cql.training.run_folder import FolderError
 
 LEARNED = ("algorithm/alpha_cql=learned", "algorithm/alpha_temp=learned")
 
@@ -35,9 +36,20 @@ def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train_in(folder: Path, train_config: TrainConfig) -> experiment.Run:
-    experiment.claim_folder(train_config, folder)
-    (run,) = experiment.train([train_config], [folder])
+def train_stack(configs: list[TrainConfig], folders: list[Path]) -> list[trainer.Run]:
+    """The runs of one stack, trained in their folders."""
+    for each, folder in zip(configs, folders, strict=True):
+        run_folder.claim_folder(each, folder)
+    (chosen,), errors = resume.stacks_to_resume(folders)
+    assert not errors
+    runs = experiment.train(dict(zip(folders, configs, strict=True)), chosen)
+    ended = [run for run in runs.values() if isinstance(run, trainer.Run)]
+    assert len(ended) == len(folders)
+    return ended
+
+
+def train_in(folder: Path, train_config: TrainConfig) -> trainer.Run:
+    (run,) = train_stack([train_config], [folder])
     return run
 
 
@@ -61,7 +73,7 @@ def test_the_folder_holds_everything_the_run_was(finished: Path) -> None:
 
 def test_the_folder_says_what_the_numbers_depend_on(finished: Path) -> None:
     found = json.loads((finished / "provenance.json").read_text())
-    _, checkpoint = CheckpointFolder(finished / "checkpoints").newest()
+    checkpoint = load(CheckpointFolder(finished / "checkpoints").find("last"))
     assert found["versions"] == checkpoint["versions"]
     assert found["dataset"]["fingerprint"] == checkpoint["data_fingerprint"]
     assert found["dataset"]["transitions"] > 0
@@ -111,14 +123,14 @@ def test_the_summary_says_how_it_ended(finished: Path) -> None:
 
 
 def test_a_reloaded_policy_scores_what_it_scored_in_training(finished: Path) -> None:
-    rows = read_metrics(finished)
-    shown = experiment.evaluate(finished, which="last", n_episodes=2)
-    assert f"return {rows[-1]['eval_return_mean']:.1f} +- {rows[-1]['eval_return_std']:.1f}" in shown
-    assert "step_0000060.pt (step 60)" in shown
+    row = read_metrics(finished)[-1]
+    found = evaluate.evaluate(finished, which="last", n_episodes=2)
+    assert (found.returns.mean(), found.returns.std()) == (row["eval_return_mean"], row["eval_return_std"])
+    assert (found.checkpoint, found.step, found.videos) == ("step_0000060.pt", 60, [])
 
 
 def test_an_episode_does_not_depend_on_the_number_of_others(finished: Path) -> None:
-    policy, train_config, _ = experiment.load_policy(finished / "checkpoints" / "best.pt")
+    policy, train_config, _ = build.load_policy(finished / "checkpoints" / "best.pt")
     random = np.random.default_rng(0)
     observations = random.normal(size=(1, 40, 4)).astype(np.float32)
     together = policy(observations)
@@ -132,7 +144,7 @@ def test_what_fails_before_there_is_a_run_says_so_in_its_folder(tmp_path: Path) 
     missing = tiny_config(tmp_path / "missing.hdf5")
     with pytest.raises(data.DatasetError, match=r"missing\.hdf5"):
         experiment.run(missing, tmp_path / "run")
-    summary = experiment.read_summary(tmp_path / "run")
+    summary = run_folder.read_summary(tmp_path / "run")
     assert summary["status"] == "failed"
     assert "missing.hdf5" in summary["failure"]
 
@@ -200,9 +212,7 @@ def test_a_stack_of_three_equals_the_same_runs_alone(dataset: Path, tmp_path: Pa
         for seed, start, tau in points
     ]  # fmt: skip
     stacked = [tmp_path / "stacked" / str(seed) for seed, _, _ in points]
-    for each, folder in zip(configs, stacked, strict=True):
-        experiment.claim_folder(each, folder)
-    runs = experiment.train(configs, stacked)
+    runs = train_stack(configs, stacked)
     assert [run.status for run in runs] == ["finished"] * 3
     finals = []
     for each, folder in zip(configs, stacked, strict=True):
@@ -233,7 +243,7 @@ def test_one_run_of_a_stack_fails_alone(
     monkeypatch.setattr(Agent, "update", poisoned)
     configs = [tiny_config(dataset, f"seed={seed}") for seed in range(3)]
     folders = [tmp_path / str(seed) for seed in range(3)]
-    runs = experiment.train(configs, folders)
+    runs = train_stack(configs, folders)
     assert [run.status for run in runs] == ["finished", "failed", "finished"]
     summary = json.loads((folders[1] / "summary.json").read_text())
     assert summary["status"] == "failed"
@@ -289,14 +299,12 @@ def test_a_threshold_that_is_not_given_is_the_gap_of_neutral_critics(
     overrides: tuple[str, ...], expected: float, dataset: Path
 ) -> None:
     info = env_info("InvertedPendulum-v5")  # one action, so the target entropy is -1
-    known = experiment.coefficients(tiny_config(dataset, "algorithm/alpha_cql=learned", *overrides), info)
+    known = build.hyper_params(tiny_config(dataset, "algorithm/alpha_cql=learned", *overrides), info)
     assert known.tau_cql == pytest.approx(expected)
 
 
 def test_a_fixed_multiplier_has_no_threshold(dataset: Path) -> None:
-    known = experiment.coefficients(
-        tiny_config(dataset, "algorithm.alpha_cql.value=3"), env_info("InvertedPendulum-v5")
-    )
+    known = build.hyper_params(tiny_config(dataset, "algorithm.alpha_cql.value=3"), env_info("InvertedPendulum-v5"))
     assert (known.alpha_cql, known.tau_cql) == (3.0, None)
 
 
@@ -333,19 +341,19 @@ def test_results_without_a_checkpoint_are_not_overwritten(dataset: Path, tmp_pat
 
 def test_resuming_what_has_no_checkpoint_is_an_error(tmp_path: Path, dataset: Path) -> None:
     with pytest.raises(FolderError, match="not the folder of a run"):
-        experiment.resumed_config(tmp_path)
-    experiment.claim_folder(tiny_config(dataset), tmp_path)
+        run_folder.resumed_config(tmp_path)
+    run_folder.claim_folder(tiny_config(dataset), tmp_path)
     with pytest.raises(FolderError, match="holds no checkpoint"):
-        experiment.resumed_config(tmp_path)
+        run_folder.resumed_config(tmp_path)
 
 
 def test_resuming_with_another_config_is_refused(finished: Path) -> None:
     with pytest.raises(config.ConfigError, match=r"leave out seed=2"):
-        experiment.resumed_config(finished, ["resume=x", "seed=2"])
+        run_folder.resumed_config(finished, ["resume=x", "seed=2"])
 
 
 def test_the_saved_config_reads_back(finished: Path, dataset: Path) -> None:
-    assert experiment.resumed_config(finished) == tiny_config(dataset)
+    assert run_folder.resumed_config(finished) == tiny_config(dataset)
 
 
 def test_data_that_changed_under_a_run_are_refused(tmp_path: Path) -> None:
@@ -360,14 +368,14 @@ def test_data_that_changed_under_a_run_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_checkpoint_names_those_that_exist(finished: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint '55'; there are: best, last, 40, 50, 60"):
-        experiment.evaluate(finished, which="55")
+        evaluate.evaluate(finished, which="55")
 
 
 def test_cuda_where_there_is_none_is_a_config_error() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(config.ConfigError, match="device=cuda"):
-        experiment.choose_device("cuda")
+        device.choose_device("cuda")
 
 
 def test_episodes_csv_reads_in_a_spreadsheet(finished: Path) -> None:

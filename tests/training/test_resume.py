@@ -18,7 +18,7 @@ from tiny import tiny_config
 
 from cql.algorithm.agent import Agent
 from cql.config.schema import TrainConfig
-from cql.training import experiment
+from cql.training import experiment, run_folder
 from cql.training.checkpoint import load
 from cql.training.loggers import read_metrics
 
@@ -111,10 +111,10 @@ def test_a_signal_ends_cleanly_in_the_middle_of_an_epoch(
 ) -> None:
     reference, _ = undisturbed
     assert exit_code(fork(lambda: run_and_signal(train_config, tmp_path, 40, sent))) == 128 + sent
-    assert experiment.read_summary(tmp_path)["status"] == "interrupted"
-    assert experiment.read_summary(tmp_path)["step"] == 41  # 4 epochs of 9 steps, and 5 more
+    assert run_folder.read_summary(tmp_path)["status"] == "interrupted"
+    assert run_folder.read_summary(tmp_path)["step"] == 41  # 4 epochs of 9 steps, and 5 more
     assert load(tmp_path / "checkpoints" / "step_0000041.pt")["epoch"]["count"] == 5
-    assert experiment.resumed_config(tmp_path) == train_config
+    assert run_folder.resumed_config(tmp_path) == train_config
     assert exit_code(fork(lambda: experiment.run(train_config, tmp_path))) == 0
     assert_same_run(tmp_path, reference)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -28,9 +29,10 @@ from cql.config.schema import TrainConfig
 from cql.rollout.envs import env_info
 from cql.rollout.evaluation import Evaluator, Recording
 from cql.rollout.rendering import RenderingError
-from cql.training import experiment
+from cql.training import build, provenance
 from cql.training.checkpoint import CheckpointFolder
 from cql.training.loggers import LocalLogger, open_wandb, read_metrics
+from cql.training.resume import stacks_to_resume
 from cql.training.trainer import EpochMetrics, Run, Schedule, Trainer
 
 CPU = torch.device("cpu")
@@ -58,25 +60,24 @@ def folders_in(place: Path) -> list[Path]:
 
 
 def stack(configs: Sequence[TrainConfig], place: Path, **options: Any) -> Trainer:
-    """The stack in its folders, going on from whatever checkpoints there are."""
+    """The stack in its folders, resuming from the newest step that all its runs have."""
     first, info = configs[0], env_info(configs[0].env.id)
-    transitions = experiment.load_data(first, info, CPU)
-    checkpoints, runs = [], []
+    transitions = build.load_data(first, info, CPU)
+    (chosen,), errors = stacks_to_resume(folders_in(place))
+    assert not errors
+    runs = []
     for each, directory in zip(configs, folders_in(place), strict=True):
         folder = CheckpointFolder(directory / "checkpoints", each.n_kept_checkpoints)
-        checkpoints.append(folder.newest()[1] if folder.steps() else None)
         local = LocalLogger(directory)
-        local.rewind(0 if checkpoints[-1] is None else checkpoints[-1]["step"])
+        local.rewind(chosen.step)
         wandb = open_wandb(directory, config={}, project="", mode="disabled")
         runs.append(Run(directory, config.to_dict(each), local, wandb, folder, reference=None))
     seeds = [each.seed for each in configs]
-    agent = Agent(
-        experiment.structure(first, info), [experiment.coefficients(each, info) for each in configs], seeds, CPU
-    )
+    agent = Agent(build.agent_config(first, info), [build.hyper_params(each, info) for each in configs], seeds, CPU)
     trainer = Trainer(
         agent=agent,
         sampler=agent.sampler(seeds, first.batch_size),
-        data=experiment.as_pool(transitions),
+        data=build.as_pool(transitions),
         normaliser=transitions.normaliser,
         evaluator=Evaluator(first.env.id, [[1000, 1001]] * len(configs)),
         recorder=None,
@@ -84,11 +85,11 @@ def stack(configs: Sequence[TrainConfig], place: Path, **options: Any) -> Traine
         schedule=Schedule(
             first.n_steps, first.n_steps_per_epoch, n_epochs_per_checkpoint=first.n_epochs_per_checkpoint
         ),
-        provenance={"versions": experiment.versions(), "data_fingerprint": transitions.fingerprint},
+        provenance={"versions": provenance.versions(), "data_fingerprint": transitions.fingerprint},
         progress=False,
         **options,
     )
-    trainer.load(checkpoints)
+    trainer.load([chosen.checkpoints[directory] for directory in folders_in(place)])
     return trainer
 
 
@@ -109,15 +110,15 @@ def summary(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "summary.json").read_text()))
 
 
-def at_update(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> list[tuple[bool, ...]]:
-    """Do something right before one of the updates; returns the active runs of all updates, as they come."""
+def at_update(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> list[int]:
+    """Do something right before one of the updates; returns the numbers of all updates, as they come."""
     update, seen = Agent.update, []
 
-    def watched(self: Agent, batch: Any, noise: Any, active: tuple[bool, ...]) -> torch.Tensor:
-        seen.append(active)
+    def watched(self: Agent, batch: Any, noise: Any) -> torch.Tensor:
+        seen.append(len(seen) + 1)
         if len(seen) == number:
             act()
-        return update(self, batch, noise, active)
+        return update(self, batch, noise)
 
     monkeypatch.setattr(Agent, "update", watched)
     return seen
@@ -127,16 +128,20 @@ def nothing() -> None:
     pass
 
 
-# Runs at different steps ----------------------------------------------------------------------------------------------
+# Resume ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "steps",
-    [(40, 60, 60), (20, 40, 60), (60, 20, 40), (40, 40, 20), (None, 40, 20), (60, None, 60), (0, 40, None)],
-    ids=str,
-)
-def test_a_stack_goes_on_with_runs_at_different_steps(
-    steps: tuple[int | None, ...],
+def keep_up_to(folder: Path, step: int) -> None:
+    """Leave a folder as it was when the checkpoint of a step was its newest."""
+    (folder / "summary.json").unlink()
+    for path in (folder / "checkpoints").glob("step_*.pt"):
+        if int(path.stem.removeprefix("step_")) > step:
+            path.unlink()
+
+
+@pytest.mark.parametrize("steps", [(40, 60, 60), (20, 40, 60), (60, 20, 40), (40, 40, 20)], ids=str)
+def test_a_stack_resumes_from_the_newest_step_that_all_have(
+    steps: tuple[int, ...],
     configs: list[TrainConfig],
     undisturbed: Path,
     tmp_path: Path,
@@ -145,47 +150,72 @@ def test_a_stack_goes_on_with_runs_at_different_steps(
     place = tmp_path / "stack"
     shutil.copytree(undisturbed, place)
     for folder, step in zip(folders_in(place), steps, strict=True):
-        (folder / "summary.json").unlink()
-        for path in (folder / "checkpoints").glob("step_*.pt"):
-            if step is None or int(path.stem.removeprefix("step_")) > step:
-                path.unlink()
+        keep_up_to(folder, step)
     seen = at_update(monkeypatch, 0, nothing)
     trainer = stack(configs, place)
-    assert trainer.agent.n_steps_done == [step or 0 for step in steps]
+    assert trainer._step_done == min(steps)
     assert train(trainer) == ["finished"] * 3
-    # Those that are behind catch up first, and then all go together.
-    stand, expected = [step or 0 for step in steps], []
-    while min(stand) < 60:
-        expected.append(tuple(at == min(stand) for at in stand))
-        stand = [at + is_active for at, is_active in zip(stand, expected[-1], strict=True)]
-    assert seen == expected
+    assert len(seen) == 60 - min(steps)
     for folder, reference in zip(folders_in(place), folders_in(undisturbed), strict=True):
         assert_same_run(folder, reference)
         assert summary(folder) == summary(reference)
 
 
 @pytest.mark.parametrize("behind", [0, 1, 2])
-def test_a_stack_goes_on_in_the_middle_of_an_epoch(
+def test_a_stack_resumes_in_the_middle_of_an_epoch(
     behind: int, configs: list[TrainConfig], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched:
-        at_update(patched, 27, lambda: signal.raise_signal(signal.SIGINT))
-        assert train(stack(configs, tmp_path)) == ["interrupted"] * 3
-    folder = folders_in(tmp_path)[behind]
-    (folder / "checkpoints" / "step_0000027.pt").unlink()
+    for number, expected in ((27, 27), (4, 31)):  # once more, in the same epoch's next
+        with monkeypatch.context() as patched:
+            at_update(patched, number, lambda: signal.raise_signal(signal.SIGTERM))
+            trainer = stack(configs, tmp_path)
+            assert train(trainer) == ["interrupted"] * 3
+        assert [run.exit_code for run in trainer.runs] == [128 + signal.SIGTERM] * 3
+        assert [summary(each)["step"] for each in folders_in(tmp_path)] == [expected] * 3
+        assert [summary(each)["status"] for each in folders_in(tmp_path)] == ["interrupted"] * 3
+    # A kill between two of the checkpoints at step 31 leaves this: the stack goes back to step 27.
+    (folders_in(tmp_path)[behind] / "checkpoints" / "step_0000031.pt").unlink()
     trainer = stack(configs, tmp_path)
-    with monkeypatch.context() as patched:  # once more, while one run is still behind
-        at_update(patched, 4, lambda: signal.raise_signal(signal.SIGTERM))
-        train(trainer)
-    assert [run.exit_code for run in trainer.runs] == [128 + signal.SIGTERM] * 3
-    expected = [24 if run == behind else 27 for run in range(3)]
-    assert [summary(each)["step"] for each in folders_in(tmp_path)] == expected
-    assert [summary(each)["status"] for each in folders_in(tmp_path)] == ["interrupted"] * 3
-    assert train(stack(configs, tmp_path)) == ["finished"] * 3
+    assert trainer._step_done == 27
+    assert train(trainer) == ["finished"] * 3
     for each, reference in zip(folders_in(tmp_path), folders_in(undisturbed), strict=True):
-        for step in (24, 27):
+        for step in (27, 31):
             (each / "checkpoints" / f"step_{step:07d}.pt").unlink(missing_ok=True)
         assert_same_run(each, reference)
+
+
+@forks
+@pytest.mark.parametrize("n_kept", [1, 3])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_killed_between_two_files_there_is_a_step_that_all_have(
+    number: int, n_kept: int, configs: list[TrainConfig], tmp_path: Path
+) -> None:
+    """Of the second checkpoint of three runs: three files with three summaries, then what is too old is dropped."""
+    chosen = [dataclasses.replace(each, n_kept_checkpoints=n_kept) for each in configs]
+
+    def task() -> None:
+        trainer = stack(chosen, tmp_path)
+        checkpoint, calls = trainer._checkpoint, []
+
+        def die(*_: object) -> None:
+            calls.append(1)
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def watched(*arguments: Any) -> None:
+            if trainer._step_done > 0:
+                for module, name in ((os, "replace"), (Path, "unlink")):
+                    real = getattr(module, name)
+                    setattr(module, name, lambda *given, real=real: (die(), real(*given))[1])
+            checkpoint(*arguments)
+
+        trainer._checkpoint = watched  # type: ignore[method-assign]
+        train(trainer)
+
+    exit_code(fork(task))
+    (found,), errors = stacks_to_resume(folders_in(tmp_path))
+    assert not errors
+    assert len(found.checkpoints) == 3
 
 
 @forks
@@ -208,25 +238,21 @@ def test_a_stack_killed_at_random_moments_ends_as_if_it_had_not_been(
         assert_same_run(folder, reference)
 
 
-def test_the_metrics_of_an_epoch_pass_over_idle_runs() -> None:
+def test_the_metrics_of_an_epoch_are_means_per_run() -> None:
     epoch, values = EpochMetrics(3, CPU), torch.arange(len(METRICS) * 3.0).view(len(METRICS), 3)
+    epoch.add(1, values)
+    epoch.add(2, 3 * values)
+    assert [epoch.means(1)[name] for name in METRICS] == pytest.approx((values[:, 1] * 2).tolist())
+    assert [epoch.first_bad_step(run) for run in range(3)] == [None, None, None]
+    epoch.reset()
+    assert [epoch.state(run)["count"] for run in range(3)] == [0, 0, 0]
     broken = values.clone()
     broken[4, 2] = float("nan")
-    for step, added, active in [
-        (1, values, (True, True, False)),
-        (2, 3 * values, (True, False, False)),
-        (3, broken, (True, True, False)),  # the broken run is idle
-    ]:
-        epoch.add(step, added, active, torch.tensor(active))
-    assert [epoch.means(0)[name] for name in METRICS] == pytest.approx((values[:, 0] * 5 / 3).tolist())
-    assert [epoch.means(1)[name] for name in METRICS] == pytest.approx(values[:, 1].tolist())
-    assert set(epoch.means(2).values()) == {0.0}
-    assert [epoch.first_bad_step(run) for run in range(3)] == [None, None, None]
-    epoch.reset(0)
-    assert [epoch.state(run)["count"] for run in range(3)] == [0, 2, 0]
-    epoch.add(4, broken, (False, True, True), torch.tensor([False, True, True]))
-    assert [epoch.first_bad_step(run) for run in range(3)] == [None, None, 4]
-    assert epoch.state(0)["sums"].tolist() == [0.0] * len(METRICS)
+    for step in (3, 4):
+        epoch.add(step, broken)
+    assert [epoch.first_bad_step(run) for run in range(3)] == [None, None, 3]
+    assert [epoch.means(0)[name] for name in METRICS] == pytest.approx(values[:, 0].tolist())
+    assert epoch.state(0)["sums"].tolist() == (2 * values[:, 0]).tolist()
 
 
 def test_a_run_that_has_ended_keeps_its_slot_and_is_not_touched(
@@ -390,22 +416,6 @@ def test_a_stack_whose_runs_have_all_failed_ends_early(
     assert train(trainer) == ["failed"] * 3
     assert len(seen) == 20
     assert all("not finite from step 15 on" in (run.failure or "") for run in trainer.runs)
-
-
-def test_runs_that_fail_while_they_catch_up_do_not_hold_the_others(
-    configs: list[TrainConfig], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = tmp_path / "stack"
-    shutil.copytree(undisturbed, place)
-    for index, folder in enumerate(folders_in(place)):
-        for path in (folder / "checkpoints").glob("step_*.pt"):
-            if int(path.stem.removeprefix("step_")) > (0 if index == 1 else 40):
-                path.unlink()
-    seen = at_update(monkeypatch, 5, lambda: lose_the_folder(folders_in(place)[1]))
-    assert train(stack(configs, place)) == ["finished", "failed", "finished"]
-    assert seen == [(False, True, False)] * 10 + [(True, False, True)] * 20
-    for index in (0, 2):
-        assert_same_run(folders_in(place)[index], folders_in(undisturbed)[index])
 
 
 # What is said ---------------------------------------------------------------------------------------------------------

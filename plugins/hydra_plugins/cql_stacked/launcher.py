@@ -92,7 +92,7 @@ class StackedLauncher(Launcher):
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        from cql.training import experiment
+        from cql.training import device
 
         sweep = Path(str(self.config.hydra.sweep.dir))
         sweep.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ class StackedLauncher(Launcher):
         by_name: dict[str, Job] = {}
         for job in jobs:
             by_name.setdefault(job.directory.name, job)
-        n_devices = 1 if self.inner is not None else experiment.n_devices(folders[jobs[0].directory])
+        n_devices = 1 if self.inner is not None else device.n_devices(folders[jobs[0].directory])
         keys = {name: job.key for name, job in by_name.items()}
         examples = {job.key: folders[job.directory] for job in by_name.values()}
         sizes = self._sizes(examples, list(keys.values()), n_devices)
@@ -195,13 +195,13 @@ class StackedLauncher(Launcher):
             keys: of all runs.
             n_devices: stacks that train at the same time, each on a device of its own.
         """
-        from cql.training import experiment
+        from cql.training import device
 
         if self.stack_size is not None:
             return dict.fromkeys(configs, self.stack_size)
         sizes, fitting = {}, []
         for key, train_config in configs.items():
-            size, why = experiment.fitting_stack_size(train_config, self.workers)
+            size, why = device.fitting_stack_size(train_config, self.workers)
             fitting.append((size, why))
             # Not one stack for the first worker and nothing for the others.
             sizes[key] = min(size, -(-keys.count(key) // max(self.workers, n_devices)))
@@ -301,7 +301,7 @@ def run_stack(context: HydraContext, configs: list[DictConfig], label: str) -> l
         SystemExit: a signal ended the runs.
     """
     from cql import config
-    from cql.training import experiment
+    from cql.training import experiment, run_folder
     from cql.training.experiment import RunFailed
 
     returns: dict[int, JobReturn] = {}
@@ -323,7 +323,7 @@ def run_stack(context: HydraContext, configs: list[DictConfig], label: str) -> l
             directory = Path(HydraConfig.get().runtime.output_dir)
             try:
                 train_config = config.checked(cfg)
-                experiment.claim_folder(train_config, directory)
+                run_folder.claim_folder(train_config, directory)
                 claimed[index] = (train_config, directory)
             except Exception as error:  # noqa: BLE001  one run's trouble is its own
                 log.error("%s: %s", directory, error)
@@ -402,9 +402,9 @@ def _number(count: int, noun: str) -> str:
 def _state(directory: Path) -> str:
     """How a run stands before its sweep begins or goes on."""
     from cql.sweep import status as sweeps
-    from cql.training import experiment
+    from cql.training import run_folder
 
-    found = sweeps.status(directory, experiment.read_summary(directory))
+    found = sweeps.status(directory, run_folder.read_summary(directory))
     return "new" if found == "waiting" else found
 
 
@@ -421,7 +421,7 @@ def _failed(error: Exception, overrides: Sequence[str]) -> JobReturn:
 
 def _by_folder(stacks: list[list[Job]], results: Sequence[Any]) -> dict[Path, JobReturn]:
     """The returns of delegated stacks; of one whose worker died, what its runs' folders say."""
-    from cql.training import experiment
+    from cql.training import run_folder
     from cql.training.experiment import RunFailed
 
     done: dict[Path, JobReturn] = {}
@@ -430,9 +430,9 @@ def _by_folder(stacks: list[list[Job]], results: Sequence[Any]) -> dict[Path, Jo
             done |= dict(zip((job.directory for job in stack), result, strict=True))
             continue
         for job in stack:
-            summary = experiment.read_summary(job.directory)
+            summary = run_folder.read_summary(job.directory)
             if summary.get("status") == "finished":
-                score = experiment.score(summary)
+                score = run_folder.score(summary)
                 done[job.directory] = JobReturn(
                     overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=score
                 )
@@ -445,7 +445,7 @@ def _by_folder(stacks: list[list[Job]], results: Sequence[Any]) -> dict[Path, Jo
 
 def _wait_for_others(stacks: list[list[Job]]) -> None:
     """Wait for the stacks that train on: launchers give up at the first job that they lose, their workers do not."""
-    from cql.training import experiment
+    from cql.training import run_folder
     from cql.training.lock import held
 
     directories = [job.directory for stack in stacks for job in stack]
@@ -457,7 +457,7 @@ def _wait_for_others(stacks: list[list[Job]]) -> None:
             if time.monotonic() - last_seen > 1:
                 log.info("waiting for the stacks that train on; Ctrl-C leaves them to it")
             last_seen = time.monotonic()
-        if all(experiment.read_summary(directory).get("status") in ("finished", "failed") for directory in directories):
+        if all(run_folder.read_summary(directory).get("status") in ("finished", "failed") for directory in directories):
             return
         time.sleep(0.5)
 

@@ -1,0 +1,31 @@
+"""The default threshold of the learned ``alpha_cql``."""
+
+import math
+
+
+def neutral_threshold(
+    *,
+    num_sampled_actions: int,
+    next_actions: bool,
+    importance_weighted: bool,
+    action_size: int,
+    target_entropy: float | None,
+) -> float:
+    """The gap of critics that value the policy's actions just like the data's: the default ``tau_cql``.
+
+    If the m policy actions of a state are valued like the data's action, and the uniform ones lower, the log-sum-exp
+    exceeds that value by log m. Under importance weights -log pi adds the policy's entropy, which a learned temperature
+    holds at its target. A larger gap means that the policy's actions are valued higher than the data's. A threshold far
+    below this can only be met by ever lower values of the policy's actions, and the multiplier grows without end.
+
+    Args:
+        num_sampled_actions: N, per group of the penalty.
+        next_actions: whether the penalty has a group of actions from pi(.|s').
+        importance_weighted: whether log mu_j is subtracted in the gap.
+        action_size: A.
+        target_entropy: of a learned temperature; None if it is fixed, and then -A stands for it.
+    """
+    gap = math.log((2 if next_actions else 1) * num_sampled_actions)
+    if importance_weighted:
+        gap += -float(action_size) if target_entropy is None else target_entropy
+    return gap

@@ -1,0 +1,171 @@
+"""From a config to the objects that it describes: the dataset, the agent, and the policy of a checkpoint."""
+
+from pathlib import Path
+
+import torch
+
+from cql import config, data
+from cql.algorithm import networks
+from cql.algorithm.agent import AgentConfig, HyperParams, Policy
+from cql.algorithm.sampling import Pool
+from cql.algorithm.threshold import neutral_threshold
+from cql.config import TrainConfig
+from cql.data import embedded, policies
+from cql.rollout.envs import EnvInfo
+from cql.rollout.reference_scores import reference_scores
+from cql.training.checkpoint import load
+
+
+def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) -> data.Transitions:
+    """Read, check and prepare the dataset. Embedded datasets are made at their first use."""
+    chosen = train_config.dataset
+    match chosen:
+        case config.EmbeddedDataset():
+            raw = data.load_minari(embedded.ensure_embedded(chosen.name))
+        case config.MinariDataset():
+            raw = data.load_minari(chosen.id, download=chosen.download)
+        case config.D4rlDataset():
+            raw = data.load_d4rl(Path(chosen.path))
+        case _:
+            raise TypeError(f"dataset: no loader for {type(chosen).__name__}")
+    data.check(
+        raw,
+        observation_size=info.observation_size,
+        action_size=info.action_size,
+        action_low=info.action_low,
+        action_high=info.action_high,
+        env_id=info.env_id,
+    )
+    raw = data.select_episodes(raw, n_episodes=chosen.n_episodes, fraction=chosen.fraction, seed=chosen.subset_seed)
+    return data.prepare(
+        raw,
+        action_low=info.action_low,
+        action_high=info.action_high,
+        normalise_observations=chosen.normalise_observations,
+        reward_scale=chosen.reward_scale,
+        reward_bias=chosen.reward_bias,
+        timeouts_as_terminals=chosen.timeouts_as_terminals,
+        device=device,
+        in_place=True,
+    )
+
+
+def as_pool(transitions: data.Transitions) -> Pool:
+    """All transitions, as the sampler draws from them."""
+    return Pool(transitions.rows, transitions.row, transitions.actions, transitions.rewards, transitions.terminated)
+
+
+def agent_config(train_config: TrainConfig, info: EnvInfo) -> AgentConfig:
+    """What the runs of a stack share."""
+    algorithm = train_config.algorithm
+    return AgentConfig(
+        mlp=mlp(train_config),
+        observation_size=info.observation_size,
+        action_size=info.action_size,
+        backup=algorithm.backup.value,
+        num_sampled_actions=algorithm.num_sampled_actions,
+        importance_weighted=algorithm.penalty.importance_weighted,
+        next_actions=algorithm.penalty.next_actions,
+        temperature=algorithm.penalty.temperature,
+        gradient=algorithm.penalty.gradient.value,
+        num_gradient_actions=algorithm.penalty.num_gradient_actions,
+        target_update_period=algorithm.target_update_period,
+        log_std_min=algorithm.log_std_min,
+        log_std_max=algorithm.log_std_max,
+    )
+
+
+def hyper_params(train_config: TrainConfig, info: EnvInfo) -> HyperParams:
+    """What belongs to one run: coefficients and learning rates, with the derived ones filled in."""
+    algorithm = train_config.algorithm
+    tau_cql: float | None = None
+    target_entropy: float | None = None
+    temp_rate: float | None = None
+    alpha_rate: float | None = None
+    match algorithm.alpha_temp:
+        case config.FixedAlphaTemp(value=alpha_temp):
+            pass
+        case config.LearnedAlphaTemp(
+            initial_value=alpha_temp, target_entropy=target_entropy, temp_learning_rate=temp_rate
+        ):
+            target_entropy = -float(info.action_size) if target_entropy is None else target_entropy
+        case other:
+            raise TypeError(f"algorithm.alpha_temp: {type(other).__name__} is not a known kind")
+    match algorithm.alpha_cql:
+        case config.FixedAlphaCql(value=alpha_cql):
+            pass
+        case config.LearnedAlphaCql(initial_value=alpha_cql, tau_cql=tau_cql, alpha_learning_rate=alpha_rate):
+            if tau_cql is None:
+                tau_cql = neutral_threshold(
+                    num_sampled_actions=algorithm.num_sampled_actions,
+                    next_actions=algorithm.penalty.next_actions,
+                    importance_weighted=algorithm.penalty.importance_weighted,
+                    action_size=info.action_size,
+                    target_entropy=target_entropy,
+                )
+        case other_:
+            raise TypeError(f"algorithm.alpha_cql: {type(other_).__name__} is not a known kind")
+    return HyperParams(
+        alpha_cql=alpha_cql,
+        tau_cql=tau_cql,
+        w_cql=algorithm.w_cql,
+        alpha_temp=alpha_temp,
+        target_entropy=target_entropy,
+        discount=algorithm.discount,
+        tau_target=algorithm.tau_target,
+        bc_steps=algorithm.bc_steps,
+        critic_learning_rate=algorithm.critic_learning_rate,
+        actor_learning_rate=algorithm.actor_learning_rate,
+        temp_learning_rate=temp_rate,
+        alpha_learning_rate=alpha_rate,
+    )
+
+
+def mlp(train_config: TrainConfig) -> networks.Mlp:
+    """The networks' shape."""
+    network = train_config.network
+    return networks.Mlp(
+        network.width, network.depth, network.activation.value, network.layer_norm, network.initialisation.value
+    )
+
+
+def scores_of(train_config: TrainConfig) -> tuple[float, float] | None:
+    """Lowest and highest reference return of the environment, None if it has none."""
+    return reference_scores(train_config.env.id, train_config.env.reference)
+
+
+def load_policy(path: Path) -> tuple[Policy, TrainConfig, int]:
+    """The deterministic policy of a checkpoint, with its normalisation, its config and its step.
+
+    Raises:
+        CheckpointError: the file is absent, damaged or of another format.
+    """
+    checkpoint = load(path)
+    train_config = config.from_dict(checkpoint["config"])
+    parameters = {name: tensor.unsqueeze(0) for name, tensor in checkpoint["agent"]["parameters"]["actor"].items()}
+    normaliser = checkpoint["normaliser"]
+    policy = Policy(mlp(train_config), parameters, normaliser["mean"], normaliser["std"])
+    return policy, train_config, int(checkpoint["step"])
+
+
+def load_behaviour(path: Path, name: str) -> policies.ActorPolicy:
+    """The policy of a checkpoint as a behaviour to collect data from, with sampled actions as in its training.
+
+    Args:
+        path: of the checkpoint.
+        name: for messages and the data's metadata, which get the checkpoint's step besides.
+
+    Raises:
+        CheckpointError: the file is absent, damaged or of another format.
+    """
+    checkpoint = load(path)
+    train_config = config.from_dict(checkpoint["config"])
+    return policies.ActorPolicy(
+        f"{name} (step {checkpoint['step']})",
+        mlp(train_config),
+        checkpoint["agent"]["parameters"]["actor"],
+        mean=checkpoint["normaliser"]["mean"],
+        std=checkpoint["normaliser"]["std"],
+        log_std_min=train_config.algorithm.log_std_min,
+        log_std_max=train_config.algorithm.log_std_max,
+    )

@@ -1,0 +1,97 @@
+"""The policy of a checkpoint, evaluated and recorded."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cql.rollout.envs import normalised_score
+from cql.rollout.evaluation import Evaluator, Recorder
+from cql.rollout.reference_scores import scores_name
+from cql.rollout.rendering import choose_backend, write_gif, write_mp4
+from cql.training.build import load_policy, scores_of
+from cql.training.checkpoint import CheckpointFolder
+from cql.training.run_folder import CONFIG_FILE, FolderError
+
+
+class Evaluation(NamedTuple):
+    """What episodes of a checkpoint's policy came to.
+
+    Attributes:
+        env_id: Gymnasium's id.
+        checkpoint: name of the file.
+        step: at which it was written.
+        returns: of the episodes, (E,).
+        scores: the same as normalised scores, (E,); None without reference scores.
+        scores_name: whose reference scores they are.
+        videos: the files that were written.
+    """
+
+    env_id: str
+    checkpoint: str
+    step: int
+    returns: NDArray[np.float64]
+    scores: NDArray[np.float64] | None
+    scores_name: str
+    videos: list[Path]
+
+
+def evaluate(
+    directory: Path,
+    *,
+    which: str = "last",
+    n_episodes: int = 10,
+    seed: int | None = None,
+    gif: Path | None = None,
+    mp4: Path | None = None,
+    seconds: float = 10.0,
+) -> Evaluation:
+    """Run the deterministic policy of a checkpoint, and record a video if asked.
+
+    Args:
+        directory: the run's folder.
+        which: ``last``, ``best``, a step, or the name of a file.
+        n_episodes: E.
+        seed: of the first episode, the others count on from it; None takes the seeds of the run's own evaluations.
+        gif: where to write a GIF of the first episode's beginning.
+        mp4: where to write the same as MP4.
+        seconds: length of the video.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        FolderError: this is not the folder of a run, or the folder for a video does not exist.
+        RenderingError: a video was asked for and no OpenGL backend works here.
+    """
+    for video in (gif, mp4):
+        if video is not None and not video.parent.is_dir():
+            raise FolderError(f"{video}: the folder {video.parent} does not exist; make it first")
+    if not (directory / CONFIG_FILE).exists():
+        raise FolderError(f"{directory} is not the folder of a run: it holds no {CONFIG_FILE}")
+    if gif is not None or mp4 is not None:
+        choose_backend()
+    torch.set_num_threads(1)  # products of a few rows are slower in two threads than in one
+    path = CheckpointFolder(directory / "checkpoints").find(which)
+    policy, train_config, step = load_policy(path)
+    first_seed = train_config.env.eval_seed if seed is None else seed
+    evaluator = Evaluator(train_config.env.id, [[first_seed + e for e in range(n_episodes)]])
+    returns = evaluator.evaluate(policy).returns[0]
+    evaluator.close()
+    reference = scores_of(train_config)
+    if gif is not None or mp4 is not None:
+        size = train_config.video.size
+        recording = Recorder(train_config.env.id, width=size, height=size, seconds=seconds).record(policy, first_seed)
+        if gif is not None:
+            write_gif(gif, recording.frames, recording.seconds_per_frame)
+        if mp4 is not None:
+            write_mp4(mp4, recording.frames, 1.0 / recording.seconds_per_frame)
+    return Evaluation(
+        env_id=train_config.env.id,
+        checkpoint=path.name,
+        step=step,
+        returns=returns,
+        scores=None if reference is None else normalised_score(returns, *reference),
+        scores_name="" if reference is None else scores_name(train_config.env.id, reference),
+        videos=[video for video in (gif, mp4) if video is not None],
+    )

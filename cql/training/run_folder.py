@@ -1,0 +1,98 @@
+"""The folder of one run: whose it is, what it has come to, and what a person opens first."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from cql import config, files
+from cql.config import TrainConfig
+from cql.training.checkpoint import CheckpointFolder
+from cql.training.curves import KEY_CURVES_FILE
+from cql.training.loggers import SUMMARY_FILE
+
+CONFIG_FILE = Path(config.RUN_CONFIG_FILE)
+
+
+class FolderError(RuntimeError):
+    """A run's folder belongs to another config, or has lost its checkpoints; nothing in it was touched."""
+
+
+def claim_folder(train_config: TrainConfig, directory: Path) -> None:
+    """Make the folder this config's own, or check that it already is.
+
+    Writes ``.hydra/config.yaml``, all values resolved, and Hydra's own ``hydra.yaml`` and ``overrides.yaml`` beside it,
+    at the first start and never again.
+
+    Raises:
+        FolderError: the folder is of a run with another config.
+    """
+    path, plain = directory / CONFIG_FILE, config.to_dict(train_config)
+    if path.exists():
+        differences = config.differences(config.saved_config(path), plain)
+        if differences:
+            raise FolderError(
+                f"{directory} holds a run with another config and is left as it is; choose another hydra.run.dir, or "
+                "take back:\n  " + "\n  ".join(differences)
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if HydraConfig.initialized():
+        hydra = HydraConfig.get()
+        OmegaConf.save({"hydra": hydra}, path.with_name("hydra.yaml"))
+        OmegaConf.save(hydra.overrides.task, path.with_name("overrides.yaml"))
+    with files.replacing(path) as aside:
+        OmegaConf.save(OmegaConf.create(plain), aside)
+
+
+def resumed_config(directory: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The config of an earlier run.
+
+    Args:
+        directory: the run's folder.
+        overrides: the command line's, to refuse those that would be ignored.
+
+    Raises:
+        ConfigError: an override besides ``resume``: a run keeps the config that it began with.
+        FolderError: the folder is not that of a run, or it holds no checkpoint.
+    """
+    others = [override for override in overrides if not override.startswith("resume=")]
+    if others:
+        raise config.ConfigError(
+            f"resume={directory} keeps the run's own config; leave out {' '.join(others)}, or start a new run"
+        )
+    path = directory / CONFIG_FILE
+    if not path.exists():
+        raise FolderError(f"resume={directory}: there is no {path}, so this is not the folder of a run")
+    if not CheckpointFolder(directory / "checkpoints").steps():
+        raise FolderError(
+            f"resume={directory}: {directory / 'checkpoints'} holds no checkpoint. If the run was stopped before its "
+            f"first one, start it again in the same folder with its own overrides and hydra.run.dir={directory}"
+        )
+    return config.from_dict(config.saved_config(path))
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """``summary.json`` of a run's folder; empty if there is none yet."""
+    path = directory / SUMMARY_FILE
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def score(summary: Mapping[str, Any]) -> float:
+    """The last score in the summary of a finished run, or its mean return without reference scores."""
+    return float(summary["eval_score"] if summary["eval_score"] is not None else summary["eval_return_mean"])
+
+
+def sweep_name(directory: Path) -> str | None:
+    """The name of the sweep that a run's folder belongs to, None if it belongs to none."""
+    parent = directory.resolve().parent
+    return parent.name if (parent / config.SWEEP_FILE).exists() else None
+
+
+def shown_results(directory: Path) -> list[Path]:
+    """What a person opens first: the last video and the figure, if they exist."""
+    videos = sorted((directory / "videos").glob("*.gif"))[-1:]
+    return [path for path in (*videos, directory / KEY_CURVES_FILE) if path.exists()]

@@ -1,0 +1,66 @@
+"""The log file of each run, and what of several runs' logs the console shows."""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+LOG_FILE = "train.log"
+
+
+@contextlib.contextmanager
+def run_logs(directories: Sequence[Path], *, quiet: bool) -> Iterator[None]:
+    """Give each run its ``train.log``, which says nothing of the other runs.
+
+    A log record with the attribute ``run_dir`` belongs to that run, one with ``stack`` to the stack, any other to every
+    run.
+
+    Args:
+        directories: one per run.
+        quiet: keep what the runs report, below warnings, off the handlers that are there already.
+    """
+
+    def belongs(directory: Path) -> Callable[[logging.LogRecord], bool]:
+        return lambda record: getattr(record, "run_dir", directory) == directory and not hasattr(record, "stack")
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or not hasattr(record, "run_dir")
+
+    root = logging.getLogger()
+    there, added = list(root.handlers), []
+    try:
+        for directory in directories:
+            # Opened at the first record: whoever needs the folder reports that it cannot be written.
+            handler = logging.FileHandler(directory / LOG_FILE, delay=True, encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            handler.addFilter(belongs(directory))
+            root.addHandler(handler)
+            added.append(handler)
+        if quiet:
+            for other in there:
+                other.addFilter(is_shown)
+                other.setFormatter(_NamesTheRun(other.formatter))
+        yield
+    finally:
+        for other in there:
+            other.removeFilter(is_shown)
+            if isinstance(other.formatter, _NamesTheRun):
+                other.setFormatter(other.formatter.inner)
+        for handler in added:
+            root.removeHandler(handler)
+            handler.close()
+
+
+class _NamesTheRun(logging.Formatter):
+    """Puts the run's name before what a run reports."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        self.inner = inner
+        super().__init__()
+
+    def format(self, record: logging.LogRecord) -> str:
+        if hasattr(record, "run_dir"):
+            record = copy.copy(record)
+            record.msg, record.args = f"{record.__dict__['run_dir'].name}: {record.getMessage()}", None
+        return (self.inner or logging.Formatter()).format(record)
