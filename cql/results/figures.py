@@ -479,40 +479,36 @@ def heat_maps(compared: Comparison, link: Callable[[Group], str]) -> Figure | No
         compared: arms of a sweep.
         link: address that a cell leads to.
     """
-    axes_ = grid_of(compared.results)
-    if axes_ is None or not compared.judged:
+    if not (is_grid(compared.results) and compared.judged):
         return None
-    _, columns, _, rows = axes_
+    (_, columns), (_, rows) = swept_numbers(compared.results)
     figure, panels = titled_panels(
         compared.results.tasks, width=max(3.8, 1.0 + 0.75 * len(columns)), height=1.2 + 0.5 * len(rows), columns=2,
         length=24,
     )  # fmt: skip
     for axes, task in zip(panels, compared.results.tasks, strict=True):
         axes.set_title(f"mean {compared.results.unit}, {compared.statistic}", loc="right", fontsize=8.5, color=PALE)
-        draw_heat_map(axes, compared, task, axes_, link)
+        draw_heat_map(axes, compared, task, link)
     return figure
 
 
-_Grid = tuple[str, list[float], str, list[float]]
+def swept_numbers(results: Results) -> list[tuple[str, list[float]]]:
+    """The numbers in which arms differ with their values, the one with most values first."""
+    axes = [(key, sorted({float(own[key]) for own in results.arm_settings.values()})) for key in results.numeric_axes()]
+    return sorted(axes, key=lambda axis: -len(axis[1]))
 
 
-def grid_of(results: Results) -> _Grid | None:
-    """Key and values across, key and values up; None if the arms are not a grid of two numbers."""
-    keys = results.numeric_axes()
-    if len(keys) != 2:
-        return None
-    values = {key: sorted({float(own[key]) for own in results.arm_settings.values()}) for key in keys}
-    across, up = sorted(keys, key=lambda key: -len(values[key]))  # the key with more values lies across
-    return (across, values[across], up, values[up]) if len(values[up]) > 1 else None
+def is_grid(results: Results) -> bool:
+    """Whether arms are a grid of two numbers, each with several values."""
+    numbers = swept_numbers(results)
+    return len(numbers) == 2 and all(len(values) > 1 for _, values in numbers)
 
 
-def draw_heat_map(
-    axes: Axes, compared: Comparison, task: str, grid: _Grid, link: Callable[[Group], str] | None = None
-) -> None:
+def draw_heat_map(axes: Axes, compared: Comparison, task: str, link: Callable[[Group], str] | None = None) -> None:
     """Draw the mean outcomes on a task over a grid of two swept numbers."""
     from matplotlib.patches import Rectangle
 
-    across, columns, up, rows = grid
+    (across, columns), (up, rows) = swept_numbers(compared.results)
     groups = [group for group in compared.results.groups if group.task == task]
     means = {group.arm: float(np.mean(own)) for group in groups if len(own := compared.outcomes(task, group.arm))}
     low, high = min(means.values(), default=0.0), max(means.values(), default=1.0)

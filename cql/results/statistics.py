@@ -151,14 +151,19 @@ def aggregate_estimate(
     scores: Scores,
     statistic: Callable[[Scores], NDArray[np.float64]],
     *,
+    minus: Scores = (),
     repetitions: int = REPETITIONS,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic over tasks, with percentiles of its stratified bootstrap.
+    """A statistic over tasks, or a difference of two, with percentiles of its stratified bootstrap.
+
+    The bootstrap of a difference redraws both. Two intervals may overlap although that of the difference does not
+    include zero.
 
     Args:
         scores: one array per task.
         statistic: one of :data:`AGGREGATES`.
+        minus: scores of another arm on the same tasks, whose statistic is subtracted.
         repetitions: of the bootstrap.
         seed: of the bootstrap.
 
@@ -166,36 +171,16 @@ def aggregate_estimate(
         No interval if a task has fewer than :data:`MIN_RUNS` runs.
 
     Raises:
-        ValueError: there is no task, or one without runs.
+        ValueError: there is no task, or one without runs, or ``minus`` has another number of tasks.
     """
-    scores = _checked(scores)
-    low, high = _bootstrap(statistic, scores, repetitions, seed)
-    return Estimate(float(statistic(scores)), float(low), float(high))
+    scores, minus = _paired(scores, minus) if len(minus) else (_checked(scores), [])
 
+    def value(drawn: Scores) -> NDArray[np.float64]:
+        own, other = drawn[: len(scores)], drawn[len(scores) :]
+        return np.asarray(statistic(own) - statistic(other)) if other else statistic(own)
 
-def aggregate_difference(a: Scores, b: Scores, statistic: Callable[[Scores], NDArray[np.float64]]) -> Estimate:
-    """A statistic over tasks of ``a`` minus that of ``b``, with percentiles of the bootstrap that redraws both.
-
-    Two intervals may overlap although that of the difference does not include zero.
-
-    Args:
-        a: one array per task.
-        b: likewise, of the same tasks in the same order.
-        statistic: one of :data:`AGGREGATES`.
-
-    Returns:
-        No interval if a task has fewer than :data:`MIN_RUNS` runs of either.
-
-    Raises:
-        ValueError: there is no task, or one without runs, or ``a`` and ``b`` have different numbers of tasks.
-    """
-    a, b = _paired(a, b)
-
-    def difference(scores: Scores) -> NDArray[np.float64]:
-        return np.asarray(statistic(scores[: len(a)]) - statistic(scores[len(a) :]))
-
-    low, high = _bootstrap(difference, [*a, *b], REPETITIONS)
-    return Estimate(float(difference([*a, *b])), float(low), float(high))
+    low, high = _bootstrap(value, [*scores, *minus], repetitions, seed)
+    return Estimate(float(value([*scores, *minus])), float(low), float(high))
 
 
 class Profile(NamedTuple):

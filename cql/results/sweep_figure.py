@@ -93,35 +93,26 @@ def _styles(results: Results) -> dict[str, Style]:
     """Of arms over numbers a ramp of colours, with a line style for each value of a second number."""
     from matplotlib import colormaps
 
-    keys = results.numeric_axes()
-    if not 0 < len(keys) <= 2:
+    numbers = figures.swept_numbers(results)
+    if not 0 < len(numbers) <= 2:
         return figures.styles_of(results.arms)
-    first, second = _values(results)
-    ramp = [tuple(colour) for colour in colormaps["viridis"](np.linspace(0.0, 0.9, len(first[1])))]
+    ramp = [tuple(colour) for colour in colormaps["viridis"](np.linspace(0.0, 0.9, len(numbers[0][1])))]
     styles = {}
     for arm, own in results.arm_settings.items():
-        line = second[1].index(own[second[0]]) if second else 0
-        styles[arm] = Style(ramp[first[1].index(own[first[0]])], LINES[line % len(LINES)])
+        colour, line = [*(values.index(float(own[key])) for key, values in numbers), 0][:2]
+        styles[arm] = Style(ramp[colour], LINES[line % len(LINES)])
     return styles
-
-
-def _values(results: Results) -> tuple[tuple[str, list[float]], tuple[str, list[float]] | None]:
-    """The swept numbers with their values: the one with more values first."""
-    axes = [(key, sorted({own[key] for own in results.arm_settings.values()})) for key in results.numeric_axes()]
-    axes.sort(key=lambda axis: -len(axis[1]))
-    return axes[0], axes[1] if len(axes) > 1 else None
 
 
 def _draw_last(axes: Axes, compared: Comparison, styles: dict[str, Style]) -> None:
     results, keys = compared.results, compared.results.numeric_axes()
     (task,) = results.tasks
-    grid = figures.grid_of(results)
     if not compared.judged:
         axes.text(0.5, 0.5, "no run finished", transform=axes.transAxes, ha="center", color=PALE)
         axes.set_xticks([])
         axes.set_yticks([])
-    elif grid is not None:
-        figures.draw_heat_map(axes, compared, task, grid)
+    elif figures.is_grid(results):
+        figures.draw_heat_map(axes, compared, task)
     elif len(keys) == 1:
         figures.draw_over_number(axes, compared, task, keys[0])
     else:
@@ -131,16 +122,16 @@ def _draw_last(axes: Axes, compared: Comparison, styles: dict[str, Style]) -> No
 
 def _entries(results: Results, styles: dict[str, Style]) -> list[tuple[str, Style]]:
     """The legend: the arms, or the values of two swept numbers, or some values of one with many."""
-    if figures.grid_of(results) is None:
+    if not figures.is_grid(results):
         chosen: Sequence[str] = results.arms
         if len(chosen) > _MOST_ENTRIES and results.numeric_axes():
             chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, 9).round().astype(int)]
         return [(label, styles[arm]) for arm, label in zip(chosen, figures.clipped(chosen, 60), strict=True)]
-    first, second = _values(results)
-    colours = {own[first[0]]: styles[arm].colour for arm, own in results.arm_settings.items()}
-    entries = [(f"{first[0]} = {value:g}", Style(colours[value])) for value in first[1]]
-    if second is not None and len(second[1]) <= len(LINES):
-        entries += [(f"{second[0]} = {value:g}", Style(INK, LINES[i])) for i, value in enumerate(second[1])]
+    (first, values), (second, others) = figures.swept_numbers(results)
+    colours = {float(own[first]): styles[arm].colour for arm, own in results.arm_settings.items()}
+    entries = [(f"{first} = {value:g}", Style(colours[value])) for value in values]
+    if len(others) <= len(LINES):
+        entries += [(f"{second} = {value:g}", Style(INK, LINES[index])) for index, value in enumerate(others)]
     return entries
 
 

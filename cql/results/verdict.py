@@ -117,7 +117,7 @@ class _Verdict:
         values = {arm: estimate.value for arm, estimate in iqm.items()}
         first, second = ranked(values)[:2]
         a, b = compared.scores(first), compared.scores(second)
-        gap = statistics.aggregate_difference(a, b, statistics.iqm)
+        gap = statistics.aggregate_estimate(a, statistics.iqm, minus=b)
         n_seeds = min(map(len, (*a, *b)))
         narrow = f" A bootstrap over {n_seeds} seeds makes that interval too narrow."
         return [

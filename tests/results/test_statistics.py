@@ -177,13 +177,13 @@ def test_who_wins_every_pair_has_an_interval_all_the_same():
 def test_a_difference_may_be_significant_although_two_intervals_touch():
     a, b = ([shift + np.linspace(-20.0, 20.0, 10)] * 4 for shift in (58.0, 50.0))
     both = [statistics.aggregate_estimate(scores, iqm) for scores in (a, b)]
-    gap = statistics.aggregate_difference(a, b, iqm)
+    gap = aggregate_estimate(a, iqm, minus=b)
     assert statistics.overlap(*both)
     assert gap.low > 0.0
     assert gap.value == pytest.approx(both[0].value - both[1].value)
-    assert not statistics.aggregate_difference(a, [x[:2] for x in b], iqm).has_interval
+    assert not aggregate_estimate(a, iqm, minus=[x[:2] for x in b]).has_interval
     with pytest.raises(ValueError, match="scores of 4 tasks against scores of 3"):
-        statistics.aggregate_difference(a, b[:3], iqm)
+        aggregate_estimate(a, iqm, minus=b[:3])
 
 
 def test_the_same_scores_give_the_same_interval():
