@@ -12,24 +12,19 @@ from typing import TYPE_CHECKING
 from cql import config
 
 if TYPE_CHECKING:
-    from cql.data.collect import Episode, Part
+    from cql.data.collect import Episode
     from cql.data.policies import Behaviour
-    from cql.rollout.envs import EnvInfo
 
 POLICIES = """\
 a policy is one of
   random                   actions drawn uniformly
   halfcheetah/sac_125k     a policy of the package, by its name; halfcheetah stands for all of that training
   FILE.npz                 weights such as scripts/train_behaviour.py saves
-  RUN, RUN@best, RUN@5000  a checkpoint of a run trained here: its last one, its best one, that of a step
+  RUN, RUN@best, RUN@5000  a checkpoint of a run trained here: the last, the best, or that of a step
   FILE.pt                  a checkpoint's file
   FOLDER                   all .npz in a folder, or all steps in a run's folder of checkpoints, one after the other
-and =N behind it gives it N episodes. A folder's policies share its episodes evenly, the first ones taking what is over.
+and =N after it gives it N episodes. The policies of a folder share its episodes evenly; the first ones get the rest.
 """
-
-
-class UsageError(ValueError):
-    """What was asked for does not make sense; the message names the option."""
 
 
 def arguments() -> argparse.Namespace:
@@ -43,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--env", required=True, metavar="ENV", help="Gymnasium's id, such as Hopper-v5")
     policy_help = "what acts, see below; given several times, the dataset is a mixture"
     parser.add_argument("--policy", required=True, action="append", metavar="SPEC[=N]", help=policy_help)
-    episodes_help = "episodes in all, shared out evenly among the policies without =N"
+    episodes_help = "total number of episodes; the policies without =N share the remainder evenly"
     parser.add_argument("--episodes", type=int, metavar="N", help=episodes_help)
     noise_help = "scale of the policies' own standard deviations: 1 as they were trained (default), 0 deterministic"
     parser.add_argument("--noise", type=float, metavar="SCALE", help=noise_help)
@@ -70,110 +65,38 @@ def arguments() -> argparse.Namespace:
     return chosen
 
 
-def split(spec: str) -> tuple[str, int | None]:
-    """A policy and its own number of episodes, if it has one; the names of runs hold ``=`` too."""
-    name, _, number = spec.rpartition("=")
-    is_path = Path(spec).exists() or ("@" in spec and "=" not in spec.rpartition("@")[2])
-    return (spec, None) if is_path or not name or not number.isdigit() else (name, int(number))
-
-
-def behaviours(name: str, info: "EnvInfo") -> "Sequence[Behaviour]":
-    """What a policy's name stands for: one behaviour, or those of a folder in their order.
+def from_run(name: str) -> "list[Behaviour] | None":
+    """The policies of a run, of its checkpoints or of one of them; None if there is no such run.
 
     Raises:
-        UsageError: there is nothing of that name.
-        PolicyError: a file holds no policy.
+        SpecError: the name is that of a sweep.
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    from cql.data.policies import NpzPolicy, RandomPolicy
+    from cql.data.specs import SpecError
+    from cql.training.build import load_behaviour
     from cql.training.checkpoint import CheckpointFolder
 
     path = Path(name)
     run, _, which = name.rpartition("@")
-    if path.is_file() and name != "random" and path.suffix not in (".npz", ".pt"):
-        raise UsageError(f"--policy {name}: no policy's file; those end in .npz or, checkpoints of runs, in .pt")
     if path.joinpath("sweep.json").exists():
         runs = sorted(each.parent.parent for each in path.glob(f"*/{config.RUN_CONFIG_FILE}"))
         example = f", such as {runs[0]}" if runs else ""
-        raise UsageError(f"--policy {name}: a sweep has many policies; name one of its runs{example}")
-    if name == "random":
-        return [RandomPolicy(info.observation_size, info.action_size)]
-    if path.suffix == ".npz":
-        return [NpzPolicy.load(path)]
+        raise SpecError(f"--policy {name}: a sweep has many policies; name one of its runs{example}")
     if path.suffix == ".pt":
-        return [checkpoint(path, name)]
+        return [load_behaviour(path, name)]
     if path.joinpath(config.RUN_CONFIG_FILE).exists():
-        return [checkpoint(CheckpointFolder(path / "checkpoints").find("last"), name)]
+        return [load_behaviour(CheckpointFolder(path / "checkpoints").find("last"), name)]
     if path.is_dir():
         folder = CheckpointFolder(path)
-        if folder.steps():
-            return [checkpoint(folder.path(step), str(folder.path(step))) for step in folder.steps()]
-        return NpzPolicy.sequence(path)
+        paths = [folder.path(step) for step in folder.steps()]
+        return [load_behaviour(each, str(each)) for each in paths] or None
     if run and Path(run).is_dir():
-        return [checkpoint(CheckpointFolder(Path(run) / "checkpoints").find(which), name)]
-    names = NpzPolicy.embedded_names()
-    chosen = [each for each in names if each == name or each.startswith(f"{name}/")]
-    if not chosen:
-        raise UsageError(
-            f"--policy {name}: there is no such file or folder, and no policy of that name in the package, which has "
-            + ", ".join(names)
-        )
-    return [NpzPolicy.embedded(each) for each in chosen]
-
-
-def checkpoint(path: Path, name: str) -> "Behaviour":
-    """The policy of a run trained here."""
-    from cql.training import build
-
-    return build.load_behaviour(path, name)
-
-
-def share_out(total: int, n: int) -> list[int]:
-    """A number of episodes in n parts as equal as can be, the larger ones first."""
-    return [total // n + (position < total % n) for position in range(n)]
-
-
-def parts(specs: Sequence[str], n_episodes: int | None, noise: float | None, info: "EnvInfo") -> "list[Part]":
-    """What acts and for how many episodes.
-
-    Args:
-        specs: policies, each with ``=N`` or without.
-        n_episodes: in all.
-        noise: scale of their standard deviations, None for 1.
-        info: of the environment.
-
-    Raises:
-        UsageError: the numbers of episodes do not go together.
-    """
-    from cql.data.collect import Part
-
-    named = [split(spec) for spec in specs]
-    own = sum(number for _, number in named if number is not None)
-    sharing = [name for name, number in named if number is None]
-    if sharing and n_episodes is None:
-        raise UsageError(f"--episodes N is needed, or {sharing[0]}=N")
-    left = own if n_episodes is None else n_episodes
-    left -= own
-    if not sharing and left != 0:
-        raise UsageError(f"--episodes {n_episodes}: the policies' own numbers add up to {own}; leave --episodes out")
-    if sharing and left < len(sharing):
-        taken = f" less the {own} of other policies' own" if own else ""
-        raise UsageError(f"--episodes {n_episodes}{taken}: too few for {', '.join(sharing)}, at least one each")
-    shares = iter(share_out(left, len(sharing)) if sharing else [])
-    found = []
-    for name, number in named:
-        known, share = behaviours(name, info), next(shares) if number is None else number
-        if share < len(known):
-            raise UsageError(f"--policy {name}: {share} episodes for its {len(known)} policies, at least one each")
-        if noise is not None and name == "random":
-            raise UsageError("--noise: random has no standard deviation to scale; leave --noise or random out")
-        scale = 1.0 if noise is None else noise
-        found += [Part(each, count, scale) for each, count in zip(known, share_out(share, len(known)), strict=True)]
-    return found
+        return [load_behaviour(CheckpointFolder(Path(run) / "checkpoints").find(which), name)]
+    return None
 
 
 def train_command(dataset_id: str, env_id: str, reference: tuple[float, float] | None) -> str:
-    """The command that trains on a dataset, and scores as it does."""
+    """The command that trains on a dataset with the same reference scores."""
     from cql.rollout.reference_scores import known_scores
 
     overrides = ["dataset=minari", f"dataset.id={dataset_id}", f"env.id={env_id}"]
@@ -203,11 +126,12 @@ def collect(chosen: argparse.Namespace) -> None:
     """Roll out, write and report."""
     from cql.data import minari_folder
     from cql.data.collect import collect_dataset
+    from cql.data.specs import parts
     from cql.rollout.envs import env_info
     from cql.rollout.reference_scores import AUTO, reference_scores, scores_name
 
     minari_folder(chosen.dataset_id)  # refuses a malformed id before anything is loaded
-    acting = parts(chosen.policy, chosen.episodes, chosen.noise, env_info(chosen.env))
+    acting = parts(chosen.policy, chosen.episodes, chosen.noise, env_info(chosen.env), from_run)
     reference = reference_scores(chosen.env, AUTO if chosen.reference is None else chosen.reference)
     if reference is None:
         print(f"{chosen.env} has no reference returns: no score; --reference MIN MAX gives it some", file=sys.stderr)
@@ -239,27 +163,21 @@ def checked(chosen: argparse.Namespace) -> int:
     from cql.data import DatasetError
     from cql.data.collect import CollectionError
     from cql.data.policies import PolicyError
+    from cql.data.specs import SpecError
     from cql.rollout.envs import EnvError
     from cql.training.checkpoint import CheckpointError
 
+    errors = (SpecError, CheckpointError, CollectionError, PolicyError, DatasetError, EnvError, config.ConfigError)
     try:
         collect(chosen)
-    except (
-        UsageError,
-        CheckpointError,
-        CollectionError,
-        PolicyError,
-        DatasetError,
-        EnvError,
-        config.ConfigError,
-    ) as error:
+    except errors as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
 def what_is_kept(chosen: argparse.Namespace, started: float) -> str:
-    """What an interrupt left of the dataset, for people."""
+    """What an interrupt left of the dataset, in words."""
     data = sys.modules.get("cql.data")  # imported by now if anything was written
     folder = None if data is None else data.minari_folder(chosen.dataset_id)
     if folder is not None and folder.exists() and folder.stat().st_ctime >= started:
@@ -273,7 +191,7 @@ def main() -> int:
     """The entry point; an interrupt, from the first import on, ends it with exit code 130."""
     chosen, started = arguments(), time.time()
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("cql.data.local").setLevel(logging.INFO)  # says whom it waits for
+    logging.getLogger("cql.data.local").setLevel(logging.INFO)  # reports a collection that it waits for
     try:
         return checked(chosen)
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -94,7 +95,7 @@ def find(text: str, env_id: str | None = None) -> tuple[str, Source]:
     from cql.data.embedded import EMBEDDED, ensure_embedded
 
     if name in EMBEDDED:
-        return name, read_minari(ensure_embedded(name))
+        return name, read_minari(ensure_embedded(name, progress=sys.stderr.isatty()))
     if "/" not in name or name != text:
         raise DatasetNotFoundError(
             f"{text} is neither a file, nor the id of a Minari dataset such as mujoco/hopper/medium-v0, nor an "

@@ -22,7 +22,7 @@ from tiny import tiny_config
 
 from cql import config
 from cql.algorithm.agent import Agent
-from cql.data import WORK_FOLDER, load_minari
+from cql.data import WORK_FOLDER, load_minari, specs
 from cql.rollout.envs import env_info, to_env_actions
 from cql.rollout.reference_scores import reference_scores
 from cql.training import build, run_folder
@@ -157,10 +157,10 @@ def test_a_run_acts_with_its_own_weights_and_normalisation(call: Call, tmp_path:
     assert np.abs(raw.actions).max() > 0.01
 
 
-def test_names_of_the_package(script: ModuleType) -> None:
+def test_names_of_the_package() -> None:
     info = env_info("Hopper-v5")
-    assert [each.name for each in script.behaviours("hopper/sac_125k", info)] == ["hopper/sac_125k"]
-    names = [each.name for each in script.behaviours("hopper", info)]
+    assert [each.name for each in specs.behaviours("hopper/sac_125k", info, lambda _: None)] == ["hopper/sac_125k"]
+    names = [each.name for each in specs.behaviours("hopper", info, lambda _: None)]
     assert names == [f"hopper/sac_{thousand:03}k" for thousand in (25, 50, 75, 100, 125, 150, 175)]
 
 
@@ -179,7 +179,7 @@ def test_a_file_called_random_is_not_taken_for_the_policy(call: Call, tmp_path: 
         (["--policy", "random=2", "--policy", "two", "--episodes", "2"], ["--episodes 2", "too few for two"]),
         (["--policy", "random=2", "--episodes", "3"], ["--episodes 3:", "add up to 2", "leave --episodes out"]),
         (["--policy", "random", "--episodes", "0"], ["--episodes 0: at least 1"]),
-        (["--policy", "text.md=1"], ["--policy text.md: no policy's file", ".npz"]),
+        (["--policy", "text.md=1"], ["--policy text.md is not a policy's file", ".npz"]),
         (["--policy", "sweep=1"], ["--policy sweep: a sweep has many policies", "such as sweep/a"]),
         (["--policy", "two=1"], ["--policy two: 1 episodes for its 2 policies"]),
         (["--policy", "random=0"], ["--policy random: 0 episodes"]),

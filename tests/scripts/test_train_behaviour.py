@@ -16,6 +16,7 @@ import pytest
 import torch
 from entry_points import load_script
 
+from cql.data import train_behaviour
 from cql.data.collect import Part, roll_out
 from cql.data.policies import NpzPolicy, PolicyError
 from cql.rollout.envs import env_info, make_env, to_env_actions
@@ -87,7 +88,7 @@ def test_what_is_saved_acts_as_what_was_trained(
     with torch.no_grad():  # far from the middle, and with log standard deviations beyond the clamp
         model.actor.mu.weight *= 20
         model.actor.log_std.weight *= 20
-    np.savez(tmp_path / "own.npz", **script.actor_weights(model))
+    np.savez(tmp_path / "own.npz", **train_behaviour.actor_weights(model))
     policy, info = NpzPolicy.load(tmp_path / "own.npz"), env_info(env_id)
     observations = np.random.default_rng(0).standard_normal((50, info.observation_size)) * 3
     theirs, _ = model.predict(observations, deterministic=True)
@@ -164,7 +165,7 @@ def test_a_folder_that_is_taken_is_left_as_it_is(call: Call, tmp_path: Path) -> 
 def test_ctrl_c_keeps_what_is_saved(
     call: Call, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = script.actor_weights
+    original = train_behaviour.actor_weights
     models: list[Any] = []
 
     def interrupted(model: Any) -> Any:
@@ -173,7 +174,7 @@ def test_ctrl_c_keeps_what_is_saved(
             raise KeyboardInterrupt
         return original(model)
 
-    monkeypatch.setattr(script, "actor_weights", interrupted)
+    monkeypatch.setattr(train_behaviour, "actor_weights", interrupted)
     code, _, err = call(tmp_path / "cut", *TINY, "--save-every", "25")
     assert code == 130
     assert "keeps 1 saved policies" in err
@@ -185,27 +186,16 @@ def test_ctrl_c_keeps_what_is_saved(
 def test_a_policy_that_has_become_no_number_is_not_saved(
     call: Call, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = script.actor_weights
-    monkeypatch.setattr(script, "actor_weights", lambda model: {k: v * np.nan for k, v in original(model).items()})
+    original = train_behaviour.actor_weights
+    monkeypatch.setattr(
+        train_behaviour, "actor_weights", lambda model: {k: v * np.nan for k, v in original(model).items()}
+    )
     code, _, err = call(tmp_path / "nan", *TINY, "--save-every", "25")
     assert code == 2
     assert "holds values that are not finite" in err
     assert not list((tmp_path / "nan").glob("*.npz*"))
     with pytest.raises(PolicyError):
         NpzPolicy.sequence(tmp_path / "nan")
-
-
-def test_a_file_is_written_whole_or_not_at_all(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError("no space left")
-
-    script.write_whole(tmp_path / "one", b"old")
-    monkeypatch.setattr(script.os, "fsync", full)
-    with pytest.raises(OSError, match="no space left"):
-        script.write_whole(tmp_path / "one", b"new")
-    assert (tmp_path / "one").read_bytes() == b"old"
 
 
 def test_a_missing_extra_is_named(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
