@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cql import files
-from cql.config.points import SEED, without_seed
+from cql.points import SEED, without_seed
 from cql.results.runs import ResultsError, read_run
 from cql.sweep.status import SWEEP_FILE, read_sweep
 from cql.training.loggers import N_LAST_EVALUATIONS, VIDEO_KEY, WANDB_FILE, wandb_tag

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.config.points import SEED, order, parse_point
+from cql.points import SEED, order, parse_point
 from cql.results.runs import (
     CONFIG_FILE,
     ResultsError,

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from cql.config.identity import NO_OTHER_RUN, ROUNDING
-from cql.config.points import SEED, parse_point
+from cql.points import SEED, parse_point
 from cql.rollout.reference_scores import with_scores
 from cql.sweep.status import Status, status
 from cql.training.curves import Curve, column

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cql.config.points import human_point
 from cql.files import replacing
+from cql.points import human_point
 from cql.results import figures
 from cql.results.comparison import Comparison
 from cql.results.figures import LINES, Style

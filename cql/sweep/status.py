@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cql.config.points import SEED, human_point, order, parse_point
+from cql.points import SEED, human_point, order, parse_point
 from cql.training.lock import LOCK_FILE, held
 from cql.training.loggers import METRICS_FILE, SUMMARY_FILE, TIMING_FILE
 

@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from cql import config
-from cql.config import TrainConfig, points
+from cql import config, points
+from cql.config import TrainConfig
 from cql.rollout.envs import EnvInfo
 from cql.training.build import hyper_params
 from cql.training.loggers import WandbLogger, open_wandb

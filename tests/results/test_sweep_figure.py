@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cql.config.points import number, parse_point
+from cql.points import number, parse_point
 from cql.results.sweep_figure import sweep_curves
 from cql.training.loggers import LocalLogger
 

@@ -18,7 +18,7 @@ from nested import assert_same
 from tiny import OVERRIDES, tiny_config
 from wandb_reader import offline_runs
 
-from cql.config import points
+from cql import points
 from cql.training import device, experiment, run_folder
 from cql.training.checkpoint import load
 from cql.training.lock import hold

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cql.config.points import human_point, order, parse_point, without_seed
+from cql.points import human_point, order, parse_point, without_seed
 from cql.sweep.status import (
     NoSweepError,
     SweepRun,

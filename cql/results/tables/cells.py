@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.config.points import SEED, human_point, parse_point
+from cql.points import SEED, human_point, parse_point
 from cql.results.groups import Group
 from cql.results.runs import Run, Statistic, first_choice, is_compared, shown_value
 from cql.results.tables.spec import EVERY_ARM, Published, Table, rescaled
