@@ -243,7 +243,7 @@ class _Recorder:
         rows = [slot.noise[slot.t] for slot in group if slot.noise is not None]
         actions = behaviour(states, np.stack(rows) if rows else None)
         if not np.isfinite(actions).all():
-            raise PolicyError(f"policy '{behaviour.name}' acts with what is no number: it cannot be collected from")
+            raise PolicyError(f"policy '{behaviour.name}' returned NaN or infinite actions")
         for slot, action in zip(
             group, to_env_actions(actions, self._info.action_low, self._info.action_high), strict=True
         ):
@@ -292,7 +292,7 @@ def collect_dataset(
     overwrite: bool = False,
     progress: bool = False,
 ) -> list[Episode] | None:
-    """Roll behaviours out into a local Minari dataset, whole or not at all.
+    """Roll behaviours out into a local Minari dataset, complete or not at all.
 
     An interrupted collection leaves nothing that passes for a dataset, and of two processes that collect the same one
     the second waits for the first (see `cql.data.local.new_dataset`).
@@ -310,17 +310,17 @@ def collect_dataset(
         workers: processes; likewise.
         reference: returns that score 0 and 100, kept in the metadata.
         description: a sentence for the metadata.
-        author: for the metadata, which go without where it is None.
-        exist_ok: take an existing dataset of that id for the wanted one instead of refusing.
-        overwrite: put the new dataset in the place of an existing one, once it is whole.
+        author: for the metadata, or None.
+        exist_ok: use an existing dataset of that id instead of raising.
+        overwrite: replace an existing dataset once the new one is complete.
         progress: whether to show a progress bar.
 
     Returns:
-        The episodes, None where an existing dataset is taken.
+        The episodes, None if an existing dataset is used.
 
     Raises:
         DatasetError: the dataset exists already, or the id is malformed.
-        PolicyError: a behaviour does not fit the environment, or its actions are no numbers.
+        PolicyError: a behaviour does not fit the environment, or returns NaN or infinite actions.
     """
     with new_dataset(dataset_id, overwrite=overwrite) as hidden_root:
         if hidden_root is None:

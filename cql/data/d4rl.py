@@ -36,10 +36,10 @@ def load_d4rl(path: str | Path, *, time_limit: int = TIME_LIMIT) -> RawData:
     observation is the following row's, so the last step of an episode that was cut has none and is left out, as in
     D4RL's `qlearning_dataset`; that of a terminal step, which no return depends on, repeats its own observation.
 
-    Files without `timeouts`, as the `-v0` ones first were, do not say where an episode was cut. By D4RL's rule for them
-    that is where it comes to the time limit without a terminal step, and the log says so. (D4RL's own loop counts the
+    Files without `timeouts`, such as the first `-v0` ones, do not say where an episode was cut. By D4RL's rule it
+    is cut when it reaches the time limit without a terminal step; a warning says so. (D4RL's own loop counts the
     episode behind a terminal step from 1, and so cuts it a step short of the limit; here all have their full length.)
-    Rewards and flags may stand in a column, (transitions, 1).
+    Rewards and flags may have the shape (transitions, 1).
 
     Args:
         path: of the file.

@@ -60,7 +60,7 @@ EMBEDDED = {
 
 
 def ensure_embedded(name: str, *, progress: bool = True) -> str:
-    """Return the Minari id of an embedded dataset, made first where it is absent (100,000 transitions, some 15 s).
+    """Return the Minari id of an embedded dataset, made first if it is absent (100,000 transitions, about 15 s).
 
     Args:
         name: one of :data:`EMBEDDED`, such as `halfcheetah_medium`.

@@ -21,7 +21,7 @@ def minari_root() -> Path:
     """Return the folder that holds Minari's datasets: `MINARI_DATASETS_PATH`, else `~/.minari/datasets`.
 
     Raises:
-        DatasetError: the variable is set to nothing, or the folder cannot be made.
+        DatasetError: the variable is empty, or the folder cannot be created.
     """
     from minari.storage import get_dataset_path
 
@@ -36,7 +36,7 @@ def minari_root() -> Path:
 
 
 def minari_folder(dataset_id: str) -> Path:
-    """Return where a Minari dataset stands, or would stand, on this machine.
+    """Return the folder of a Minari dataset on this machine, whether it exists or not.
 
     Raises:
         DatasetError: the id is not of Minari's form.
@@ -55,21 +55,21 @@ def minari_folder(dataset_id: str) -> Path:
 
 @contextlib.contextmanager
 def new_dataset(dataset_id: str, *, overwrite: bool = False) -> Iterator[Path | None]:
-    """Bring a Minari dataset into being whole or not at all.
+    """Make a Minari dataset completely or not at all.
 
     The block writes the dataset below a hidden folder, which Minari passes over; at the block's end one rename moves it
     to its place. Neither an exception nor a kill leaves anything that passes for a dataset, and what a kill leaves in
     the hidden folder goes when the same dataset is next made. A process that comes second waits for the first.
 
-    A dataset that is replaced makes room by a rename of its own just before. Where the other rename fails it returns to
-    its place at once; where a kill comes between the two it does so when this is next called for it.
+    A dataset that is replaced is renamed just before. If the second rename fails, it returns to its place at once;
+    after a kill between the two renames, it returns when this is next called for it.
 
     Args:
         dataset_id: the dataset's id.
         overwrite: at the block's end, put the dataset in the place of one that exists.
 
     Yields:
-        The root to write below, to be given to Minari with `minari_root_set_to`; None where the dataset exists by now.
+        The root to write below, to be given to Minari with `minari_root_set_to`; None if the dataset exists by now.
     """
     import fcntl
 
@@ -102,7 +102,7 @@ def new_dataset(dataset_id: str, *, overwrite: bool = False) -> Iterator[Path | 
                 target.rename(replaced)  # a folder that holds something cannot be renamed over
             made.rename(target)
         finally:
-            _put_back(replaced, target, made)  # where this fails too, nothing is deleted
+            _put_back(replaced, target, made)  # if this fails too, nothing is deleted
             shutil.rmtree(hidden_root, ignore_errors=True)
 
 
@@ -119,7 +119,7 @@ def _put_back(replaced: Path, target: Path, made: Path) -> None:
 
 @contextlib.contextmanager
 def minari_root_set_to(root: Path) -> Iterator[None]:
-    """Let Minari write below another root, which it takes from nowhere but the environment variable."""
+    """Let Minari write below another root, which it reads from the environment variable alone."""
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(root)
     try:

@@ -29,7 +29,7 @@ _EPISODE_KEYS = ("observations", "actions", "rewards", "terminations", "truncati
 
 
 def load_minari(dataset_id: str, *, download: bool = True) -> RawData:
-    """Read a Minari dataset, downloading it first where it is absent.
+    """Read a Minari dataset; download it first if it is absent.
 
     HDF5 files are read directly, which takes a few seconds for a million transitions; other formats go through
     Minari. Each episode holds one observation more than it has steps; the last one is the next observation of its last
@@ -37,10 +37,10 @@ def load_minari(dataset_id: str, *, download: bool = True) -> RawData:
 
     Args:
         dataset_id: such as `mujoco/halfcheetah/medium-v0`.
-        download: whether an absent dataset may be fetched.
+        download: whether an absent dataset may be downloaded.
 
     Raises:
-        DatasetNotFoundError: the dataset is not here, and may not or cannot be downloaded.
+        DatasetNotFoundError: the dataset is not found, locally or on the hub.
         DatasetError: its files are incomplete or do not hold vectors of observations and actions.
     """
     folder = minari_folder(dataset_id)
@@ -71,7 +71,7 @@ def _hdf5_episodes(path: Path, n_episodes: int) -> Iterator[_Episode]:
     with h5py.File(path, "r") as file:
 
         def read(name: str) -> NDArray[Any] | None:
-            # h5py's own groups and slices take longer than the reading where episodes are short.
+            # h5py's own groups and slices take longer than the reading if episodes are short.
             try:
                 member = h5py.h5d.open(file.id, name.encode())
             except KeyError:
@@ -104,7 +104,7 @@ def _join(episodes: Iterable[_Episode], name: str, env_id: str | None, counts: t
         episodes: of the file.
         name: of the dataset.
         env_id: of its environment.
-        counts: how many steps and episodes there will be, as far as is known.
+        counts: how many steps and episodes there will be, if known.
     """
     columns = [
         Column(np.float32, sum(counts)),  # each episode has one observation more
@@ -168,8 +168,8 @@ def _not_found(dataset_id: str, reason: str) -> DatasetNotFoundError:
     local = sorted(minari.list_local_datasets())
     return DatasetNotFoundError(
         f"Minari dataset '{dataset_id}' is not in {minari_root()}, {reason}. "
-        f"There: {', '.join(local) if local else 'no dataset at all'}. "
-        f'To fetch it where there is a network: pip install "minari[hf]" && minari download {dataset_id}; '
+        f"Local datasets: {', '.join(local) if local else 'none'}. "
+        f'To fetch it: pip install "minari[hf]" && minari download {dataset_id}; '
         "MINARI_DATASETS_PATH names the folder to look in"
     )
 
@@ -190,16 +190,14 @@ def _download(dataset_id: str) -> None:
         try:
             with minari_root_set_to(hidden_root):
                 minari.download_dataset(dataset_id)
-        except (
-            Exception
-        ) as error:  # the clients of the remotes share no base class; whatever it was is told and chained
+        except Exception as error:  # the clients of the remotes share no base class
             raise _not_found(dataset_id, f"and could not be fetched: {type(error).__name__}: {error}") from error
         if not hidden_root.joinpath(dataset_id, "data").is_dir():
             raise _not_found(dataset_id, "and the download brought nothing")
 
 
 def _hub_unreachable() -> str | None:
-    """Say why the dataset hub cannot be reached, None where it can or where only a proxy could tell."""
+    """Why the dataset hub cannot be reached; None if it can, or if only a proxy could tell."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return "HF_HUB_OFFLINE is set"
     if "https" in urllib.request.getproxies():

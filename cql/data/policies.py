@@ -22,11 +22,11 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # stable-baselines3's clamp, which the em
 
 
 class PolicyError(ValueError):
-    """A behaviour policy is missing, has the wrong shapes, or acts with what is no number."""
+    """A behaviour policy is missing, has the wrong shapes, or returns NaN actions."""
 
 
 class Behaviour(Protocol):
-    """What acts in a collection. It is pickled for other processes, and treats each row as if it were alone.
+    """What acts in a collection. It is pickled for other processes, and each row is computed by itself.
 
     Attributes:
         name: for messages and metadata.

@@ -22,31 +22,30 @@ CHUNK = 65536
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be used as it is; the message names the array, the place and the remedy."""
+    """A dataset cannot be used; the message names the array, the place and what to do."""
 
 
 class DatasetNotFoundError(DatasetError):
-    """A dataset that is neither on this machine nor to be had from its hub."""
+    """A dataset was not found, locally or on the hub."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RawData:
     """Transitions as recorded, in the environment's own units, grouped by episode.
 
-    The transitions of an episode stand one after the other, and the last one of every episode is either terminated or
-    truncated, never both and never neither: an episode that a file leaves unfinished counts as truncated, and a step
-    flagged both ways counts as terminated.
+    The last transition of every episode is either terminated or truncated, and no other one is. An episode that a file
+    leaves unfinished counts as truncated; a step with both flags counts as terminated.
 
     Attributes:
-        rows: (N, S) float32, the observations of all episodes, those that end them included.
-        row: (M,) int64, the row of a transition's observation; its next observation is the row behind.
+        rows: (N, S) float32, the observations of all episodes, including the last ones.
+        row: (M,) int64, the row of a transition's observation; its next observation is the row after that.
         actions: (M, A) float32, within the environment's bounds.
         rewards: (M,) float32.
         terminated: (M,) bool, the episode ended in a terminal state: its return stops here.
         truncated: (M,) bool, the recording was cut here: the return would have gone on.
         episode: (M,) int64, 0 for the first episode, 1 for the second, and so on.
         name: the dataset's id or path, for messages.
-        env_id: the environment the dataset says it was recorded in, None where it does not say.
+        env_id: the environment it was recorded in, None if the dataset does not name it.
     """
 
     rows: NDArray[np.float32]
@@ -118,10 +117,10 @@ class Column:
 
     def extend(self, values: NDArray[Any]) -> None:
         """Add values behind those there are; all of one shape but for the first axis."""
-        filled = self.make_room(len(values), values.shape[1:])
+        filled = self.extended(len(values), values.shape[1:])
         filled[...] = values
 
-    def make_room(self, length: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    def extended(self, length: int, shape: tuple[int, ...]) -> NDArray[Any]:
         """Make the column longer by so many values and return the part to fill."""
         before, self._length = self._length, self._length + length
         if self._values is None:
@@ -163,31 +162,31 @@ def each_once(
         capacity: how many rows and how many transitions there will be, as far as is known.
 
     Returns:
-        The rows (N, S), and the row of each transition's observation (M,); the row behind is its next observation.
+        The rows (N, S), and the row of each transition's observation (M,); the row after that is its next observation.
     """
     rows, row = Column(np.float32, capacity), Column(np.int64, capacity)
     for observations, next_observations in pairs:
         if not len(observations):
             continue
-        goes_on = np.empty(len(observations), bool)  # from the transition before
-        goes_on[0] = len(rows) > 0 and _same_bits(rows.last(), observations[0])
-        goes_on[1:] = _same_bits(next_observations[:-1], observations[1:])
-        begin = len(rows) - 1  # the row that the first one shares where it goes on
-        offsets = np.cumsum(np.where(goes_on, 1, 2)) - 1  # counted from `begin`
+        continues = np.empty(len(observations), bool)  # from the transition before
+        continues[0] = len(rows) > 0 and _same_bits(rows.last(), observations[0])
+        continues[1:] = _same_bits(next_observations[:-1], observations[1:])
+        begin = len(rows) - 1  # the row that the first one shares if it continues
+        offsets = np.cumsum(np.where(continues, 1, 2)) - 1  # counted from `begin`
         row.extend(begin + offsets)
-        # Those that go on overwrite their row with the same bits.
-        added = rows.make_room(int(offsets[-1]) + 1, observations.shape[1:])
-        if goes_on[0]:
+        # A transition that continues overwrites its row with the same bits.
+        added = rows.extended(int(offsets[-1]) + 1, observations.shape[1:])
+        if continues[0]:
             added[offsets[1:] - 1] = observations[1:]
         else:
             added[offsets - 1] = observations
-        ends = np.append(~goes_on[1:], True)
+        ends = np.append(~continues[1:], True)
         added[offsets[ends]] = next_observations[ends]
     return rows.array(), row.array()
 
 
 def mark_ends(raw: RawData) -> RawData:
-    """Make the last transition of each episode terminated or truncated, the former where it is flagged both ways."""
+    """Make the last transition of each episode terminated or truncated; a step with both flags is terminated."""
     last = np.append(raw.episode[1:] != raw.episode[:-1], True)
     return dataclasses.replace(raw, truncated=(raw.truncated | last) & ~raw.terminated)
 

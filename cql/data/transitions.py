@@ -43,10 +43,10 @@ class Transitions:
 
     Attributes:
         rows: (N, S), the observations, normalised.
-        row: (M,) int64, the row of a transition's observation; its next observation is the row behind.
+        row: (M,) int64, the row of a transition's observation; its next observation is the row after that.
         actions: (M, A), scaled to [-1, 1].
         rewards: (M,), scaled and shifted.
-        terminated: (M,), 1 where the return stops, else 0.
+        terminated: (M,), 1 if the return stops here, else 0.
         normaliser: what was applied to the observations, for use on those of the environment.
         fingerprint: 16 hexadecimal digits that identify the raw data, whatever was made of them.
     """
@@ -95,9 +95,9 @@ def prepare(
             those of `observations` (not of `next_observations`).
         reward_scale: rewards become `reward * reward_scale + reward_bias`.
         reward_bias: see `reward_scale`.
-        timeouts_as_terminals: let a truncated episode end the return too. This teaches the critic an end that is not
-            there; it exists to compare with programs that do so.
-        device: where the tensors are kept.
+        timeouts_as_terminals: let a truncated episode end the return too. This teaches the critic an end that does
+            not exist; it is there to compare with programs that do so.
+        device: of the tensors.
         in_place: let the tensors take over the memory of `raw` and change it; without it they get their own.
     """
     import torch

@@ -286,7 +286,7 @@ class Broken(RandomPolicy):
 
 
 def test_actions_that_are_no_numbers_are_refused():
-    with pytest.raises(PolicyError, match="policy 'random' acts with what is no number"):
+    with pytest.raises(PolicyError, match="policy 'random' returned NaN or infinite actions"):
         roll_out(PENDULUM, [Part(Broken(4, 1), 4)], seed=0)
 
 
