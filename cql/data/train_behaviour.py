@@ -7,7 +7,7 @@ import importlib.metadata
 import io
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,30 +74,17 @@ def train(
     model = getattr(stable_baselines3, algorithm)(
         "MlpPolicy", env, seed=seed, device=device, policy_kwargs={"net_arch": [width, width]}, **settings
     )
-    packages = ("stable-baselines3", "gymnasium", "mujoco", "numpy", "torch")
     training = {
-        "algorithm": algorithm,
-        "env": env_id,
-        "seed": seed,
-        "steps": steps,
-        "save_every": save_every,
+        **{"algorithm": algorithm, "env": env_id, "seed": seed, "steps": steps, "save_every": save_every},
         "settings": {**settings, "width": width, "device": device, "threads": threads},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
+        "versions": _versions(),
     }
     files.write_text(folder / TRAINING_FILE, json.dumps(training, indent=1) + "\n")
     rows: list[dict[str, Any]] = []
     with tqdm(total=steps, desc=f"{algorithm} {env_id}", unit="step", disable=None) as bar:
-
-        def advance(*_: Any) -> bool:
-            bar.update()
-            return True
-
         while model.num_timesteps < steps:
             to_go = min(save_every - model.num_timesteps % save_every, steps - model.num_timesteps)
-            model.learn(to_go, callback=advance, reset_num_timesteps=False)
+            model.learn(to_go, callback=lambda *_: bar.update() or True, reset_num_timesteps=False)
             path = folder / f"{algorithm.lower()}_{model.num_timesteps:07d}.npz"
             contents, weights = io.BytesIO(), actor_weights(model)
             policy = NpzPolicy(weights, str(path))  # refuses weights that are not finite
@@ -106,16 +93,25 @@ def train(
             row = {"step": model.num_timesteps, "file": path.name, "episodes": episodes}
             row |= measure(policy, env_id, episodes, seed)
             rows.append(row)
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(row), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            files.write_text(folder / RETURNS_FILE, text.getvalue())
+            files.write_text(folder / RETURNS_FILE, _csv_text(rows))
             bar.write(
                 f"{path}: return {row['sampled_mean']:.1f} +- {row['sampled_std']:.1f} sampled, "
                 f"{row['deterministic_mean']:.1f} +- {row['deterministic_std']:.1f} deterministic"
             )
     env.close()
+
+
+def _versions() -> dict[str, str]:
+    packages = ("stable-baselines3", "gymnasium", "mujoco", "numpy", "torch")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def _csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def claim_folder(folder: Path, *, overwrite: bool) -> None:
