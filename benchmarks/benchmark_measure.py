@@ -221,10 +221,9 @@ def ours(spec: Spec, *, samples: int | None, captured: bool) -> Call:
     """
     agent, sampler, data = parts(spec, samples)
     if captured:
-        from cql.algorithm.fast.captured import CapturedStep
+        from cql.algorithm.fast.cuda_graph import CapturedStep
 
-        step, everyone = CapturedStep(agent, sampler, data), (True,) * spec.runs
-        return lambda: step(everyone)
+        return CapturedStep(agent, sampler, data)
     return lambda: agent.update(*sampler.draw(data))
 
 

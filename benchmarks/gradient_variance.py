@@ -22,7 +22,7 @@ from cql.training.checkpoint import CheckpointFolder, load
 
 def gradients(agent: Agent, batch: Batch, noise: Noise) -> Tensor:
     """Of the critics' loss, flat, one row a run of the stack: (R, parameters)."""
-    agent.step(agent.plan(), batch, noise)  # at rates of zero it changes nothing
+    agent.step(agent.phase, batch, noise)  # at rates of zero it changes nothing
     return torch.cat([stack.grad.flatten(1) for stack in agent.critics.values() if stack.grad is not None], 1)
 
 

@@ -165,13 +165,13 @@ def parameters_of(net: nn.Sequential, gradients: bool = False) -> dict[str, Tens
 class Run:
     """Networks, coefficients and optimisers of one run, and its update.
 
-    `structure` and `coefficients` are anything with the attributes that are read here; `parameters` is what
+    `config` and `hyper_params` are anything with the attributes that are read here; `parameters` is what
     `Agent.state(run)["parameters"]` gives before the first step.
     """
 
-    def __init__(self, parameters, structure, coefficients):
-        self.structure, self.coefficients = structure, coefficients
-        activation = structure.mlp.activation
+    def __init__(self, parameters, config, hyper_params):
+        self.config, self.hyper = config, hyper_params
+        activation = config.mlp.activation
         self.actor = network(parameters["actor"], activation)
         self.critics, self.targets = (
             [network({name: tensor[i] for name, tensor in parameters[part].items()}, activation) for i in range(2)]
@@ -182,23 +182,23 @@ class Run:
         def logarithm(name):
             if name in parameters:  # learned: it starts from the logarithm that the agent took, in float32
                 return parameters[name][f"log_{name}"].double().requires_grad_()
-            return torch.tensor(math.log(getattr(coefficients, name)), dtype=torch.float64)
+            return torch.tensor(math.log(getattr(hyper_params, name)), dtype=torch.float64)
 
         self.log_alpha_temp, self.log_alpha_cql = logarithm("alpha_temp"), logarithm("alpha_cql")
         adam = torch.optim.Adam
         self.critic_optimiser = adam(
-            [p for critic in self.critics for p in critic.parameters()], coefficients.critic_learning_rate
+            [p for critic in self.critics for p in critic.parameters()], hyper_params.critic_learning_rate
         )
-        self.actor_optimiser = adam(self.actor.parameters(), coefficients.actor_learning_rate)
-        if coefficients.temp_learning_rate is not None:
-            self.temp_optimiser = adam([self.log_alpha_temp], coefficients.temp_learning_rate)
-        if coefficients.alpha_learning_rate is not None:
-            self.alpha_optimiser = adam([self.log_alpha_cql], coefficients.alpha_learning_rate)
+        self.actor_optimiser = adam(self.actor.parameters(), hyper_params.actor_learning_rate)
+        if hyper_params.temp_learning_rate is not None:
+            self.temp_optimiser = adam([self.log_alpha_temp], hyper_params.temp_learning_rate)
+        if hyper_params.alpha_learning_rate is not None:
+            self.alpha_optimiser = adam([self.log_alpha_cql], hyper_params.alpha_learning_rate)
 
     def policy(self, s):
-        size = self.structure.action_size
+        size = self.config.action_size
         out = self.actor(s)
-        return out[:size], out[size:].clamp(self.structure.log_std_min, self.structure.log_std_max)
+        return out[:size], out[size:].clamp(self.config.log_std_min, self.config.log_std_max)
 
     def target(self, batch, noise, b):
         next_s = batch.next_observations[b]
@@ -209,22 +209,22 @@ class Run:
             bool(batch.terminated[b]),
             next_q,
             [constant(log_pi) for _, log_pi in drawn],
-            self.coefficients.discount,
+            self.hyper.discount,
             constant(self.log_alpha_temp.exp()),
-            self.structure.backup,
+            self.config.backup,
         )
 
     def proposals(self, batch, noise, b):
         """The sampled actions of one transition and log mu of each; constants for the critics."""
         s, next_s = batch.observations[b], batch.next_observations[b]
-        found = [(a[b], math.log(0.5**self.structure.action_size)) for a in noise.uniform]
+        found = [(a[b], math.log(0.5**self.config.action_size)) for a in noise.uniform]
         found += [sample(*self.policy(s), eps[b]) for eps in noise.policy]
         found += [sample(*self.policy(next_s), eps[b]) for eps in noise.next_policy]
         return [(a.detach(), constant(log_mu)) for a, log_mu in found]
 
     def update(self, batch, noise):
         """One step with the batch (B, ...) and the noise (N, B, A) of this run; returns the metrics."""
-        structure, own = self.structure, self.coefficients
+        config, own = self.config, self.hyper
         rows = range(len(batch.rewards))
         alpha_temp = constant(self.log_alpha_temp.exp())
         alpha_cql = constant(self.log_alpha_cql.exp())
@@ -233,17 +233,17 @@ class Run:
         # A. Critics.
         y = [self.target(batch, noise, b) for b in rows]
         proposals = [self.proposals(batch, noise, b) for b in rows]
-        log_mu = [[each for _, each in p] for p in proposals] if structure.importance_weighted else None
+        log_mu = [[each for _, each in p] for p in proposals] if config.importance_weighted else None
         td, gap, q_data_all, q_sampled_all = [], [], [], []
         for i, critic in enumerate(self.critics):
             q_data = [critic(torch.cat([batch.observations[b], batch.actions[b]]))[0] for b in rows]
             # Every action is valued at s, also those that were drawn from pi(.|s').
             q_sampled = [[critic(torch.cat([batch.observations[b], a]))[0] for a, _ in proposals[b]] for b in rows]
             td.append(temporal_difference(q_data, y))
-            if structure.gradient == "sampled":
-                gap.append(sampled_gap(q_sampled, q_data, log_mu, structure.temperature, noise.choice[i]))
+            if config.gradient == "sampled":
+                gap.append(sampled_gap(q_sampled, q_data, log_mu, config.temperature, noise.choice[i]))
             else:
-                gap.append(conservative_gap(q_sampled, q_data, log_mu, structure.temperature))
+                gap.append(conservative_gap(q_sampled, q_data, log_mu, config.temperature))
             q_data_all += q_data
             q_sampled_all += q_sampled
         loss = critic_loss(td, gap, alpha_cql, own.w_cql, tau_cql)
@@ -281,13 +281,13 @@ class Run:
 
         # E. Targets.
         self.n_steps_done += 1
-        if self.n_steps_done % structure.target_update_period == 0:
+        if self.n_steps_done % config.target_update_period == 0:
             with torch.no_grad():
                 for target, critic in zip(self.targets, self.critics, strict=True):
                     for slow, fast in zip(target.parameters(), critic.parameters(), strict=True):
                         slow.copy_((1 - own.tau_target) * slow + own.tau_target * fast)
 
-        n = structure.num_sampled_actions
+        n = config.num_sampled_actions
         return {
             "critic_td": constant(mean(td)),
             "cql_gap": constant(mean(gap)),

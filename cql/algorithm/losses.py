@@ -74,7 +74,6 @@ def bellman_target(
     terminated: Tensor,
     next_q: Tensor,
     next_log_prob: Tensor,
-    *,
     discount: Tensor,
     alpha_temp: Tensor,
     backup: Backup,
@@ -189,31 +188,37 @@ def softmax_choices(
     return (cumulated.unsqueeze(3) <= thresholds.unsqueeze(2)).sum(2).clamp(max=n - 1)
 
 
-def critic_gradient(q_data: Tensor, target: Tensor, shares: Tensor, weight: Tensor, n_states: int) -> Tensor:
-    r"""Gradient of the critics' loss in their values.
+def sampled_gap(q_chosen: Tensor, q_data: Tensor) -> Tensor:
+    """The gap through k actions per state that :func:`softmax_choices` drew: mean_B [ mean_k Q_i(s, a_k) - Q_i(s, a) ].
 
-    The loss is L = sum_i [ L_TD,i + w_cql alpha_cql (g_i - tau_cql) ]  [CQL, eq. 4; with tau_cql, appendix F], with
-    :func:`temporal_difference` and :func:`conservative_gap` of critic i. Its derivatives, with B states, are
-
-        dL / dQ_i(s, a)   = ( 2 (Q_i(s, a) - y) - w_cql alpha_cql ) / B  at the data's action,
-        dL / dQ_i(s, a_j) = w_cql alpha_cql softmax_j( (Q_i(s, a_j) - log mu_j) / T ) / B  at the sampled ones.
-
-    A sampled gradient has 1/k in place of the softmax, at k actions that :func:`softmax_choices` drew by it: then the
-    mean over the draws is the gradient above, since that is an expectation over actions drawn so.
+    The gradient of the log-sum-exp is the mean of the critics' gradients over an action drawn by its softmax weights.
+    So the expected gradient of this is that of :func:`conservative_gap`; its value is another.
 
     Args:
-        q_data: (R, C, B), or of a part of the states.
-        target: y, (R, B).
-        shares: the softmax, (R, C, N, B), or what stands in its place.
-        weight: w_cql alpha_cql, (R,); a constant here: the multiplier has a loss of its own.
-        n_states: B of the whole minibatch.
+        q_chosen: (R, C, k, B).
+        q_data: (R, C, B).
 
     Returns:
-        (R, C, 1 + N, B): the data's action first.
+        (R, C).
     """
-    half = 0.5 * weight.view(-1, 1, 1)
-    of_data = (q_data - target.unsqueeze(1)).sub_(half)  # half of it, as of all the others
-    return torch.cat([of_data.unsqueeze(2), shares * half.unsqueeze(3)], 2).mul_(2.0 / n_states)
+    return (q_chosen.mean(2) - q_data).mean(-1)
+
+
+def critic_loss(td: Tensor, gap: Tensor, w_cql: Tensor, alpha_cql: Tensor, tau_cql: Tensor) -> Tensor:
+    """sum_i [ L_TD,i + w_cql alpha_cql (g_i - tau_cql) ]  [CQL, eq. 4; with tau_cql, appendix F].
+
+    Args:
+        td: L_TD,i, of :func:`temporal_difference`, (R, C).
+        gap: g_i, of :func:`conservative_gap` or :func:`sampled_gap`, (R, C).
+        w_cql: (R,).
+        alpha_cql: (R,); a constant here: a learned multiplier has a loss of its own, :func:`multiplier_loss`.
+        tau_cql: (R,); 0 if ``alpha_cql`` is fixed.
+
+    Returns:
+        (R,).
+    """
+    weight = w_cql * alpha_cql.detach()
+    return (td + weight[:, None] * (gap - tau_cql[:, None])).sum(1)
 
 
 def actor_loss(log_prob: Tensor, q: Tensor, alpha_temp: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where every random number of training is born.
+"""Every random number of training.
 
 Each run owns one generator, seeded by its own seed alone: its batches and noise are the same whether it trains alone,
 first or last in a stack, and the states of the generators are all that a bit-exact resume needs.
@@ -18,14 +18,14 @@ TRAINING_STREAM, INITIALISATION_STREAM = 0, 1
 
 
 class Batch(NamedTuple):
-    """Transitions, drawn with replacement, one minibatch a run.
+    """Transitions, drawn with replacement, one minibatch per run.
 
     Attributes:
         observations: (R, B, S).
         actions: (R, B, A) in [-1, 1].
         rewards: (R, B).
         next_observations: (R, B, S).
-        terminated: (R, B), 1.0 where the episode truly ended.
+        terminated: (R, B), 1.0 if the episode truly ended.
     """
 
     observations: Tensor
@@ -44,10 +44,10 @@ class Pool(NamedTuple):
 
     Attributes:
         rows: observations, (N, S).
-        row: the row of a transition's observation, (M,) int64; its next observation is the row behind.
+        row: the row of a transition's observation, (M,) int64; its next observation is the next row.
         actions: (M, A) in [-1, 1].
         rewards: (M,).
-        terminated: (M,), 1.0 where the episode truly ended.
+        terminated: (M,), 1.0 if the episode truly ended.
     """
 
     rows: Tensor
@@ -79,10 +79,10 @@ class Noise(NamedTuple):
     Attributes:
         uniform: uniform actions in [-1, 1], (R, N, B, A).
         policy: standard normal, for the actions drawn from pi(.|s), (R, N, B, A).
-        next_policy: for those from pi(.|s'), (R, N, B, A); N is 0 where the penalty has no such group.
+        next_policy: for those from pi(.|s'), (R, N, B, A); N is 0 if the penalty has no such group.
         target: for the actions of the Bellman target, (R, 1 or N, B, A).
         actor: for the action of the actor's loss, (R, 1, B, A).
-        choice: uniform in [0, 1), to draw the actions of a sampled gradient, (R, C, k, B); k is 0 where it is exact.
+        choice: uniform in [0, 1), to draw the actions of a sampled gradient, (R, C, k, B); k is 0 if it is exact.
     """
 
     uniform: Tensor
@@ -99,7 +99,7 @@ class Sampler:
     What :meth:`draw` returns lives in buffers that the next call overwrites.
 
     Args:
-        seeds: one a run.
+        seeds: one per run.
         batch_size: B.
         action_size: A.
         n_uniform: uniform actions per state.
@@ -131,19 +131,15 @@ class Sampler:
         self._choice = torch.zeros((n_runs, *n_choices, batch_size), device=device)
         self._normal = torch.zeros((n_runs, sum(self._sizes), batch_size, action_size), device=device)
 
-    def draw(self, data: Pool | Batch, active: Sequence[bool] | None = None) -> tuple[Batch, Noise]:
-        """One minibatch a run from the shared data, and the noise of one update.
+    def draw(self, data: Pool | Batch) -> tuple[Batch, Noise]:
+        """One minibatch per run from the shared data, and the noise of one update.
 
         Args:
             data: all transitions. A :class:`Batch` of them, without the axis R and with M transitions for B, gives the
                 same minibatches from twice the memory for observations.
-            active: whether a run is drawn for, (R,); None is all of them. The generators of the others do not advance,
-                and what is returned for them means nothing.
         """
         n_transitions = len(data.rewards)
         for run, own in enumerate(self.generators):
-            if active is not None and not active[run]:
-                continue
             torch.randint(n_transitions, self._indices[run].shape, generator=own, out=self._indices[run])
             self._normal[run].normal_(generator=own)
             self._uniform[run].uniform_(-1.0, 1.0, generator=own)
@@ -156,7 +152,7 @@ class Sampler:
         return self.generators[run].get_state()
 
     def load_state(self, run: int, state: Tensor) -> None:
-        """Go on from a state that :meth:`state` gave."""
+        """Continue from a state that :meth:`state` gave."""
         self.generators[run].set_state(state)
 
 

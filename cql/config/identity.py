@@ -17,6 +17,7 @@ NO_OTHER_RUN = (
     "retry_failed",
     "logger",
     "n_threads",
+    "fast",
     "cuda_graph",
     "eval_worker",
     "dataset.download",
@@ -34,6 +35,7 @@ ROUNDING = ("device", "tf32")
 # Those of NO_OTHER_RUN of which a stack has one value.
 _ONE_PER_STACK = (
     "n_threads",
+    "fast",
     "video",
     "n_evals_per_video",
     "n_epochs_per_checkpoint",

@@ -226,7 +226,7 @@ class Penalty:
     Attributes:
         kind: The estimator's name.
         temperature: T of T logsumexp(q / T).
-        gradient: `exact`, or `sampled`: unbiased, and about twice as fast (see `cql.algorithm.losses.critic_gradient`).
+        gradient: `exact`, or `sampled`: unbiased, and about twice as fast (see `cql.algorithm.losses.sampled_gap`).
         num_gradient_actions: Actions per state and critic that a sampled gradient goes through; null if exact.
     """
 
@@ -493,6 +493,8 @@ class TrainConfig:
         n_kept_checkpoints: The newest that are kept, besides the best.
         resume: The folder of a run to resume.
         n_threads: Torch's threads; null leaves the choice to torch.
+        fast: Compute Adam in one kernel, and on a CPU relu networks in pieces that stay in its cache: the same numbers
+            but for rounding, faster.
         cuda_graph: On a GPU, capture training steps as CUDA graphs: the same numbers, faster.
         tf32: On a GPU, let matrix products round their factors to TF32's 10 bits: faster, and other numbers.
         eval_worker: Whether evaluations and videos run in another process, beside training.
@@ -522,6 +524,7 @@ class TrainConfig:
     eval_worker: EvalWorker = EvalWorker.auto
     sweep_name: str | None = None
     retry_failed: bool = False
+    fast: bool = True
     cuda_graph: bool = True
     tf32: bool = False
     algorithm: CqlConfig

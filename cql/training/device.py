@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from cql import config
-from cql.algorithm import networks
+from cql.algorithm import fast as fast_path
 from cql.algorithm.agent import AgentConfig
 from cql.config import TrainConfig
 from cql.rollout.envs import env_info
@@ -56,7 +56,8 @@ def fitting_stack_size(train_config: TrainConfig, workers: int = 1) -> tuple[int
     """
     info = env_info(train_config.env.id)
     device = choose_device(train_config.device)
-    one = run_bytes(agent_config(train_config, info), train_config.batch_size, device)
+    shape = agent_config(train_config, info)
+    one = run_bytes(shape, train_config.batch_size, device, fast=train_config.fast)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
     size = int(_USABLE * free / workers / one)
     mib = 2**20
@@ -64,7 +65,7 @@ def fitting_stack_size(train_config: TrainConfig, workers: int = 1) -> tuple[int
     return min(max(size, 1), _LARGEST_STACK), why + (f", shared by {workers} stacks" if workers > 1 else "")
 
 
-def run_bytes(shape: AgentConfig, batch_size: int, device: torch.device) -> int:
+def run_bytes(shape: AgentConfig, batch_size: int, device: torch.device, *, fast: bool = True) -> int:
     """Estimate the bytes that one run of a stack takes: its parameters, and what one update keeps for the gradient.
 
     Measured with stacks of 1 to 16 runs, each run added 9 MiB to the peak of the process when the fast path works in
@@ -76,7 +77,7 @@ def run_bytes(shape: AgentConfig, batch_size: int, device: torch.device) -> int:
     n_groups = 3 if shape.next_actions else 2
     n_rows = batch_size * (1 + n_groups * shape.num_sampled_actions)
     n_numbers = 12 * n_rows * size  # noise, actions, inputs
-    if not networks.takes_parts(shape.mlp, device):
+    if not (fast and fast_path.suits(shape.mlp, device)):
         # Twin critics: each hidden layer's output, kept for the gradient, and its gradient.
         n_numbers += 2 * n_rows * 2 * depth * width
     # Actor and twin critics with gradients, their parts, and Adam's two moments, the target critics; environments and

@@ -12,7 +12,7 @@ import torch
 
 from cql import config, data
 from cql.algorithm.agent import Agent, HyperParams
-from cql.algorithm.fast.captured import CapturedStep
+from cql.algorithm.fast.cuda_graph import CapturedStep
 from cql.config import TrainConfig
 from cql.rollout.envs import EnvInfo, env_info
 from cql.rollout.evaluation import Evaluator, Recorder, rolling_out
@@ -267,7 +267,7 @@ def _trainer(
 ) -> Trainer:
     """The trainer of runs, in the order of the stack; ``held`` closes what it holds open."""
     first, seeds = configs[0], [each.seed for each in configs]
-    agent = Agent(agent_config(first, env_info(first.env.id)), numbers, seeds, device)
+    agent = Agent(agent_config(first, env_info(first.env.id)), numbers, seeds, device, fast=first.fast)
     sampler, pool = agent.sampler(seeds, first.batch_size), as_pool(transitions)
     eval_seeds = [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each in configs]
     evaluator = Evaluator(first.env.id, eval_seeds)
@@ -289,7 +289,7 @@ def _trainer(
         runs=runs,
         schedule=_schedule(first),
         provenance={"versions": versions(), "data_fingerprint": transitions.fingerprint},
-        step=None if captured is None else functools.partial(captured, (True,) * len(runs)),
+        step=captured,
         worker=worker,
     )
 

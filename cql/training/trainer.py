@@ -206,7 +206,7 @@ class Trainer:
         provenance: versions and the data's fingerprint, for the checkpoints.
         progress: show a progress bar; None shows it on a terminal only.
         label: names the stack in the one line that is logged of it at the end of an epoch; empty logs no such line.
-        step: takes one training step and gives its metrics, as :class:`cql.algorithm.fast.captured.CapturedStep` does;
+        step: takes one training step and gives its metrics, like :class:`cql.algorithm.fast.cuda_graph.CapturedStep`;
             None calls the agent's ``update``.
         worker: does evaluations and films beside training, like ``evaluator`` and ``recorder`` to the last bit; None
             does them in between. It is the caller's to close.
@@ -320,7 +320,7 @@ class Trainer:
     @property
     def _step_done(self) -> int:
         """The step at which the stack is."""
-        return self.agent.n_steps_done[0]
+        return self.agent.n_steps_done
 
     def _step(self) -> Tensor:
         if self.step is not None:
@@ -559,7 +559,7 @@ class Trainer:
         """The policies of all runs, or of one, as they are now: copies on the CPU, whatever the device."""
         chosen = slice(None) if run is None else slice(run, run + 1)
         parameters = {name: tensor.detach()[chosen].to("cpu", copy=True) for name, tensor in self.agent.actor.items()}
-        return Policy(self.agent.structure.mlp, parameters, self.normaliser.mean.cpu(), self.normaliser.std.cpu())
+        return Policy(self.agent.config.mlp, parameters, self.normaliser.mean.cpu(), self.normaliser.std.cpu())
 
     def _rollouts(self, due: Sequence[bool], filmed: bool) -> Rollouts:
         films = {index: self._policy(index) for index, is_due in enumerate(due) if is_due} if filmed else {}

@@ -11,13 +11,14 @@ import torch
 from nested import assert_same
 
 from cql.algorithm import networks
+from cql.algorithm.adam import Adam
 from cql.algorithm.agent import METRICS, Agent, AgentConfig, HyperParams, Policy
 from cql.algorithm.networks import Mlp
 from cql.algorithm.sampling import Batch, Noise
 
 S, A, B = 3, 2, 4
 CPU = torch.device("cpu")
-STRUCTURE = AgentConfig(
+CONFIG = AgentConfig(
     mlp=Mlp(width=6, depth=2),
     observation_size=S,
     action_size=A,
@@ -68,9 +69,9 @@ def transitions(n_transitions=40, seed=0):
 CONSTANT_ACTIONS = transitions()._replace(actions=torch.tensor([[0.6, -0.3]]).expand(40, A).contiguous())
 
 
-def make(structure, runs, seeds=None, batch_size=B):
+def make(config, runs, seeds=None, batch_size=B, fast=True):
     seeds = list(range(len(runs))) if seeds is None else seeds
-    agent = Agent(structure, runs, seeds, CPU)
+    agent = Agent(config, runs, seeds, CPU, fast=fast)
     return agent, agent.sampler(seeds, batch_size)
 
 
@@ -84,23 +85,34 @@ def train(agent, sampler, n_steps, data=None):
 
 
 def metric(metrics, name):
-    return metrics[..., METRICS.index(name), :]
+    return metrics[..., list(METRICS).index(name), :]
 
 
 def in_float64(agent):
     """The same agent with all its tensors in float64, so that a comparison is not one of rounding."""
-    for parameters in (agent.actor, agent.critics, agent.targets, *agent.log_coefficients.values()):
+    stack = agent.stack
+    for parameters in stack.parts().values():
         for tensor in parameters.values():
             tensor.data = tensor.data.double()
-    for name, value in vars(agent).items():
-        if isinstance(value, torch.Tensor):
-            setattr(agent, name, value.double())
-    agent._make_optimisers()
+    stack.constants = type(stack.constants)(*(tensor.double() for tensor in stack.constants))
+    stack._fixed = {name: tensor.double() for name, tensor in stack._fixed.items()}
+    for part, old in stack.optimisers.items():
+        stack.optimisers[part] = Adam(stack.parts()[part], old.learning_rates, old._update)
     return agent
 
 
 def float64(*parts):
     return [type(part)(*(tensor.double() for tensor in part)) for part in parts]
+
+
+class FloatSampler:
+    """Draws the same numbers in float64."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def draw(self, data):
+        return float64(*self.sampler.draw(data))
 
 
 def of_run(part, run):
@@ -134,25 +146,25 @@ def critic_gradients(agent):
 # Against the reference ------------------------------------------------------------------------------------------------
 
 VARIANTS = {
-    "cql_h, both learned": (STRUCTURE, LEARNED_RUN),
-    "cql_h, both fixed, hard": (replace(STRUCTURE, backup="hard"), FIXED_RUN),
-    "cql_rho, max, T=2": (replace(STRUCTURE, backup="max", importance_weighted=False, temperature=2.0), FIXED_RUN),
+    "cql_h, both learned": (CONFIG, LEARNED_RUN),
+    "cql_h, both fixed, hard": (replace(CONFIG, backup="hard"), FIXED_RUN),
+    "cql_rho, max, T=2": (replace(CONFIG, backup="max", importance_weighted=False, temperature=2.0), FIXED_RUN),
     "blueprint, T=0.5": (
-        replace(STRUCTURE, importance_weighted=False, next_actions=False, temperature=0.5),
+        replace(CONFIG, importance_weighted=False, next_actions=False, temperature=0.5),
         FIXED_RUN,
     ),
-    "cql_h, learned, T=3, max": (replace(STRUCTURE, backup="max", temperature=3.0), LEARNED_RUN),
+    "cql_h, learned, T=3, max": (replace(CONFIG, backup="max", temperature=3.0), LEARNED_RUN),
     "bc, period, log_std clamp": (
-        replace(STRUCTURE, target_update_period=2, log_std_min=-0.05, log_std_max=0.05),
+        replace(CONFIG, target_update_period=2, log_std_min=-0.05, log_std_max=0.05),
         replace(LEARNED_RUN, bc_steps=2),
     ),
     "cql_h, sampled gradient, both learned": (
-        replace(STRUCTURE, num_sampled_actions=4, gradient="sampled", num_gradient_actions=1),
+        replace(CONFIG, num_sampled_actions=4, gradient="sampled", num_gradient_actions=1),
         LEARNED_RUN,
     ),
     "blueprint, sampled gradient of 3, T=0.5": (
         replace(
-            STRUCTURE,
+            CONFIG,
             num_sampled_actions=3,
             gradient="sampled",
             num_gradient_actions=3,
@@ -163,22 +175,23 @@ VARIANTS = {
         FIXED_RUN,
     ),
     "layer norm, tanh, 3 deep": (
-        replace(STRUCTURE, mlp=Mlp(width=5, depth=3, activation="tanh", layer_norm=True)),
+        replace(CONFIG, mlp=Mlp(width=5, depth=3, activation="tanh", layer_norm=True)),
         LEARNED_RUN,
     ),
 }
 
 
-@pytest.mark.parametrize(("structure", "run"), VARIANTS.values(), ids=VARIANTS)
-def test_four_updates_are_those_of_the_reference(structure, run):
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "fast"])
+@pytest.mark.parametrize(("config", "run"), VARIANTS.values(), ids=VARIANTS)
+def test_four_updates_are_those_of_the_reference(config, run, fast):
     other = replace(run, alpha_cql=0.5, w_cql=2.0, alpha_temp=1.25, discount=0.5, tau_target=0.25)
     other = replace(other, bc_steps=1, critic_learning_rate=1e-3, actor_learning_rate=5e-3)
     if run is LEARNED_RUN:
         other = replace(other, temp_learning_rate=2e-3, alpha_learning_rate=5e-2)
     runs = [run, other]
-    agent, sampler = make(structure, runs)
+    agent, sampler = make(config, runs, fast=fast)
     in_float64(agent)
-    theirs = [reference.Run(agent.state(r)["parameters"], structure, own) for r, own in enumerate(runs)]
+    theirs = [reference.Run(agent.state(r)["parameters"], config, own) for r, own in enumerate(runs)]
     for _ in range(4):
         batch, noise = float64(*sampler.draw(transitions()))
         metrics = agent.update(batch, noise)
@@ -202,8 +215,8 @@ def test_four_updates_are_those_of_the_reference(structure, run):
 
 
 def test_an_update_in_float32_is_that_of_the_reference():
-    agent, sampler = make(STRUCTURE, [LEARNED_RUN], batch_size=8)
-    their = reference.Run(agent.state(0)["parameters"], STRUCTURE, LEARNED_RUN)
+    agent, sampler = make(CONFIG, [LEARNED_RUN], batch_size=8)
+    their = reference.Run(agent.state(0)["parameters"], CONFIG, LEARNED_RUN)
     batch, noise = sampler.draw(transitions())
     metrics = agent.update(batch, noise)
     expected = their.update(*(of_run(part, 0) for part in float64(batch, noise)))
@@ -227,19 +240,19 @@ def test_an_update_in_float32_is_that_of_the_reference():
 def test_next_actions_are_valued_at_s_and_not_at_the_next_state():
     # Critics that ignore the action and differ wildly from state to state: at s, all values in the log-sum-exp are
     # Q(s), and the gap is T log(3 n) whatever s' is. Valued at s', it would hold Q(s') - Q(s).
-    structure = replace(STRUCTURE, importance_weighted=False, temperature=2.0)
-    agent, sampler = make(structure, [FIXED_RUN])
+    config = replace(CONFIG, importance_weighted=False, temperature=2.0)
+    agent, sampler = make(config, [FIXED_RUN])
     with torch.no_grad():
         agent.critics["0.weight"][:, :, S:] = 0.0
         agent.critics["0.weight"][:, :, :S] *= 100.0
     gap = metric(train(agent, sampler, 1), "cql_gap")
-    assert float(gap) == pytest.approx(2.0 * math.log(3 * structure.num_sampled_actions), rel=1e-4)
+    assert float(gap) == pytest.approx(2.0 * math.log(3 * config.num_sampled_actions), rel=1e-4)
 
 
 def test_next_actions_come_from_the_policy_at_the_next_state():
     # The policy at s is N(-3, tiny), at s' N(+3, tiny); the critics are +-10 a_1. Only actions from s' are worth 10.
-    structure = replace(STRUCTURE, importance_weighted=False, mlp=Mlp(width=4, depth=1), num_sampled_actions=1)
-    agent, sampler = make(structure, [FIXED_RUN])
+    config = replace(CONFIG, importance_weighted=False, mlp=Mlp(width=4, depth=1), num_sampled_actions=1)
+    agent, sampler = make(config, [FIXED_RUN])
     with torch.no_grad():
         for tensors in (agent.actor, agent.critics):
             for tensor in tensors.values():
@@ -268,7 +281,7 @@ def test_the_conservative_gradient_grows_in_proportion_to_the_multiplier(learned
     def conservative_gradient(alpha_cql):
         found = []
         for each in (replace(run, alpha_cql=alpha_cql, tau_cql=2.0), without):
-            agent, sampler = make(STRUCTURE, [each])
+            agent, sampler = make(CONFIG, [each])
             in_float64(agent)
             agent.update(*float64(*sampler.draw(transitions())))
             found.append(critic_gradients(agent))
@@ -284,7 +297,7 @@ def test_the_conservative_gradient_grows_in_proportion_to_the_multiplier(learned
 def test_the_learned_form_and_the_fixed_form_of_one_value_give_the_critics_the_same_gradient():
     found = []
     for run in (LEARNED_RUN, replace(LEARNED_RUN, alpha_learning_rate=None)):
-        agent, sampler = make(STRUCTURE, [replace(run, alpha_cql=1.0)])  # log 1 = 0: the same number in both
+        agent, sampler = make(CONFIG, [replace(run, alpha_cql=1.0)])  # log 1 = 0: the same number in both
         train(agent, sampler, 1)
         found.append(critic_gradients(agent))
     assert_equal(*found)
@@ -293,7 +306,7 @@ def test_the_learned_form_and_the_fixed_form_of_one_value_give_the_critics_the_s
 def test_the_learned_multiplier_moves_towards_its_threshold_from_both_sides_and_weighs_the_loss():
     rates = {"alpha_learning_rate": 0.1, "critic_learning_rate": 0.03}
     runs = [replace(LEARNED_RUN, tau_cql=tau, **rates) for tau in (-50.0, 50.0)]
-    agent, sampler = make(STRUCTURE, runs, seeds=[0, 0])
+    agent, sampler = make(CONFIG, runs, seeds=[0, 0])
     metrics = train(agent, sampler, 30, CONSTANT_ACTIONS)
     alpha_cql, gap, residual = (metric(metrics, name) for name in ("alpha_cql", "cql_gap", "cql_residual"))
     assert alpha_cql[0].tolist() == pytest.approx([1.5, 1.5])
@@ -311,7 +324,7 @@ def test_the_learned_multiplier_moves_towards_its_threshold_from_both_sides_and_
 def test_w_cql_weighs_the_conservative_term_too():
     found = []
     for w_cql, alpha_cql in ((3.0, 0.5), (1.0, 1.5)):
-        agent, sampler = make(STRUCTURE, [replace(FIXED_RUN, w_cql=w_cql, alpha_cql=alpha_cql)])
+        agent, sampler = make(CONFIG, [replace(FIXED_RUN, w_cql=w_cql, alpha_cql=alpha_cql)])
         train(agent, sampler, 1)
         found.append(critic_gradients(agent))
     assert_equal(*found)
@@ -319,7 +332,7 @@ def test_w_cql_weighs_the_conservative_term_too():
 
 @pytest.mark.parametrize("bc_steps", [0, 10])
 def test_no_loss_leaves_a_gradient_where_it_does_not_belong(bc_steps):
-    agent, sampler = make(STRUCTURE, [replace(LEARNED_RUN, bc_steps=bc_steps)])
+    agent, sampler = make(CONFIG, [replace(LEARNED_RUN, bc_steps=bc_steps)])
     train(agent, sampler, 1)
     # After one step Adam's first moment is 0.1 times the gradient that it was given.
     for part, tensors in (("critics", agent.critics), ("actor", agent.actor), *agent.log_coefficients.items()):
@@ -332,7 +345,7 @@ def test_no_loss_leaves_a_gradient_where_it_does_not_belong(bc_steps):
 
 def test_truncated_episodes_bootstrap_and_terminated_ones_do_not():
     # Q = 7 everywhere, rewards 0, discount 0.5: the error is 7^2 at an end and (7 - 3.5)^2 elsewhere.
-    agent, _ = make(replace(STRUCTURE, backup="hard"), [replace(FIXED_RUN, discount=0.5)] * 2)
+    agent, _ = make(replace(CONFIG, backup="hard"), [replace(FIXED_RUN, discount=0.5)] * 2)
     with torch.no_grad():
         for tensors in (agent.critics, agent.targets):
             for tensor in tensors.values():
@@ -346,7 +359,7 @@ def test_truncated_episodes_bootstrap_and_terminated_ones_do_not():
 
 def test_targets_follow_with_their_own_rate_every_period():
     runs = [replace(FIXED_RUN, tau_target=rate) for rate in (0.005, 0.5, 1.0)]
-    agent, sampler = make(replace(STRUCTURE, target_update_period=3), runs)
+    agent, sampler = make(replace(CONFIG, target_update_period=3), runs)
     before = {name: tensor.clone() for name, tensor in agent.targets.items()}
     assert_equal(before, {name: tensor.detach() for name, tensor in agent.critics.items()})
     train(agent, sampler, 2)
@@ -361,18 +374,18 @@ def test_targets_follow_with_their_own_rate_every_period():
 
 def test_a_multiplier_at_its_largest_value_comes_down_again():
     run = replace(LEARNED_RUN, alpha_cql=9e5, tau_cql=-100.0, alpha_learning_rate=0.5)
-    agent, sampler = make(STRUCTURE, [run])
+    agent, sampler = make(CONFIG, [run])
     train(agent, sampler, 3)
-    assert agent.alpha_cql.item() == pytest.approx(1e6, rel=1e-5)
-    agent._tau_cql.fill_(1e9)  # the constraint holds from now on
+    assert agent.stack.alpha_cql.item() == pytest.approx(1e6, rel=1e-5)
+    agent.stack.constants.tau_cql.fill_(1e9)  # the constraint holds from now on
     train(agent, sampler, 20)
-    assert agent.alpha_cql.item() < 1e5
+    assert agent.stack.alpha_cql.item() < 1e5
 
 
 def test_the_actor_clones_for_bc_steps_and_then_listens_to_the_critics():
     actors = []
     for alpha_cql in (0.0, 20.0):  # other critics
-        agent, sampler = make(STRUCTURE, [replace(FIXED_RUN, alpha_cql=alpha_cql, bc_steps=3)])
+        agent, sampler = make(CONFIG, [replace(FIXED_RUN, alpha_cql=alpha_cql, bc_steps=3)])
         after = []
         for _ in range(4):
             train(agent, sampler, 1)
@@ -385,15 +398,15 @@ def test_the_actor_clones_for_bc_steps_and_then_listens_to_the_critics():
 def test_cloning_learns_the_data():
     data = CONSTANT_ACTIONS
     run = replace(FIXED_RUN, bc_steps=10**6, actor_learning_rate=1e-2)
-    agent, sampler = make(STRUCTURE, [run], batch_size=16)
+    agent, sampler = make(CONFIG, [run], batch_size=16)
     train(agent, sampler, 300, data)
-    policy = Policy(agent.structure.mlp, agent.actor, torch.zeros(S), torch.ones(S))
+    policy = Policy(agent.config.mlp, agent.actor, torch.zeros(S), torch.ones(S))
     actions = torch.from_numpy(policy(data.observations.unsqueeze(0).numpy()))
     assert (actions - data.actions).abs().mean() < 0.1
 
 
 def test_parameters_move_and_metrics_are_finite():
-    agent, sampler = make(STRUCTURE, [LEARNED_RUN] * 2)
+    agent, sampler = make(CONFIG, [LEARNED_RUN] * 2)
     before = parameters(agent)
     metrics = train(agent, sampler, 3)
     assert metrics.shape == (3, len(METRICS), 2)
@@ -401,15 +414,15 @@ def test_parameters_move_and_metrics_are_finite():
     assert not metrics.requires_grad
     after = parameters(agent)
     assert all(not torch.equal(before[name], after[name]) for name in before)
-    assert agent.n_steps_done == [3, 3]
+    assert agent.n_steps_done == 3
 
 
 def test_the_policy_acts_with_the_normaliser_it_carries():
-    agent, _ = make(STRUCTURE, [LEARNED_RUN] * 2)
+    agent, _ = make(CONFIG, [LEARNED_RUN] * 2)
     mean, std = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([2.0, 0.5, 10.0])
     raw = torch.randn(2, 5, S, generator=torch.Generator().manual_seed(0))
-    policy = Policy(STRUCTURE.mlp, agent.actor, mean, std)
-    means, _ = networks.actor(STRUCTURE.mlp, agent.actor, (raw - mean) / std, -20.0, 2.0)
+    policy = Policy(CONFIG.mlp, agent.actor, mean, std)
+    means, _ = networks.actor(CONFIG.mlp, agent.actor, (raw - mean) / std, -20.0, 2.0)
     torch.testing.assert_close(torch.from_numpy(policy(raw.numpy())), means.detach().tanh())
 
 
@@ -433,7 +446,7 @@ RUNS = [
 )
 def test_a_run_in_a_stack_is_the_run_alone(precise, tolerance):
     def trained(runs, seeds):
-        agent, sampler = make(STRUCTURE, runs, seeds)
+        agent, sampler = make(CONFIG, runs, seeds)
         if precise:
             in_float64(agent)
         drawn = [tuple(type(p)(*(t.clone() for t in p)) for p in sampler.draw(transitions())) for _ in range(20)]
@@ -453,17 +466,16 @@ def test_a_run_in_a_stack_is_the_run_alone(precise, tolerance):
 
 
 def test_an_infinite_moment_is_named():
-    agent, sampler = make(STRUCTURE, RUNS, SEEDS)
+    agent, sampler = make(CONFIG, RUNS, SEEDS)
     train(agent, sampler, 1)
-    own = agent._slices["critics"]["0.weight"][2]
-    agent.optimisers["critics"].state[own]["exp_avg_sq"].flatten()[0] = math.inf
+    agent.stack.optimisers["critics"].exp_avg_sq[0][2].flatten()[0] = math.inf  # of the first parameter
     assert agent.non_finite(2) == "Adam's exp_avg_sq of critics.0.weight"
     assert agent.non_finite(0) is None is agent.non_finite(1)
 
 
 @pytest.mark.parametrize("part", ["actor", "critics", "alpha_cql"])
 def test_a_broken_run_changes_nothing_in_the_others(part):
-    agents = [make(STRUCTURE, RUNS, SEEDS) for _ in range(2)]
+    agents = [make(CONFIG, RUNS, SEEDS) for _ in range(2)]
     for agent, sampler in agents:
         train(agent, sampler, 3)
     broken = agents[1][0]
@@ -479,8 +491,6 @@ def test_a_broken_run_changes_nothing_in_the_others(part):
         assert_equal(parameters(agents[0][0], r), parameters(broken, r))
 
 
-# Runs at different steps ----------------------------------------------------------------------------------------------
-
 # All that may differ between the runs of a stack does.
 DIFFERENT = [
     replace(RUNS[0], bc_steps=4, actor_learning_rate=2e-3),
@@ -493,71 +503,24 @@ def state_of(agent, sampler, run):
     return {**agent.state(run), "sampler": sampler.state(run).clone()}
 
 
-def advance(agent, sampler, active):
-    return agent.update(*sampler.draw(transitions(), active), active)
-
-
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_runs_end_the_same_whatever_the_order_in_which_they_step(activation):
-    n_steps, structure = 10, replace(STRUCTURE, target_update_period=3, mlp=Mlp(width=6, activation=activation))
-    together, together_sampler = make(structure, DIFFERENT, SEEDS)
-    expected = train(together, together_sampler, n_steps)
-    agent, sampler = make(structure, DIFFERENT, SEEDS)
-    order = torch.Generator().manual_seed(0)
-    while min(agent.n_steps_done) < n_steps:
-        done = agent.n_steps_done
-        behind = torch.tensor(done) < n_steps
-        active = ((torch.rand(3, generator=order) < 0.5) & behind).tolist()
-        if any(active):
-            metrics = advance(agent, sampler, active)
-            for run in range(3):
-                assert agent.n_steps_done[run] == done[run] + active[run]
-                if active[run]:
-                    assert torch.equal(metrics[:, run], expected[done[run], :, run])
-    for run in range(3):
-        assert_same(state_of(agent, sampler, run), state_of(together, together_sampler, run))
-
-
-@pytest.mark.parametrize("broken", [False, True])
-def test_a_run_that_is_not_active_keeps_every_bit(broken):
-    agent, sampler = make(STRUCTURE, DIFFERENT, SEEDS)
-    train(agent, sampler, 2)
-    if broken:  # its gradients and everything computed from it are NaN
-        with torch.no_grad():
-            agent.critics["0.weight"][1] = math.nan
-            agent.log_coefficients["alpha_cql"]["log_alpha_cql"][1] = 100.0  # beyond what an active one is clamped to
-    before = {name: tensor.view(torch.int32) for name, tensor in parameters(agent, 1).items()}
-    moments = agent.state(1)["optimisers"]
-    for active in ([True, False, True], [False, False, True]):
-        for _ in range(3):
-            advance(agent, sampler, active)
-    assert_equal(before, {name: tensor.view(torch.int32) for name, tensor in parameters(agent, 1).items()})
-    assert_same(agent.state(1)["optimisers"], moments)
-    assert agent.n_steps_done == [5, 2, 8]
-    for run in (0, 2):
-        assert agent.non_finite(run) is None
-
-
-def test_an_agent_goes_on_with_runs_at_different_steps_and_new_ones():
-    agent, sampler = make(STRUCTURE, DIFFERENT, SEEDS)
-    for active in ([True, False, False], [True, False, True], [True, False, True]):
-        advance(agent, sampler, active)
-    states = [agent.state(0), None, agent.state(2)]
-    other, other_sampler = make(STRUCTURE, DIFFERENT, SEEDS)
-    other.load_states(states)
-    assert other.n_steps_done == [3, 0, 2]
-    for run in (0, 2):
-        other_sampler.load_state(run, sampler.state(run))
-    assert torch.equal(train(agent, sampler, 4), train(other, other_sampler, 4))
-    for run in range(3):
-        assert_same(state_of(agent, sampler, run), state_of(other, other_sampler, run))
-    assert agent.n_steps_done == [7, 4, 6]
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "fast"])
+def test_runs_that_clone_for_different_numbers_of_steps_are_the_runs_alone(fast):
+    config = replace(CONFIG, target_update_period=3)
+    stacked, sampler = make(config, DIFFERENT, SEEDS, fast=fast)
+    metrics = train(in_float64(stacked), FloatSampler(sampler), 10)
+    for r, (run, seed) in enumerate(zip(DIFFERENT, SEEDS, strict=True)):
+        alone, own_sampler = make(config, [run], [seed], fast=fast)
+        own_metrics = train(in_float64(alone), FloatSampler(own_sampler), 10)
+        torch.testing.assert_close(metrics[..., r], own_metrics[..., 0], rtol=1e-6, atol=1e-6)  # kept in float32
+        theirs = parameters(alone, 0)
+        for name, tensor in parameters(stacked, r).items():
+            torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-9)
 
 
 def test_each_run_has_its_own_learning_rates():
     rates = ["critic_learning_rate", "actor_learning_rate", "temp_learning_rate", "alpha_learning_rate"]
     runs = [LEARNED_RUN, *(replace(LEARNED_RUN, **{rate: 2 * getattr(LEARNED_RUN, rate)}) for rate in rates)]
-    agent, sampler = make(STRUCTURE, runs, seeds=[3] * 5)
+    agent, sampler = make(CONFIG, runs, seeds=[3] * 5)
     before = parameters(agent)
     train(agent, sampler, 1)
     parts = {"critics.": 1, "actor.": 2, "alpha_temp.": 3, "alpha_cql.": 4}
@@ -577,7 +540,7 @@ def test_each_run_has_its_own_learning_rates():
 @pytest.mark.parametrize(("name", "rate"), [("alpha_temp", "temp_learning_rate"), ("alpha_cql", "alpha_learning_rate")])
 def test_fixed_and_learned_coefficients_do_not_share_a_stack(name, rate):
     with pytest.raises(ValueError, match=rf"{name} is learned in 2 of the 3 runs"):
-        make(STRUCTURE, [LEARNED_RUN, replace(LEARNED_RUN, **{rate: None}), LEARNED_RUN])
+        make(CONFIG, [LEARNED_RUN, replace(LEARNED_RUN, **{rate: None}), LEARNED_RUN])
 
 
 # States ---------------------------------------------------------------------------------------------------------------
@@ -586,11 +549,11 @@ def test_fixed_and_learned_coefficients_do_not_share_a_stack(name, rate):
 @pytest.mark.parametrize("n_steps", [0, 5])
 def test_a_loaded_agent_goes_on_bit_for_bit(n_steps):
     runs = [replace(run, bc_steps=7) for run in RUNS]
-    agent, sampler = make(replace(STRUCTURE, target_update_period=2), runs, SEEDS)
+    agent, sampler = make(replace(CONFIG, target_update_period=2), runs, SEEDS)
     train(agent, sampler, n_steps)
     states = [agent.state(r) for r in range(3)]
     streams = [sampler.state(r).clone() for r in range(3)]
-    other, other_sampler = make(agent.structure, runs, [91, 92, 93])
+    other, other_sampler = make(agent.config, runs, [91, 92, 93])
     train(other, other_sampler, 2)  # whatever it was before must not matter
     other.load_states(states)
     for r, stream in enumerate(streams):
@@ -602,12 +565,12 @@ def test_a_loaded_agent_goes_on_bit_for_bit(n_steps):
 
 
 def test_a_state_is_a_copy_that_does_not_tell_of_the_stack():
-    agent, sampler = make(STRUCTURE, RUNS, SEEDS)
+    agent, sampler = make(CONFIG, RUNS, SEEDS)
     train(agent, sampler, 2)
     state, again = agent.state(1), agent.state(1)
     train(agent, sampler, 1)
     assert_same(state, again)
-    alone, alone_sampler = make(STRUCTURE, [RUNS[1]], [SEEDS[1]])
+    alone, alone_sampler = make(CONFIG, [RUNS[1]], [SEEDS[1]])
     train(alone, alone_sampler, 2)
 
     def shapes(found):
@@ -619,10 +582,10 @@ def test_a_state_is_a_copy_that_does_not_tell_of_the_stack():
 
 
 def test_runs_regroup_into_another_stack():
-    agent, sampler = make(STRUCTURE, RUNS, SEEDS)
+    agent, sampler = make(CONFIG, RUNS, SEEDS)
     train(agent, sampler, 5)
     states, order = [agent.state(r) for r in range(3)], [2, 0]
-    other, other_sampler = make(STRUCTURE, [RUNS[r] for r in order], [0, 0])
+    other, other_sampler = make(CONFIG, [RUNS[r] for r in order], [0, 0])
     other.load_states([states[r] for r in order])
     for position, r in enumerate(order):
         assert_same(other.state(position), states[r])
@@ -632,24 +595,34 @@ def test_runs_regroup_into_another_stack():
         torch.testing.assert_close(theirs[..., position], ours[..., r], rtol=1e-3, atol=1e-4)
 
 
+def test_states_of_different_steps_are_refused_and_change_nothing():
+    agent, sampler = make(CONFIG, RUNS[:2])
+    start = agent.state(0)
+    train(agent, sampler, 2)
+    before = [agent.state(run) for run in range(2)]
+    with pytest.raises(ValueError, match=r"states of steps 0, 2: all runs of a stack resume at the same step"):
+        agent.load_states([start, before[1]])
+    assert_same([agent.state(run) for run in range(2)], before)
+
+
 def test_states_that_do_not_fit_are_refused():
-    agent, _ = make(STRUCTURE, RUNS[:2])
+    agent, _ = make(CONFIG, RUNS[:2])
     states = [agent.state(0), agent.state(1)]
     with pytest.raises(ValueError, match="1 states for a stack of 2 runs"):
         agent.load_states(states[:1])
-    wider, _ = make(replace(STRUCTURE, mlp=Mlp(width=9)), RUNS[:2])
+    wider, _ = make(replace(CONFIG, mlp=Mlp(width=9)), RUNS[:2])
     with pytest.raises(ValueError, match=r"actor.0.weight: shape \(3, 6\), expected \(3, 9\)"):
         wider.load_states(states)
-    fixed, _ = make(STRUCTURE, [FIXED_RUN] * 2)
+    fixed, _ = make(CONFIG, [FIXED_RUN] * 2)
     with pytest.raises(ValueError, match="alpha_temp: the state holds"):
         agent.load_states([fixed.state(0), fixed.state(1)])
 
 
 def test_noise_is_drawn_only_for_what_the_update_uses():
-    for structure, sizes in (
-        (STRUCTURE, {"uniform": 2, "policy": 2, "next_policy": 2, "target": 1, "actor": 1}),
-        (replace(STRUCTURE, next_actions=False, backup="max"), {"uniform": 2, "next_policy": 0, "target": 2}),
+    for config, sizes in (
+        (CONFIG, {"uniform": 2, "policy": 2, "next_policy": 2, "target": 1, "actor": 1}),
+        (replace(CONFIG, next_actions=False, backup="max"), {"uniform": 2, "next_policy": 0, "target": 2}),
     ):
-        _, sampler = make(structure, [LEARNED_RUN])
+        _, sampler = make(config, [LEARNED_RUN])
         noise: Noise = sampler.draw(transitions())[1]
         assert sizes.items() <= {name: tensor.shape[1] for name, tensor in noise._asdict().items()}.items()

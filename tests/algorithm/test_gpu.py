@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_agent import LEARNED_RUN, STRUCTURE, transitions
+from test_agent import CONFIG, LEARNED_RUN, transitions
 from tiny import tiny_config, write_dataset
 
 from cql.algorithm.agent import METRICS, Agent, AgentConfig
-from cql.algorithm.fast.captured import CapturedStep
+from cql.algorithm.fast.cuda_graph import CapturedStep
 from cql.algorithm.sampling import Batch, Noise
 from cql.training import experiment
 from cql.training.checkpoint import load
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def test_an_update_gives_the_metrics_of_the_cpu() -> None:
-    agents = [Agent(STRUCTURE, [LEARNED_RUN] * 2, [0, 1], torch.device(name)) for name in ("cpu", "cuda")]
+    agents = [Agent(CONFIG, [LEARNED_RUN] * 2, [0, 1], torch.device(name)) for name in ("cpu", "cuda")]
     sampler = agents[0].sampler([0, 1], batch_size=16)
     for _ in range(5):
         batch, noise = sampler.draw(transitions())
@@ -33,32 +33,37 @@ def test_an_update_gives_the_metrics_of_the_cpu() -> None:
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-3, atol=1e-3)
 
 
-SAMPLED = replace(STRUCTURE, gradient="sampled", num_gradient_actions=2)
+SAMPLED = replace(CONFIG, gradient="sampled", num_gradient_actions=2)
 
 
-@pytest.mark.parametrize("structure", [STRUCTURE, SAMPLED], ids=["exact", "sampled"])
-def test_captured_steps_are_the_plain_ones_step_by_step(
-    structure: AgentConfig, caplog: pytest.LogCaptureFixture
-) -> None:
-    device, seeds, active = torch.device("cuda"), [0, 1, 2], (True, True, True)
-    plain, agent = (Agent(structure, [LEARNED_RUN] * 3, seeds, device) for _ in range(2))
+@pytest.mark.parametrize("config", [CONFIG, SAMPLED], ids=["exact", "sampled"])
+def test_captured_steps_are_the_plain_ones_step_by_step(config: AgentConfig, caplog: pytest.LogCaptureFixture) -> None:
+    device, seeds = torch.device("cuda"), [0, 1, 2]
+    plain, agent = (Agent(config, [LEARNED_RUN] * 3, seeds, device) for _ in range(2))
     samplers = [each.sampler(seeds, batch_size=16) for each in (plain, agent)]
     data = Batch(*(field.cuda() for field in transitions()))
     step = CapturedStep(agent, samplers[1], data)
     for _ in range(50):
         expected = plain.update(*samplers[0].draw(data))
-        torch.testing.assert_close(step(active), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(step(), expected, rtol=1e-4, atol=1e-5)
     assert step.n_graphs == 1, caplog.text
-    for ours, theirs in zip(agent.tensors(), plain.tensors(), strict=True):
+    for ours, theirs in zip(agent.stack.tensors(), plain.stack.tensors(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     for run in range(3):
         assert torch.equal(samplers[1].state(run), samplers[0].state(run))
-    # A run that stands still for a while, under another graph.
-    for _ in range(8):
-        step((True, False, True))
-        plain.update(*samplers[0].draw(data, (True, False, True)), (True, False, True))
-    assert step.n_graphs == 2
-    for ours, theirs in zip(agent.tensors(), plain.tensors(), strict=True):
+
+
+def test_each_phase_has_a_graph() -> None:
+    device, seeds, runs = torch.device("cuda"), [0, 1], [replace(LEARNED_RUN, bc_steps=20), LEARNED_RUN]
+    plain, agent = (Agent(replace(CONFIG, target_update_period=2), runs, seeds, device) for _ in range(2))
+    samplers = [each.sampler(seeds, batch_size=16) for each in (plain, agent)]
+    data = Batch(*(field.cuda() for field in transitions()))
+    step = CapturedStep(agent, samplers[1], data)
+    for _ in range(40):
+        step()
+        plain.update(*samplers[0].draw(data))
+    assert step.n_graphs == 4
+    for ours, theirs in zip(agent.stack.tensors(), plain.stack.tensors(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -78,7 +83,7 @@ def test_tf32_changes_the_losses_by_its_rounding_alone() -> None:
     metrics = []
     for precision in ("highest", "high"):
         torch.set_float32_matmul_precision(precision)
-        agent = Agent(STRUCTURE, [LEARNED_RUN], [0], torch.device("cuda"))
+        agent = Agent(CONFIG, [LEARNED_RUN], [0], torch.device("cuda"))
         sampler = agent.sampler([0], batch_size=256)
         data = Batch(*(field.cuda() for field in transitions()))
         metrics.append(torch.stack([agent.update(*sampler.draw(data)) for _ in range(5)]))

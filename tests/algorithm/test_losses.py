@@ -208,31 +208,37 @@ def test_importance_weights_estimate_the_integral_over_actions():
     assert float(gap) - math.log(n) == pytest.approx(2 * math.log(2 * math.sinh(1)), abs=0.01)
 
 
+W_CQL, TAU_CQL = (torch.tensor(x, dtype=torch.float64) for x in ([1.0, 0.0, 2.5], [5.0, 0.0, -1.0]))
+
+
+def test_critic_loss(draw):
+    td, gap, alpha_cql = draw(R, C), draw(R, C), draw(R)
+    theirs = [reference.critic_loss(list(td[r]), list(gap[r]), alpha_cql[r], W_CQL[r], TAU_CQL[r]) for r in range(R)]
+    assert_same(losses.critic_loss(td, gap, W_CQL, alpha_cql, TAU_CQL), stack(theirs), td, gap, alpha_cql)
+
+
+def test_critic_loss_by_hand():
+    # (4 + 3 * 2 * (7 - 5)) + (1 + 3 * 2 * (4 - 5)) = 16 - 5; and without a multiplier the two errors alone.
+    td, gap = torch.tensor([[4.0, 1.0], [4.0, 1.0]]), torch.tensor([[7.0, 4.0], [7.0, 4.0]])
+    w_cql, alpha_cql, tau_cql = torch.tensor([3.0, 3.0]), torch.tensor([2.0, 0.0]), torch.tensor([5.0, 5.0])
+    assert losses.critic_loss(td, gap, w_cql, alpha_cql, tau_cql).tolist() == [11.0, 5.0]
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("importance_weighted", [True, False])
-def test_critic_gradient_is_that_of_the_loss(draw, importance_weighted, temperature):
+def test_the_gradient_of_the_critic_loss_in_the_values_by_hand(draw, importance_weighted, temperature):
+    # At the data's action ( 2 (Q - y) - w_cql alpha_cql ) / B, at the sampled ones w_cql alpha_cql softmax_j / B.
     q_sampled, q_data, target, alpha_cql = draw(R, C, N, B), draw(R, C, B), draw(R, B), draw(R)
     log_proposal = draw(R, N, B) if importance_weighted else None
-    w_cql = torch.tensor([1.0, 0.0, 2.5], dtype=torch.float64)
-    tau_cql = torch.tensor([5.0, 0.0, -1.0], dtype=torch.float64)
     td = losses.temporal_difference(q_data, target)
     gap = losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=temperature)
-    loss = sum(reference.critic_loss(list(td[r]), list(gap[r]), alpha_cql[r], w_cql[r], tau_cql[r]) for r in range(R))
-    of_data, of_sampled = torch.autograd.grad(loss, [q_data, q_sampled])
-    expected = torch.cat([of_data.unsqueeze(2), of_sampled], 2)
-
-    with torch.no_grad():
-
-        def of_part(runs, critics, states):
-            own_proposal = None if log_proposal is None else log_proposal[runs, :, states]
-            shares = losses.softmax_weights(q_sampled[runs, critics, :, states], own_proposal, temperature=temperature)
-            weight = (w_cql * alpha_cql)[runs]
-            return losses.critic_gradient(q_data[runs, critics, states], target[runs, states], shares, weight, B)
-
-        whole = slice(None)
-        torch.testing.assert_close(of_part(whole, whole, whole), expected, rtol=1e-12, atol=1e-14)
-        part = slice(1, 3), slice(1, 2), slice(2, None)  # it is each state's own, with the whole minibatch's mean
-        torch.testing.assert_close(of_part(*part), expected[part[0], part[1], :, part[2]], rtol=1e-12, atol=1e-14)
+    loss = losses.critic_loss(td, gap, W_CQL, alpha_cql, TAU_CQL)
+    of_data, of_sampled = torch.autograd.grad(loss.sum(), [q_data, q_sampled])
+    weight = (W_CQL * alpha_cql)[:, None, None]
+    expected = (2 * (q_data - target.unsqueeze(1)) - weight) / B
+    torch.testing.assert_close(of_data, expected, rtol=1e-12, atol=1e-14)
+    shares = losses.softmax_weights(q_sampled, log_proposal, temperature=temperature)
+    torch.testing.assert_close(of_sampled, weight.unsqueeze(3) * shares / B, rtol=1e-12, atol=1e-14)
 
 
 # Actor and coefficients -----------------------------------------------------------------------------------------------
@@ -302,9 +308,18 @@ def sampled_gradients(inputs, k, temperature, n_draws):
     q_sampled, q_data, log_proposal = (None if x is None else x.expand(n_draws, *x.shape[1:]).clone() for x in inputs)
     uniform = torch.rand(n_draws, C, k, B_FEW, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
     chosen = losses.softmax_choices(q_sampled, log_proposal, uniform, temperature=temperature)
-    times = torch.zeros_like(q_sampled).scatter_add_(2, chosen, torch.ones_like(uniform))
-    # An action has a share of 1/k as often as it was chosen; the first of the gradients is that of the data's action.
-    return losses.critic_gradient(q_data, q_data[:, 0], times / k, torch.ones(n_draws), B_FEW)[:, :, 1:]
+    leaf = q_sampled.requires_grad_()
+    gap = losses.sampled_gap(leaf.gather(2, chosen), q_data)
+    return torch.autograd.grad(gap.sum(), leaf)[0]
+
+
+def test_sampled_gap_by_hand():
+    # Two states, k = 2: means 2 and 5 of the chosen actions, less the data's 1 and 3.
+    q_chosen = torch.tensor([[[[1.0, 4.0], [3.0, 6.0]]]], requires_grad=True)
+    gap = losses.sampled_gap(q_chosen, torch.tensor([[[1.0, 3.0]]]))
+    assert gap.tolist() == [[1.5]]
+    gap.sum().backward()
+    assert q_chosen.grad.eq(0.25).all()  # 1 / (k B)
 
 
 @pytest.mark.parametrize("weighted", [True, False])

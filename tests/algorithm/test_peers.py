@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_agent import CPU, LEARNED_RUN, STRUCTURE, A, S, transitions
+from test_agent import CONFIG, CPU, LEARNED_RUN, A, S, transitions
 
 from cql.algorithm.agent import METRICS, Agent
 from cql.algorithm.networks import Mlp
@@ -34,7 +34,7 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.peers
 
 B, N, WIDTH, THRESHOLD = 16, 5, 32, 7.0
-OURS = replace(STRUCTURE, mlp=Mlp(width=WIDTH, depth=2), num_sampled_actions=N)
+OURS = replace(CONFIG, mlp=Mlp(width=WIDTH, depth=2), num_sampled_actions=N)
 RUN = replace(LEARNED_RUN, w_cql=3.0, tau_cql=THRESHOLD, target_entropy=-float(A))
 
 
@@ -74,7 +74,7 @@ def assert_close(ours, theirs, run=0, **tolerances):
         torch.testing.assert_close(ours[name][run], theirs[name], **tolerances)
 
 
-def theirs_and_ours(structure, run):
+def theirs_and_ours(config, run):
     """d3rlpy's implementation, and our agent with its weights."""
     config = d3rlpy.algos.CQLConfig(
         actor_learning_rate=run.actor_learning_rate,
@@ -90,8 +90,8 @@ def theirs_and_ours(structure, run):
         alpha_threshold=THRESHOLD,
         conservative_weight=run.w_cql,
         n_action_samples=N,
-        soft_q_backup=structure.backup == "soft",
-        max_q_backup=structure.backup == "max",
+        soft_q_backup=config.backup == "soft",
+        max_q_backup=config.backup == "max",
     )
     algo = config.create(device="cpu:0")
     algo.create_impl((S,), A)
@@ -102,7 +102,7 @@ def theirs_and_ours(structure, run):
             for layer in linears(module):  # targets that are not the critics
                 for tensor in (layer.weight, layer.bias):
                     tensor.copy_(torch.randn(tensor.shape, generator=generator) / math.sqrt(WIDTH))
-    agent = Agent(structure, [run], [0], CPU)
+    agent = Agent(config, [run], [0], CPU)
     with torch.no_grad():
         for own, their in (
             (agent.actor, network_of(modules.policy)),
@@ -149,14 +149,14 @@ def as_their_batch(batch):
     )
 
 
-def step_both(monkeypatch, structure, run):
+def step_both(monkeypatch, config, run):
     """One update by each, with gradients taken where each has them clean."""
-    impl, agent = theirs_and_ours(structure, run)
+    impl, agent = theirs_and_ours(config, run)
     batch, noise = agent.sampler([0], B).draw(transitions())
-    if structure.backup == "hard":
+    if config.backup == "hard":
         noise = noise._replace(target=torch.zeros_like(noise.target))
     metrics = agent.update(batch, noise)[:, 0].double()
-    queue = play(monkeypatch, noise, structure.backup)
+    queue = play(monkeypatch, noise, config.backup)
     their_batch = as_their_batch(batch)
     theirs = impl.update_critic(their_batch)
     critic_gradients = critics_of(impl.modules.q_funcs, gradients=True)
@@ -171,9 +171,9 @@ def step_both(monkeypatch, structure, run):
 @pytest.mark.parametrize("alpha_cql", [1.5, 5.0])
 @pytest.mark.parametrize("backup", ["soft", "hard", "max"])
 def test_one_step_with_fixed_coefficients(monkeypatch, backup, alpha_cql):
-    structure = replace(OURS, backup=backup)
+    config = replace(OURS, backup=backup)
     run = with_learned(replace(RUN, alpha_cql=alpha_cql, tau_cql=None, target_entropy=None), temp=False, alpha=False)
-    impl, agent, theirs, ours, critic_gradients, actor_gradients = step_both(monkeypatch, structure, run)
+    impl, agent, theirs, ours, critic_gradients, actor_gradients = step_both(monkeypatch, config, run)
 
     weight = 2 * run.w_cql * alpha_cql  # two critics
     assert theirs["conservative_loss"] == pytest.approx(weight * (ours["cql_gap"] - THRESHOLD), rel=1e-5)
@@ -201,10 +201,10 @@ def test_a_learned_multiplier(monkeypatch):
     # in it. The step: the same.
     seen = impl.modules.alpha_optim.optim.state[log_alpha]["exp_avg"].item() / 0.1
     assert seen == pytest.approx(RUN.w_cql * own.grad.item(), rel=1e-5)
-    assert log_alpha.exp().item() == pytest.approx(agent.alpha_cql.item(), rel=1e-6)
+    assert log_alpha.exp().item() == pytest.approx(agent.stack.alpha_cql.item(), rel=1e-6)
     # The critics: theirs already with the new multiplier, ours with that of the step's beginning.
     assert ours["alpha_cql"] == pytest.approx(RUN.alpha_cql)
-    assert theirs["alpha"] == pytest.approx(agent.alpha_cql.item(), rel=1e-6)
+    assert theirs["alpha"] == pytest.approx(agent.stack.alpha_cql.item(), rel=1e-6)
     expected = 2 * RUN.w_cql * theirs["alpha"] * ours["cql_residual"]
     assert theirs["conservative_loss"] == pytest.approx(expected, rel=1e-5)
     assert theirs["critic_loss"] == pytest.approx(2 * ours["critic_td"] + expected, rel=1e-5)

@@ -124,27 +124,6 @@ def test_a_loaded_state_goes_on_bit_for_bit():
             assert torch.equal(ours[1], theirs[0])
 
 
-def test_a_run_that_is_not_active_draws_nothing():
-    own, other = sampler([0, 1, 2]), sampler([0, 1, 2])
-    copies(own.draw(transitions()))
-    before = own.state(1).clone()
-    for _ in range(3):
-        drawn = copies(own.draw(transitions(), [True, False, True]))
-    assert torch.equal(own.state(1), before)
-    for _ in range(4):
-        expected = copies(other.draw(transitions()))
-    for run in (0, 2):
-        assert torch.equal(own.state(run), other.state(run))
-        for ours, theirs in zip(drawn, expected, strict=True):
-            assert torch.equal(ours[run], theirs[run])
-
-
-def test_a_run_that_was_never_active_has_valid_transitions():
-    batch, noise = sampler([0, 1]).draw(transitions(), [False, True])
-    assert batch.rewards[0].tolist() == [0.0] * B  # the first transition, again and again
-    assert all(tensor[0].isfinite().all() for tensor in noise)
-
-
 def test_seeds_and_streams_are_unrelated():
     seeds = range(200)
     streams = (TRAINING_STREAM, INITIALISATION_STREAM)

@@ -763,6 +763,7 @@ NOT_STACKABLE = [
     ["network.width=32"], ["batch_size=64"], ["n_steps=100000"], ["n_steps_per_epoch=100"], ["algorithm.backup=soft"],
     ["algorithm/alpha_cql=learned"], ["algorithm/alpha_temp=fixed"], ["algorithm/penalty=cql_rho"],
     ["algorithm.penalty.gradient=sampled", "algorithm.penalty.num_gradient_actions=1"], ["device=cuda", "tf32=true"],
+    ["fast=false"],
     ["algorithm.penalty.temperature=2"], ["algorithm.num_sampled_actions=4"], ["dataset=embedded_hopper_medium"],
     ["dataset.normalise_observations=true"], ["env.n_eval_episodes=3"], ["device=cpu"], ["n_threads=1"],
     ["algorithm.target_update_period=2"], ["n_epochs_per_eval=2"],
@@ -839,6 +840,7 @@ def test_a_sweeps_name_is_that_of_a_folder():
 def test_configs_from_before_a_key_with_a_default_are_read():
     plain = config.to_dict(load())
     del plain["sweep_name"], plain["retry_failed"], plain["cuda_graph"], plain["tf32"], plain["eval_worker"]
+    del plain["fast"]
     del plain["algorithm"]["penalty"]["gradient"], plain["algorithm"]["penalty"]["num_gradient_actions"]
     assert config.from_dict(plain) == load()
     # So a run from before them is the same run.

@@ -235,7 +235,7 @@ def test_one_run_of_a_stack_fails_alone(
     update = Agent.update
 
     def poisoned(self: Agent, *args: Any) -> torch.Tensor:
-        if self.n_steps_done[0] == 33:
+        if self.n_steps_done == 33:
             with torch.no_grad():
                 self.critics["0.weight"][1] = float("nan")
         return update(self, *args)

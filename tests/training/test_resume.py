@@ -36,7 +36,7 @@ def run_and_signal(train_config: TrainConfig, folder: Path, step: int, sent: sig
     update = Agent.update
 
     def signalled(self: Agent, *args: Any) -> torch.Tensor:
-        if self.n_steps_done[0] == step:
+        if self.n_steps_done == step:
             os.kill(os.getpid(), sent)
         return update(self, *args)
 

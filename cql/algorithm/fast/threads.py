@@ -1,8 +1,8 @@
-"""Independent pieces of a step's arithmetic, side by side on the processor's cores.
+"""Independent pieces of a step's arithmetic, in parallel on the processor's cores.
 
-torch spreads each operator over its threads, which meet after every one. Pieces that need nothing of each other meet
-once: each runs on one thread from beginning to end, out of that core's own cache, and its rounding does not depend on
-how many threads there are.
+torch spreads each operator over its threads, which wait for each other after every one. Independent pieces wait once:
+each runs on one thread from beginning to end, in the cache of that core, and its rounding does not depend on the number
+of threads.
 """
 
 import os
@@ -18,28 +18,26 @@ T = TypeVar("T")
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
-def each_alone(pieces: Sequence[Callable[[], T]], device: torch.device) -> list[T]:
-    """Call functions on as many threads as torch has, the calling one among them, each with torch's operators on one.
+def each_alone(pieces: Sequence[Callable[[], T]]) -> list[T]:
+    """Call functions on as many threads as torch has, with torch's operators on one thread in each of them.
 
-    They run without gradients, whose mode is a thread's own. Anywhere but on a processor they are called one after the
-    other.
+    The calling thread is one of them. The functions run without gradients: the mode belongs to a thread.
 
     Args:
         pieces: they must not depend on one another.
-        device: of their tensors.
 
     Returns:
         What they returned, in their order.
     """
     results: dict[int, T] = {}
-    remaining = iter(enumerate(pieces))  # shared: whoever is free takes the next
+    remaining = iter(enumerate(pieces))  # shared: a free thread takes the next
 
     @torch.no_grad()
     def work() -> None:
         for position, piece in remaining:
             results[position] = piece()
 
-    n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+    n_threads = torch.get_num_threads()
     if n_threads == 1:
         work()
         return [results[position] for position in range(len(pieces))]

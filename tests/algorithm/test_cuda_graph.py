@@ -1,7 +1,7 @@
-"""Captured steps: the same training as without, whatever the plans.
+"""Captured steps: the same training as without, in every phase.
 
 A CUDA graph records what a function launches and does not run it; a replay runs it on the same memory. Here a stand-in
-does so with the function itself, and all but the graph is tested without a GPU; `tests/test_gpu.py` has the rest.
+does so with the function itself, and all but the graph is tested without a GPU; `test_gpu.py` has the rest.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import replace
 import pytest
 import torch
 from nested import assert_same
-from test_agent import DIFFERENT, FIXED_RUN, LEARNED_RUN, SEEDS, STRUCTURE, make, state_of, transitions
+from test_agent import CONFIG, DIFFERENT, FIXED_RUN, LEARNED_RUN, SEEDS, make, state_of, transitions
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cql.algorithm.agent import METRICS, Agent
-from cql.algorithm.fast import captured
-from cql.algorithm.fast.captured import CapturedStep
+from cql.algorithm import networks
+from cql.algorithm.agent import METRICS
+from cql.algorithm.fast.cuda_graph import CapturedStep
 from cql.algorithm.networks import Mlp
 
-SAMPLED = replace(STRUCTURE, gradient="sampled", num_gradient_actions=2)
+SAMPLED = replace(CONFIG, gradient="sampled", num_gradient_actions=2)
 
 
 class Recorder:
@@ -44,73 +44,63 @@ class Recorder:
         return replay
 
 
-def both(structure, runs, seeds=SEEDS, spoil=None):
+def both(config, runs, seeds=SEEDS, spoil=None):
     """A plain agent with its sampler, and a captured one with its step and the recorder."""
-    plain, plain_sampler = make(structure, runs, seeds)
-    agent, sampler = make(structure, runs, seeds)
+    plain, plain_sampler = make(config, runs, seeds)
+    agent, sampler = make(config, runs, seeds)
     recorder = Recorder(len(runs), spoil)
     return (plain, plain_sampler), (agent, sampler), CapturedStep(agent, sampler, transitions(), recorder), recorder
 
 
-def train_both(pair, other, step, actives):
-    for active in actives:
-        expected = pair[0].update(*pair[1].draw(transitions(), active), active)
-        values = step(active)
-        chosen = list(active)
-        assert torch.equal(values[:, chosen], expected[:, chosen])
+def train_both(pair, other, step, n_steps):
+    for _ in range(n_steps):
+        expected = pair[0].update(*pair[1].draw(transitions()))
+        assert torch.equal(step(), expected)
     for run in range(pair[0].n_runs):
         assert_same(state_of(*other, run), state_of(*pair, run))
 
 
-@pytest.mark.parametrize("structure", [STRUCTURE, SAMPLED], ids=["exact", "sampled"])
-def test_captured_steps_are_the_plain_ones_bit_for_bit(structure):
-    pair, other, step, recorder = both(structure, [LEARNED_RUN] * 3)
-    train_both(pair, other, step, [(True,) * 3] * 10)
+@pytest.mark.parametrize("config", [CONFIG, SAMPLED], ids=["exact", "sampled"])
+def test_captured_steps_are_the_plain_ones_bit_for_bit(config):
+    pair, other, step, recorder = both(config, [LEARNED_RUN] * 3)
+    train_both(pair, other, step, 10)
     assert (recorder.n_captures, step.n_graphs) == (1, 1)
     assert recorder.n_replays == 1 + 7  # the trial, and all steps but the first three
 
 
-def test_each_plan_has_a_graph_of_its_own():
-    # Runs that clone for different numbers of steps, targets every third step, and a run that stands still for a while.
-    pair, other, step, recorder = both(replace(STRUCTURE, target_update_period=3), DIFFERENT)
-    actives = [(True, True, True)] * 30 + [(True, False, True)] * 14 + [(True, True, True)] * 10
-    train_both(pair, other, step, actives)
-    plans = set()
-    done = [0, 0, 0]
-    for active in actives:
-        clones = tuple(a and d < run.bc_steps for a, d, run in zip(active, done, DIFFERENT, strict=True))
-        plans.add((active, clones, tuple(a and (d + 1) % 3 == 0 for a, d in zip(active, done, strict=True))))
-        done = [d + a for d, a in zip(done, active, strict=True)]
-    assert 4 <= step.n_graphs == recorder.n_captures < len(plans)  # those that came up more than three times
+def test_each_phase_has_a_graph_of_its_own():
+    # Runs that clone for 4, 0 and 25 steps, and targets every third step: four phases, each of more than three steps.
+    runs = [DIFFERENT[0], DIFFERENT[1], replace(DIFFERENT[2], bc_steps=25)]
+    pair, other, step, recorder = both(replace(CONFIG, target_update_period=3), runs)
+    phases = []
+    for _ in range(50):
+        phases.append(other[0].phase)
+        train_both(pair, other, step, 1)
+    assert [phase.cloning for phase in phases] == [True] * 25 + [False] * 25
+    assert [phase.update_targets for phase in phases] == [(n + 1) % 3 == 0 for n in range(50)]
+    assert step.n_graphs == recorder.n_captures == len(set(phases)) == 4
 
 
-def test_runs_of_another_plan_than_ever_before_run_as_they_are(monkeypatch):
-    monkeypatch.setattr(captured, "_MOST_GRAPHS", 1)
-    pair, other, step, recorder = both(STRUCTURE, [FIXED_RUN] * 3)
-    train_both(pair, other, step, [(True, True, True)] * 6 + [(True, False, False)] * 6 + [(True, True, True)] * 2)
-    assert recorder.n_captures == 1
-
-
-def test_a_stopped_run_goes_on_with_graphs_of_its_own():
+def test_a_resumed_run_has_graphs_of_its_own():
     pair, other, step, _ = both(SAMPLED, [LEARNED_RUN], [3])
-    train_both(pair, other, step, [(True,)] * 8)
+    train_both(pair, other, step, 8)
     pair2, other2, step2, recorder2 = both(SAMPLED, [LEARNED_RUN], [9])
     for agent, sampler in (pair2, other2):
         agent.load_states([other[0].state(0)])
         sampler.load_state(0, other[1].state(0))
-    train_both(pair2, other2, step2, [(True,)] * 8)
-    train_both(pair, other, step, [(True,)] * 8)
+    train_both(pair2, other2, step2, 8)
+    train_both(pair, other, step, 8)
     assert recorder2.n_replays == 6
     assert_same(state_of(*other2, 0), state_of(*other, 0))
 
 
 def test_a_failed_run_does_not_stand_in_the_way_of_a_graph():
-    pair, other, step, recorder = both(STRUCTURE, [LEARNED_RUN] * 3)
+    pair, other, step, recorder = both(CONFIG, [LEARNED_RUN] * 3)
     for agent in (pair[0], other[0]):
         with torch.no_grad():
             agent.critics["2.bias"][1] = torch.nan
     for _ in range(6):
-        step((True, False, True))
+        step()
     assert recorder.n_replays == 4
 
 
@@ -119,9 +109,9 @@ def test_what_cannot_be_captured_is_trained_without(caplog):
         function()  # as far as it came, something may have been changed
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    pair, other, _, _ = both(STRUCTURE, [LEARNED_RUN] * 3)
+    pair, other, _, _ = both(CONFIG, [LEARNED_RUN] * 3)
     step = CapturedStep(*other, transitions(), failing)
-    train_both(pair, other, step, [(True,) * 3] * 8)
+    train_both(pair, other, step, 8)
     assert step.n_graphs == 0
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert "could not be captured" in warning
@@ -130,7 +120,7 @@ def test_what_cannot_be_captured_is_trained_without(caplog):
 
 @pytest.mark.parametrize("kind", ["metrics", "parameters", "random numbers"])
 def test_a_graph_that_gives_something_else_is_not_used(kind, caplog):
-    pair, other, step, recorder = both(STRUCTURE, [LEARNED_RUN] * 3)
+    pair, other, step, recorder = both(CONFIG, [LEARNED_RUN] * 3)
 
     def spoil(values):
         with torch.no_grad():
@@ -142,7 +132,7 @@ def test_a_graph_that_gives_something_else_is_not_used(kind, caplog):
                 torch.rand(3, generator=other[1].generators[1])
 
     recorder.spoil = spoil
-    train_both(pair, other, step, [(True,) * 3] * 8)
+    train_both(pair, other, step, 8)
     assert step.n_graphs == 0
     assert recorder.n_replays == 1
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
@@ -152,9 +142,9 @@ def test_a_graph_that_rounds_otherwise_is_used_and_said_to(caplog):
     def spoil(values):
         values.mul_(1 + 1e-6)
 
-    _, _, step, _ = both(STRUCTURE, [LEARNED_RUN] * 3, spoil=spoil)
+    _, _, step, _ = both(CONFIG, [LEARNED_RUN] * 3, spoil=spoil)
     for _ in range(8):
-        step((True,) * 3)
+        step()
     assert step.n_graphs == 1
     assert "to the last bit" in caplog.text
 
@@ -186,11 +176,11 @@ class NoSynchronisation(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("structure", "runs"),
+    ("config", "runs"),
     [
-        (STRUCTURE, [LEARNED_RUN] * 3),
+        (CONFIG, [LEARNED_RUN] * 3),
         (SAMPLED, [FIXED_RUN] * 3),
-        (replace(STRUCTURE, backup="max", importance_weighted=False, temperature=2.0), DIFFERENT),
+        (replace(CONFIG, backup="max", importance_weighted=False, temperature=2.0), DIFFERENT),
         (
             replace(SAMPLED, mlp=Mlp(width=6, depth=3, activation="tanh", layer_norm=True), target_update_period=2),
             DIFFERENT,
@@ -198,47 +188,47 @@ class NoSynchronisation(TorchDispatchMode):
     ],
     ids=["exact", "sampled", "max", "tanh"],
 )
-@pytest.mark.parametrize("active", [(True, True, True), (True, False, True)])
-def test_a_step_never_waits_for_the_device(structure, runs, active):
-    agent, sampler = make(structure, runs, SEEDS)
-    plans = []
-    for _ in range(8):  # the masks are made, and the optimisers' states, when a plan first comes up
-        plans.append(agent.plan(active))
-        agent.update(*sampler.draw(transitions(), active), active)
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "fast"])
+def test_a_step_never_waits_for_the_device(config, runs, fast):
+    agent, sampler = make(config, runs, SEEDS, fast=fast)
+    phases = []
+    for _ in range(8):
+        phases.append(agent.phase)
+        agent.update(*sampler.draw(transitions()))
     data = transitions()
-    for plan in dict.fromkeys(plans):
+    for phase in dict.fromkeys(phases):
         with NoSynchronisation():
-            agent.step(plan, *sampler.draw(data, active))
+            agent.step(phase, *sampler.draw(data))
 
 
 @pytest.mark.parametrize(
     "wait", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: bool(x.any()), lambda x: x.nonzero()]
 )
-def test_that_check_notices_a_wait(wait, monkeypatch):
-    agent, sampler = make(STRUCTURE, [FIXED_RUN])
-    data, policy = transitions(), Agent._policy
+def test_that_check_notices_a_wait(wait):
+    agent, sampler = make(CONFIG, [FIXED_RUN])
+    data = transitions()
 
-    def waiting(self, observations):
+    def waiting(mlp, parameters, observations, *bounds):
         wait(observations)
-        return policy(self, observations)
+        return networks.actor(mlp, parameters, observations, *bounds)
 
     agent.update(*sampler.draw(data))
-    monkeypatch.setattr(Agent, "_policy", waiting)
+    agent.networks = agent.networks._replace(actor=waiting)
     with NoSynchronisation(), pytest.raises(AssertionError, match="would wait"):
-        agent.step(agent.plan(), *sampler.draw(data))
+        agent.step(agent.phase, *sampler.draw(data))
 
 
 def test_a_step_changes_no_tensor_but_those_that_a_trial_restores():
     agent, sampler = make(SAMPLED, [LEARNED_RUN] * 2)
     data = transitions()
     agent.update(*sampler.draw(data))
-    known = {tensor.data_ptr() for tensor in agent.tensors()}
-    assert len(known) == len(agent.tensors())
-    own = {name: value for name, value in vars(agent).items() if isinstance(value, torch.Tensor)}
+    known = {tensor.data_ptr() for tensor in agent.stack.tensors()}
+    assert len(known) == len(agent.stack.tensors())
+    own = {**agent.stack.constants._asdict(), **agent.stack._fixed}
     before = {name: value.clone() for name, value in own.items()}
-    addresses = [tensor.data_ptr() for tensor in agent.tensors()]
+    addresses = [tensor.data_ptr() for tensor in agent.stack.tensors()]
     agent.update(*sampler.draw(data))
-    assert addresses == [tensor.data_ptr() for tensor in agent.tensors()]  # all in place, as a graph needs it
+    assert addresses == [tensor.data_ptr() for tensor in agent.stack.tensors()]  # all in place, as a graph needs it
     assert all(torch.equal(value, before[name]) for name, value in own.items())
     state = [value for part in agent.state(0)["optimisers"].values() for moments in part for value in moments.values()]
     assert len(state) == 3 * sum(len(part) for part in agent.state(0)["parameters"].values()) - 3 * len(agent.targets)

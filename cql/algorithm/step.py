@@ -1,0 +1,181 @@
+"""One training step of CQL for a stack of runs: A critics, B actor, C temperature, D alpha_cql, E targets.
+
+The losses are in :mod:`cql.algorithm.losses`, with their equations and sources. Every random number is an argument.
+Axes: R runs, C critics, N sampled actions, B batch, A action. No run's numbers enter another's: all losses are (R,).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cql.algorithm import losses
+from cql.algorithm.networks import PLAIN, Networks
+from cql.algorithm.sampling import Batch, Noise
+from cql.algorithm.state import AgentConfig, AgentState
+
+
+class Phase(NamedTuple):
+    """What the host decides about a step; all else happens on the device.
+
+    Attributes:
+        cloning: whether the actor of any run still clones the data, in its first ``bc_steps``.
+        update_targets: whether the target critics are due.
+    """
+
+    cloning: bool
+    update_targets: bool
+
+
+class StepValues(NamedTuple):
+    """What a step computed on its way, without gradients. :data:`METRICS` reports some of it."""
+
+    td: Tensor  # (R, C)
+    gap: Tensor  # (R, C), of all sampled actions
+    tau_cql: Tensor  # (R,)
+    alpha_cql: Tensor  # (R,), before the step
+    alpha_temp: Tensor  # (R,), before the step
+    q_data: Tensor  # (R, C, B)
+    q_uniform: Tensor  # (R, C, N, B)
+    q_policy: Tensor  # (R, C, N, B)
+    actor_loss: Tensor  # (R,)
+    log_prob: Tensor  # (R, 1, B)
+
+
+METRICS: dict[str, Callable[[StepValues], Tensor]] = {
+    "critic_td": lambda step: step.td.mean(1),
+    "cql_gap": lambda step: step.gap.mean(1),
+    "cql_residual": lambda step: step.gap.mean(1) - step.tau_cql,
+    "alpha_cql": lambda step: step.alpha_cql,
+    "alpha_temp": lambda step: step.alpha_temp,
+    "q_data": lambda step: step.q_data.mean((1, 2)),
+    "q_policy": lambda step: step.q_policy.mean((1, 2, 3)),
+    "q_uniform": lambda step: step.q_uniform.mean((1, 2, 3)),
+    "actor_loss": lambda step: step.actor_loss,
+    "entropy": lambda step: -step.log_prob.mean((1, 2)),
+}
+"""The reported metrics in their order, each (R,). A new metric is a new line."""
+
+
+def training_step(
+    config: AgentConfig, agent: AgentState, batch: Batch, noise: Noise, phase: Phase, networks: Networks = PLAIN
+) -> StepValues:
+    """Train all runs of a stack for one step; ``agent`` changes in place.
+
+    Nothing here depends on the value of a tensor, and none moves to the host, so a CUDA graph can hold the step.
+
+    Args:
+        config: what the runs share.
+        agent: their parameters and optimisers.
+        batch: one minibatch per run.
+        noise: of a sampler that draws what ``config`` needs.
+        phase: what the host decides.
+        networks: how actor and critics are computed.
+    """
+    mlp, constants, exact = config.mlp, agent.constants, config.gradient == "exact"
+    alpha_temp, alpha_cql = agent.alpha_temp, agent.alpha_cql  # constants in A and B, learned in C and D
+
+    def policy(observations: Tensor) -> tuple[Tensor, Tensor]:
+        return networks.actor(mlp, agent.actor, observations, config.log_std_min, config.log_std_max)
+
+    def conservative_gap(q_sampled: Tensor, q_data: Tensor, log_proposal: Tensor | None) -> Tensor:
+        return losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=config.temperature)
+
+    def critic_loss(q: Tensor, target: Tensor, log_proposal: Tensor | None, *weights: Tensor) -> Tensor:
+        q_data, q_sampled = q[:, :, 0], q[:, :, 1:]  # at the data's action, and at those of the penalty
+        td = losses.temporal_difference(q_data, target)
+        gap = conservative_gap(q_sampled, q_data, log_proposal) if exact else losses.sampled_gap(q_sampled, q_data)
+        return losses.critic_loss(td, gap, *weights)
+
+    # A. Critics: sum_i [ L_TD,i + w_cql alpha_cql (g_i - tau_cql) ]. All actions are valued at s.
+    pi = policy(batch.observations)
+    with torch.no_grad():
+        next_pi = policy(batch.next_observations)
+        next_actions, next_log_prob = losses.squashed_gaussian(*next_pi, noise.target)
+        next_q = networks.critics(mlp, agent.targets, batch.next_observations, next_actions)
+        target = losses.bellman_target(
+            batch.rewards, batch.terminated, next_q, next_log_prob, constants.discount, alpha_temp, config.backup
+        )
+        sampled_actions, log_proposal = _sampled_actions(config, noise, pi, next_pi)
+        actions, q_sampled = torch.cat([batch.actions.unsqueeze(1), sampled_actions], 1), None
+        if not exact:
+            q_sampled = networks.critics(mlp, agent.critics, batch.observations, sampled_actions)
+            chosen = losses.softmax_choices(q_sampled, log_proposal, noise.choice, temperature=config.temperature)
+            actions = _chosen_actions(actions, chosen)
+    weights = constants.w_cql, alpha_cql.detach(), constants.tau_cql
+    q, gradients = networks.critic_gradients(
+        mlp, agent.critics, batch.observations, actions, critic_loss, [target, log_proposal, *weights]
+    )
+    agent.optimisers["critics"].step(gradients)
+    q_data, q_sampled = q[:, :, 0], q[:, :, 1:] if q_sampled is None else q_sampled
+    td, gap = losses.temporal_difference(q_data, target), conservative_gap(q_sampled, q_data, log_proposal)
+
+    # B. Actor, against the critics just updated, which take no gradient; in its first bc_steps it clones the data.
+    actions, log_prob = losses.squashed_gaussian(*pi, noise.actor)
+    critics = {name: tensor.detach() for name, tensor in agent.critics.items()}
+    actor_loss = losses.actor_loss(log_prob, networks.critics(mlp, critics, batch.observations, actions), alpha_temp)
+    if phase.cloning:
+        log_prob_data = losses.squashed_gaussian_log_prob(*pi, batch.actions)
+        clones = agent.optimisers["actor"].n_steps < constants.bc_steps
+        actor_loss = torch.where(clones, losses.bc_loss(log_prob, log_prob_data, alpha_temp), actor_loss)
+    _descend(agent, "actor", actor_loss)
+
+    # C. Temperature, if it is learned.
+    if "alpha_temp" in agent.log_coefficients:
+        _descend(agent, "alpha_temp", losses.temperature_loss(alpha_temp, log_prob, constants.target_entropy))
+
+    # D. alpha_cql, if it is learned. Clamped after the step: a clamp in the loss has no gradient beyond its bound, so
+    # that a multiplier which reached the bound would stay there.
+    if "alpha_cql" in agent.log_coefficients:
+        _descend(agent, "alpha_cql", losses.multiplier_loss(alpha_cql, gap, constants.tau_cql))
+        agent.log_coefficients["alpha_cql"]["log_alpha_cql"].detach().clamp_(max=math.log(losses.ALPHA_CQL_MAX))
+
+    # E. Targets: theta_bar <- (1 - tau_target) theta_bar + tau_target theta.
+    if phase.update_targets:
+        for name, tensor in critics.items():
+            agent.targets[name].lerp_(tensor, constants.tau_target.view(-1, *[1] * (tensor.dim() - 1)))
+
+    n = config.num_sampled_actions
+    return StepValues(
+        td=td,
+        gap=gap,
+        tau_cql=constants.tau_cql,
+        alpha_cql=alpha_cql.detach(),
+        alpha_temp=alpha_temp.detach(),
+        q_data=q_data,
+        q_uniform=q_sampled[:, :, :n],
+        q_policy=q_sampled[:, :, n : 2 * n],
+        actor_loss=actor_loss.detach(),
+        log_prob=log_prob.detach(),
+    )
+
+
+def _sampled_actions(
+    config: AgentConfig, noise: Noise, pi: tuple[Tensor, Tensor], next_pi: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """The penalty's actions (R, N, B, A): uniform ones, of pi(.|s) and of pi(.|s'); and log mu_j (R, N, B), if used."""
+    groups = [losses.squashed_gaussian(*pi, noise.policy), losses.squashed_gaussian(*next_pi, noise.next_policy)]
+    actions = torch.cat([noise.uniform, *(own for own, _ in groups)], 1)
+    if not config.importance_weighted:
+        return actions, None
+    log_uniform = torch.full_like(noise.uniform[..., 0], -config.action_size * math.log(2.0))
+    return actions, torch.cat([log_uniform, *(log_prob for _, log_prob in groups)], 1)
+
+
+def _chosen_actions(actions: Tensor, chosen: Tensor) -> Tensor:
+    """Of actions (R, 1 + N, B, A) the data's, which is the first, and those chosen by index, (R, C, k, B).
+
+    Returns:
+        (R, C, 1 + k, B, A).
+    """
+    index = torch.cat([torch.zeros_like(chosen[:, :, :1]), chosen + 1], 2)
+    by_critic = actions.unsqueeze(1).expand(-1, index.shape[1], -1, -1, -1)
+    return by_critic.gather(2, index.unsqueeze(-1).expand(*index.shape, actions.shape[-1]))
+
+
+def _descend(agent: AgentState, part: str, loss: Tensor) -> None:
+    """A step of Adam on a part's loss (R,). The runs share no parameter, so the sum's gradient is each run's own."""
+    optimiser = agent.optimisers[part]
+    optimiser.step(torch.autograd.grad(loss.sum(), optimiser.parameters))
