@@ -1,10 +1,10 @@
-r"""The mathematics of Conservative Q-Learning, and nothing else.
+r"""The losses of Conservative Q-Learning.
 
-Pure functions: tensors in, one number per run out. Nothing here samples, steps or knows a network; the random
-actions and the values that the networks gave them are arguments.
+Pure functions: tensors in, one number per run out. Nothing here draws random numbers, trains or knows a network: random
+numbers and the values of actions are arguments.
 
 Axes, in this order: R runs, C critics, N sampled actions, B batch, A action. Reductions go over C, N and B as the
-equation says and never over R, so a stack of runs is as many independent losses.
+equation says and never over R: the runs of a stack have independent losses.
 
 Sources:
     [CQL] Kumar et al., Conservative Q-Learning for Offline Reinforcement Learning, 2020.
@@ -27,11 +27,11 @@ _LARGEST_DATA_ACTION = 1.0 - 1e-6  # the log-likelihood of an action on the boun
 
 
 def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Sample the tanh-squashed Gaussian policy and give the samples' log-likelihoods.
+    r"""Sample the tanh-squashed Gaussian policy, with the log-likelihoods of the samples.
 
     u = mean + std \* noise, a = tanh(u), and by the change of variables of [SAC, appendix C]
     log pi(a|s) = log N(u; mean, std) - sum_A log(1 - a^2). The last term is written as
-    2 (log 2 - u - softplus(-2 u)), which stays exact where 1 - a^2 underflows.
+    2 (log 2 - u - softplus(-2 u)), which stays exact when 1 - a^2 underflows.
 
     Args:
         mean: (R, B, A).
@@ -52,7 +52,7 @@ def squashed_gaussian_log_prob(mean: Tensor, log_std: Tensor, actions: Tensor) -
     Args:
         mean: (R, B, A).
         log_std: (R, B, A).
-        actions: (R, B, A) in [-1, 1]; taken as at most 1 - 1e-6 in magnitude, where the likelihood is finite.
+        actions: (R, B, A) in [-1, 1]; clamped to 1 - 1e-6 in magnitude, so that the likelihood is finite.
 
     Returns:
         (R, B).
@@ -78,16 +78,16 @@ def bellman_target(
     alpha_temp: Tensor,
     backup: Backup,
 ) -> Tensor:
-    """The value that both critics regress to; holds no gradient if its inputs hold none.
+    """The value that all critics regress to.
 
-    y = r + discount (1 - terminated) V(s'), where with a' ~ pi(.|s') V is
+    y = r + discount (1 - terminated) V(s'). With a' ~ pi(.|s'), V is
         ``soft``: min_i Qbar_i(s', a') - alpha_temp log pi(a'|s')  [SAC, eq. 5];
-        ``hard``: min_i Qbar_i(s', a'), which the code published with [CQL] uses;
+        ``hard``: min_i Qbar_i(s', a'), as in the code published with [CQL];
         ``max``:  max over the N samples of min_i Qbar_i(s', a'_n)  [CQL, appendix F].
 
     Args:
         rewards: (R, B).
-        terminated: (R, B), 1 where the episode truly ended; a time limit is not an end.
+        terminated: (R, B), 1 if the episode truly ended; a time limit is not an end.
         next_q: target critics at s', (R, C, N, B); N is 1 unless ``backup`` is ``max``.
         next_log_prob: (R, N, B).
         discount: (R,).
@@ -120,12 +120,12 @@ def temporal_difference(q_data: Tensor, target: Tensor) -> Tensor:
 def conservative_gap(
     q_sampled: Tensor, q_data: Tensor, log_proposal: Tensor | None, *, temperature: float = 1.0
 ) -> Tensor:
-    """How much higher each critic values sampled actions than the data's [CQL, eq. 4 and appendix F].
+    """The penalty: how much higher each critic values sampled actions than the data's [CQL, eq. 4 and appendix F].
 
     g_i = mean_B [ T logsumexp_j( (Q_i(s, a_j) - log mu_j) / T ) - Q_i(s, a) ].
 
-    All a_j are valued at s, those that were drawn from pi(.|s') too: published code does so, and valuing them at s'
-    costs tens of points on hopper-medium.
+    All a_j are valued at s, also those drawn from pi(.|s'), as in published code. Valuing them at s' costs tens of
+    points on hopper-medium.
 
     Args:
         q_sampled: (R, C, N, B).
@@ -166,11 +166,11 @@ def _scores(q_sampled: Tensor, log_proposal: Tensor | None, temperature: float) 
 def softmax_choices(
     q_sampled: Tensor, log_proposal: Tensor | None, uniform: Tensor, *, temperature: float = 1.0
 ) -> Tensor:
-    """Draw k of each state's N sampled actions, for each critic by the weight that they have in its gap's gradient.
+    """Draw k of the N sampled actions of each state, for each critic by their weights in the gradient of its gap.
 
-    The weights are those of :func:`softmax_weights`. The k draws come one from each k-th part of the cumulated
-    weights (stratified sampling): each action is drawn as often as its weight says, on average, and with less variance
-    than independent draws have.
+    The weights are those of :func:`softmax_weights`. One draw comes from each k-th part of the cumulated weights
+    (stratified sampling): the expected frequency of an action is its weight, and the variance is below that of
+    independent draws.
 
     Args:
         q_sampled: (R, C, N, B).
@@ -266,9 +266,8 @@ def temperature_loss(alpha_temp: Tensor, log_prob: Tensor, target_entropy: Tenso
 def multiplier_loss(alpha_cql: Tensor, gap: Tensor, tau_cql: Tensor) -> Tensor:
     """-alpha_cql mean_i( g_i - tau_cql ), with the gap a constant: dual ascent on the constraint g <= tau_cql.
 
-    [CQL, appendix F]. The gap is detached here and the multiplier is a constant in :func:`critic_gradient`, so neither
-    reaches into the other: without that, the conservative gradient changes its size and even its sign with
-    ``alpha_cql``.
+    [CQL, appendix F]. The gap is detached here, and the multiplier in :func:`critic_loss`. Without that, the
+    conservative gradient changes its size and even its sign with ``alpha_cql``.
 
     Args:
         alpha_cql: (R,), with a gradient.

@@ -16,7 +16,9 @@ from nested import assert_same
 from tiny import tiny_config, write_dataset
 
 from cql import config, data
+from cql.algorithm import networks
 from cql.algorithm.agent import Agent
+from cql.algorithm.fast import layers
 from cql.config.schema import TrainConfig
 from cql.rollout.envs import env_info
 from cql.training import build, device, evaluate, experiment, resume, run_folder, trainer
@@ -382,3 +384,21 @@ def test_episodes_csv_reads_in_a_spreadsheet(finished: Path) -> None:
     with (finished / "episodes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["step", "episode", "seed", "return", "length", "score"]
+
+
+def test_a_run_without_the_fast_path_has_the_same_numbers_but_for_rounding(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, begin = [], Agent.__init__
+
+    def noted(self: Agent, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        made.append(self.networks)
+
+    monkeypatch.setattr(Agent, "__init__", noted)
+    agents = []
+    for name in ("true", "false"):
+        experiment.run(tiny_config(dataset, f"fast={name}"), tmp_path / name)
+        agents.append(load(tmp_path / name / "checkpoints" / "step_0000060.pt")["agent"])
+    assert made == [layers.FAST, networks.PLAIN]
+    assert_same(agents[0], agents[1], rtol=1e-4, atol=2e-5)
