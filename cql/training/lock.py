@@ -1,6 +1,7 @@
 """Who trains in a run's folder: one process at a time, seen by every process that can see the folder.
 
-The lock is the kernel's (``flock``), so it ends with its process, however that ends: nothing stale is left behind.
+The lock is the kernel's (``flock``), so it ends with its process, however that ends: no stale lock remains.
+Not ``filelock``: to only ask, it needs an exclusive lock, which creates the file, or a shared one, which is in SQLite.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LOCK_FILE = ".lock"
-_PATIENCE = 0.2  # seconds; who only asks with `held` has the lock for a moment
+_PATIENCE = 0.2  # seconds; `held` takes the lock for a moment
 
 
 class FolderInUseError(RuntimeError):
@@ -21,7 +22,7 @@ class FolderInUseError(RuntimeError):
 
 @contextlib.contextmanager
 def hold(directory: Path) -> Iterator[None]:
-    """Hold a folder's lock for the time of the block.
+    """Hold a folder's lock during the block.
 
     Args:
         directory: of the run; it must exist.

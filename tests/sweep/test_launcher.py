@@ -453,11 +453,8 @@ def test_the_basic_launcher_takes_the_same_sweep_up(dataset: Path, swept: Path, 
 @pytest.mark.parametrize(
     "launcher",
     [
-        "stacked_joblib",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("joblib", "submitit_local", "stacked_submitit_local")
-        ),
+        *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.ci]) for name in ("stacked_joblib", "joblib")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("submitit_local", "stacked_submitit_local")),
     ],
 )
 def test_other_launchers_leave_the_same_folders(dataset: Path, swept: Path, tmp_path: Path, launcher: str) -> None:
@@ -508,6 +505,8 @@ def test_stacks_are_spread_over_the_gpus_of_a_machine(dataset: Path, swept: Path
         assert_same(one["parameters"], two["parameters"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_optuna_gets_the_score_of_each_run(dataset: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     ended = train(
