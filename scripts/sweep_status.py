@@ -1,15 +1,18 @@
-"""How the runs of a sweep fare: ``python scripts/sweep_status.py FOLDER``; see ``--help``."""
+"""Show the state of a sweep's runs: ``python scripts/sweep_status.py FOLDER``; see ``--help``."""
 
 import argparse
 import contextlib
 import dataclasses
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
 
+from rich.console import Console
+from rich.live import Live
+
 from cql.sweep import status as sweeps
+from cql.sweep import table
 
 
 def arguments() -> argparse.Namespace:
@@ -17,33 +20,50 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A table of a sweep's runs: point, status, step, return, time left.")
     parser.add_argument("folder", help="folder of a sweep, or its name in outputs/sweeps")
     shown = parser.add_mutually_exclusive_group()
-    watch_help = "renew the table every so many seconds (default 5) until every run has ended; Ctrl-C leaves"
+    watch_help = "refresh the table every SECONDS (default 5) until all runs have ended; Ctrl-C quits"
     shown.add_argument("--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help=watch_help)
-    shown.add_argument("--json", action="store_true", help="print all that is known as JSON")
+    shown.add_argument("--json", action="store_true", help="print everything that is known as JSON")
     parser.add_argument("--figure", type=Path, metavar="PATH", help="draw the runs' curves to this PNG file")
     chosen = parser.parse_args()
     if chosen.watch is not None and not chosen.watch > 0.0:
-        parser.error(f"--watch {chosen.watch:g}: more than 0 seconds")
+        parser.error(f"--watch {chosen.watch:g}: give more than 0 seconds")
     return chosen
 
 
 def watch(folder: Path, seconds: float) -> None:
-    """Print the table again and again, on a terminal over the one before, until all has ended."""
-    erase, was_ended = "", False
-    while True:
-        runs, size = sweeps.read_sweep(folder), shutil.get_terminal_size()
-        text = sweeps.table(runs, size.columns if sys.stdout.isatty() else None)
-        print(erase + text, flush=True)
-        # Twice: between two runs of a plain launcher nothing says that there is another to come.
-        if was_ended and sweeps.ended(runs):
-            return
-        was_ended = sweeps.ended(runs)
-        time.sleep(seconds)
-        erase = f"\x1b[{min(text.count(chr(10)) + 1, size.lines - 1)}A\r\x1b[J" if sys.stdout.isatty() else "\n"
+    """Show the table again and again until all runs have ended: in place on a terminal, else one below the other."""
+    console, was_ended = _console(), False
+    with Live(console=console, auto_refresh=False) if sys.stdout.isatty() else contextlib.nullcontext() as live:
+        while True:
+            runs = sweeps.read_sweep(folder)
+            if live is None:
+                print(table.text(runs), flush=True)
+            else:
+                live.update(table.renderable(runs, console, is_watched=True), refresh=True)
+            # Twice: between two runs of Hydra's basic launcher nothing shows that another one will start.
+            if was_ended and sweeps.ended(runs):
+                return
+            was_ended = sweeps.ended(runs)
+            time.sleep(seconds)
+            if live is None:
+                print()
+
+
+def show(folder: Path) -> None:
+    """Print the table once; in plain text and at its full width if the output is no terminal."""
+    runs, console = sweeps.read_sweep(folder), _console()
+    if sys.stdout.isatty():
+        console.print(table.renderable(runs, console))
+    else:
+        print(table.text(runs))
+
+
+def _console() -> Console:
+    return Console(markup=False, emoji=False, highlight=False)
 
 
 def main() -> int:
-    """Read and print; errors of the user's go to stderr with exit code 2."""
+    """Read and print; the user's errors go to stderr with exit code 2."""
     chosen = arguments()
     try:
         folder = sweeps.find_sweep(chosen.folder)
@@ -55,8 +75,7 @@ def main() -> int:
             known = {"runs": [dataclasses.asdict(run) for run in runs], "seconds_left": sweeps.seconds_left(runs)}
             print(json.dumps({"folder": str(folder), **known}, indent=1))
         else:
-            columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-            print(sweeps.table(sweeps.read_sweep(folder), columns))
+            show(folder)
         if chosen.figure is not None:
             from cql.results import sweep_figure
 

@@ -18,10 +18,9 @@ import yaml
 from cql.config.identity import NO_OTHER_RUN, ROUNDING
 from cql.points import SEED, parse_point
 from cql.rollout.reference_scores import with_scores
-from cql.sweep.status import Status, status
+from cql.sweep.status import Status, evaluation_gap, status
 from cql.training.curves import Curve, column
 from cql.training.loggers import (
-    EPISODES_FILE,
     METRICS_FILE,
     N_LAST_EVALUATIONS,
     PROVENANCE_FILE,
@@ -179,18 +178,9 @@ def read_run(directory: Path) -> Run:
 
 def _check_whole(directory: Path, metrics: Sequence[Mapping[str, float]], episodes: Sequence[EpisodeRow]) -> None:
     """Refuse a finished run whose two files of evaluations do not agree: one of them has lost rows."""
-    n_episodes = Counter(row.step for row in episodes)
-    evaluated = {int(row["step"]) for row in metrics if "eval_return_mean" in row}
-    most = max(n_episodes.values(), default=0)
-    for step, n in sorted(n_episodes.items()):
-        if n < most:
-            raise ResultsError(
-                f"{directory / EPISODES_FILE} is damaged: its evaluation at step {step} has {n} episodes, others {most}"
-            )
-    if evaluated and episodes:
-        for step in sorted(evaluated.symmetric_difference(n_episodes)):
-            file = METRICS_FILE if step in n_episodes else EPISODES_FILE
-            raise ResultsError(f"{directory / file} is damaged: it lacks the evaluation at step {step}")
+    gap = evaluation_gap(metrics, episodes)
+    if gap is not None:
+        raise ResultsError(f"{directory / gap[0]} is damaged: {gap[1]}")
 
 
 def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

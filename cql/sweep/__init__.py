@@ -1,1 +1,1 @@
-"""Many runs: stacks, their status, the names of their points."""
+"""Many runs: jobs, stacks, worker processes and status."""

@@ -1,34 +1,44 @@
-"""How the runs of a sweep fare, read from the sweep's folder alone, while they train and afterwards.
+"""The state of a sweep's runs, read from the sweep's folder alone, while they train and afterwards.
 
 ``sweep.json``   what the runs have in common
-``stacks.json``  the runs that train together, also those that have not begun; the stacking launchers write it
+``stacks.json``  the runs that train together, those that have not started included; the stacking launcher writes it
 ``KEY-VALUE__.../``  a run's folder, named by its point
 
-Whatever is read may be written at the same moment, or have been left half-written by a kill: that is no error here.
+Other processes may be writing these files. Logs are appended to, so their last line may be incomplete. All other files
+are replaced atomically, so an incomplete one is damaged.
 """
 
+import functools
 import heapq
 import json
 import os
 import statistics
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cql.points import SEED, human_point, order, parse_point
+from cql.points import SEED, order, parse_point
 from cql.training.lock import LOCK_FILE, held
-from cql.training.loggers import METRICS_FILE, SUMMARY_FILE, TIMING_FILE
+from cql.training.loggers import (
+    EPISODES_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    TIMING_FILE,
+    EpisodeRow,
+    read_episodes,
+    read_metrics,
+)
 
 SWEEP_FILE = "sweep.json"
 STACKS_FILE = "stacks.json"
 SWEEPS = Path("outputs") / "sweeps"
 
-Status = Literal["finished", "running", "stopped", "failed", "waiting"]
-STATUSES: tuple[Status, ...] = ("finished", "running", "stopped", "failed", "waiting")
+Status = Literal["finished", "running", "stopped", "failed", "damaged", "waiting"]
+STATUSES: tuple[Status, ...] = ("finished", "running", "stopped", "failed", "damaged", "waiting")
 
-# Any of them makes a folder that of a run; the first is there as soon as Hydra has begun the run's job.
+# Any of them makes a folder that of a run; the first is there as soon as Hydra has started the run's job.
 _MARKS = (".hydra", LOCK_FILE, SUMMARY_FILE, METRICS_FILE)
 _TAIL = 8192  # bytes, a hundred rows of timing.jsonl
 
@@ -39,24 +49,23 @@ class NoSweepError(ValueError):
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep, as far as it has come.
+    """One run of a sweep.
 
     Attributes:
-        name: of its folder.
-        point: values by their keys, as texts; empty where the name has not the form of a point.
-        status: ``waiting`` has not begun; ``stopped`` goes on from its last checkpoint when the sweep's command is
-            given again, or when its stack's turn comes.
-        step: gradient steps done.
-        n_steps: gradient steps in all, None where nothing says so yet.
-        last_return: mean return of the last evaluation, None before the first.
-        last_score: the same as normalised score, None where the environment has no reference.
-        best_return: mean return of the best evaluation.
-        best_score: the same as normalised score.
-        steps_per_second: of the last epoch; in a stack that of each run of it, and what the stack makes is as many
-            times more.
-        seconds_left: of training, None where the run is not running or its rate is not known yet.
-        failure: what went wrong, where ``status`` is ``failed``.
-        stack: its place in ``stacks.json``, None where it is in no stack.
+        name: The name of its folder.
+        point: Values by their keys, as text; empty if the name does not have the form of a point.
+        status: ``waiting`` has not started. ``stopped`` resumes from its last checkpoint when the sweep's command is
+            given again, or when its stack's turn comes. ``damaged`` has a file that cannot be read.
+        step: Gradient steps done.
+        n_steps: Gradient steps in all, None if not known yet.
+        last_return: Mean return of the last evaluation, None before the first.
+        last_score: The same as normalised score, None if the environment has no reference scores.
+        best_return: Mean return of the best evaluation.
+        best_score: The same as normalised score.
+        steps_per_second: Of the last epoch. In a stack each run has this rate.
+        seconds_left: Of training; None if the run is not running or its rate is not known yet.
+        failure: What went wrong, if ``status`` is ``failed`` or ``damaged``.
+        stack: Its index in ``stacks.json``, None if it is in no stack.
     """
 
     name: str
@@ -78,10 +87,13 @@ class SweepRun:
 
 
 def find_sweep(folder: str | Path) -> Path:
-    """The folder of a sweep, given as it is or by the sweep's name.
+    """Find the folder of a sweep.
+
+    Args:
+        folder: The folder, or the sweep's name.
 
     Raises:
-        NoSweepError: there is no such folder, or it is not a sweep's.
+        NoSweepError: There is no such folder, or it is not that of a sweep.
     """
     named = SWEEPS / folder
     for path in (Path(folder), named):
@@ -90,17 +102,17 @@ def find_sweep(folder: str | Path) -> Path:
     if any((Path(folder) / mark).exists() for mark in _MARKS):
         raise NoSweepError(f"{folder} is the folder of one run: give that of its sweep, {Path(folder).parent}")
     known = sorted(path.name for path in SWEEPS.iterdir() if _is_sweep(path)) if SWEEPS.is_dir() else []
-    there = f"known are {', '.join(known)}" if known else f"there are none in {SWEEPS}"
+    hint = f"the sweeps in {SWEEPS} are {', '.join(known)}" if known else f"{SWEEPS} holds no sweeps"
     exists = Path(folder).is_dir() or named.is_dir()
     problem = "holds no runs" if exists else "is neither a folder nor the name of a sweep"
-    raise NoSweepError(f"{folder} {problem}; give a folder of {SWEEPS} or its name: {there}")
+    raise NoSweepError(f"{folder} {problem}; give the folder or the name of a sweep: {hint}")
 
 
 def read_sweep(folder: Path) -> list[SweepRun]:
-    """The runs of a sweep, sorted by their points: numbers by size, the seed last.
+    """Read the runs of a sweep, sorted by their points: numbers by size, the seed last.
 
     Args:
-        folder: of the sweep.
+        folder: The folder of the sweep.
     """
     stack_of = {name: index for index, stack in enumerate(_stacks(folder)) for name in stack}
     base = _object(folder / SWEEP_FILE).get("base")
@@ -123,7 +135,7 @@ def _is_sweep(folder: Path) -> bool:
 
 
 def _runs(folder: Path) -> Iterator[Path]:
-    """The folders of runs that have begun."""
+    """The folders of runs that have started."""
     if folder.is_dir():
         for path in folder.iterdir():
             if not path.name.startswith(".") and any((path / mark).exists() for mark in _MARKS):
@@ -139,13 +151,13 @@ def _stacks(folder: Path) -> list[list[str]]:
 
 def _read_run(directory: Path, n_steps: int | None, stack: int | None) -> SweepRun:
     summary, timing = _object(directory / SUMMARY_FILE), _last_row(directory / TIMING_FILE)
-    point, found = parse_point(directory.name), status(directory, summary)
+    point, (found, failure) = parse_point(directory.name), read_status(directory)
     if "n_steps" in point and point["n_steps"].isdigit():
         n_steps = int(point["n_steps"])
     n_steps = _count(summary.get("n_steps")) or n_steps
     step = _count(summary.get("step")) or 0
     if found == "running":
-        # The summary is as old as the last checkpoint; a run that has stopped goes on from there.
+        # The summary is as old as the last checkpoint; a stopped run resumes from there.
         step = max(step, _count(timing.get("step")) or 0)
     rate = _number(timing.get("steps_per_second"))
     left = max(n_steps - step, 0) / rate if found == "running" and n_steps is not None and rate else None
@@ -161,26 +173,86 @@ def _read_run(directory: Path, n_steps: int | None, stack: int | None) -> SweepR
         best_score=_number(summary.get("best_eval_score")),
         steps_per_second=rate,
         seconds_left=left,
-        failure=str(summary.get("failure") or "the summary does not say why") if found == "failed" else None,
+        failure=failure,
         stack=stack,
     )
 
 
 def status(directory: Path, summary: Mapping[str, Any]) -> Status:
-    """How a run fares, by the summary in its folder and by who trains there."""
+    """The status of a run by its summary and its lock; its other files are not read."""
     said = summary.get("status")
     if said == "finished":
         return "finished"
     if said == "failed":
         return "failed"
-    # A process that is still getting ready holds the lock before there is a summary.
+    # A process that prepares its training holds the lock before there is a summary.
     if held(directory):
         return "running"
     return "stopped" if said in ("running", "interrupted") else "waiting"
 
 
+def read_status(directory: Path) -> tuple[Status, str | None]:
+    """The status of a run by all of its files, and what went wrong if it failed or is damaged."""
+    path = directory / SUMMARY_FILE
+    summary = _object(path)
+    found = status(directory, summary)
+    if found == "failed":
+        return found, str(summary.get("failure") or "the summary does not say why")
+    if found == "waiting" and "status" not in summary and path.exists():
+        return "damaged", f"{SUMMARY_FILE} cannot be read; restore it, or move the folder {directory} away"
+    if found == "finished":
+        damage = _damage(directory, _version(directory / METRICS_FILE), _version(directory / EPISODES_FILE))
+        return ("damaged", damage) if damage else (found, None)
+    return found, None
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Time and size, which change with the contents of a file; zeros if there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size
+
+
+@functools.cache
+def _damage(directory: Path, *_versions: tuple[int, int]) -> str | None:
+    """What is wrong with the metrics or the episodes of a finished run; cached, since its files no longer change."""
+    for name in (METRICS_FILE, EPISODES_FILE):
+        path = directory / name
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            return f"{name} is cut: its last line is incomplete"
+    try:
+        gap = evaluation_gap(read_metrics(directory), read_episodes(directory))
+    except ValueError as error:
+        return str(error)
+    return None if gap is None else f"{gap[0]} is damaged: {gap[1]}"
+
+
+def evaluation_gap(metrics: Sequence[Mapping[str, float]], episodes: Sequence[EpisodeRow]) -> tuple[str, str] | None:
+    """Compare the two files of a finished run's evaluations.
+
+    Args:
+        metrics: The rows of ``metrics.jsonl``.
+        episodes: The rows of ``episodes.csv``.
+
+    Returns:
+        The name of the file that has lost rows, and which they are; None if the files agree.
+    """
+    n_episodes = Counter(row.step for row in episodes)
+    evaluated = {int(row["step"]) for row in metrics if "eval_return_mean" in row}
+    most = max(n_episodes.values(), default=0)
+    for step, n in sorted(n_episodes.items()):
+        if n < most:
+            return EPISODES_FILE, f"its evaluation at step {step} has {n} episodes, others {most}"
+    if evaluated and episodes:
+        for step in sorted(evaluated.symmetric_difference(n_episodes)):
+            return METRICS_FILE if step in n_episodes else EPISODES_FILE, f"it lacks the evaluation at step {step}"
+    return None
+
+
 def _json(path: Path) -> Any:
-    """The contents of a file, None where it is not there or not whole."""
+    """The contents of a JSON file, None if it is absent or damaged."""
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -193,7 +265,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _last_row(path: Path) -> dict[str, Any]:
-    """The last row of a file of JSON lines that is whole, empty where there is none."""
+    """The last complete row of a file of JSON lines, empty if there is none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -219,17 +291,27 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-# How long it will take ------------------------------------------------------------------------------------------------
+# Counts and times -----------------------------------------------------------------------------------------------------
+
+
+def counts(statuses: Iterable[Status]) -> dict[Status, int]:
+    """The number of runs of each status that occurs."""
+    found = Counter(statuses)
+    return {status: found[status] for status in STATUSES if found[status]}
+
+
+def ended(runs: Sequence[SweepRun]) -> bool:
+    """Whether there are runs and none of them will train any more."""
+    return bool(runs) and all(run.status in ("finished", "failed", "damaged") for run in runs)
 
 
 def seconds_left(runs: Sequence[SweepRun]) -> float | None:
-    """Time until the last run ends that is known of, were nothing done but training at the present rates.
+    """Estimate the time until the last run ends, at the present rates and without the time of evaluations.
 
-    Stacks that have not begun, and what was stopped in a sweep that goes on, follow when others make room: as many
-    train at once as do now.
+    Stacks that wait or were stopped start when others end: as many train at once as do now.
 
     Returns:
-        Seconds; None where nothing is running, or no rate is known yet.
+        Seconds; None if nothing is running or no rate is known yet.
     """
     rates = [run.steps_per_second for run in runs if run.steps_per_second]
     if not rates:
@@ -270,104 +352,6 @@ def shown_seconds(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-# For people -----------------------------------------------------------------------------------------------------------
-
-
-def counts(runs: Sequence[SweepRun]) -> dict[Status, int]:
-    """How many runs there are of each status that occurs."""
-    found: dict[Status, int] = {status: sum(run.status == status for run in runs) for status in STATUSES}
-    return {status: count for status, count in found.items() if count}
-
-
-def ended(runs: Sequence[SweepRun]) -> bool:
-    """Whether there are runs, and all of them have finished or failed."""
-    return bool(runs) and all(run.status in ("finished", "failed") for run in runs)
-
-
-def table(runs: Sequence[SweepRun], width: int | None = None) -> str:
-    """The runs as aligned text, with the reasons of failures and a line of counts under it.
-
-    Args:
-        runs: of :func:`read_sweep`.
-        width: characters in a line: the rows are cut to it, and the reasons of failures broken.
-    """
-    if not runs:
-        return "no runs yet"
-    keys = point_keys(runs)
-    named = [_Column("run", ["" if run.point else run.name for run in runs], is_text=True)]
-    points = [_Column(key, [run.point.get(key, "") for run in runs]) for key in keys]
-    values = [column for column in _value_columns(runs) if any(column.cells)]
-    lines = _lines([column for column in named if any(column.cells)] + points + values)
-    if width is not None and len(lines[0]) > width:
-        # Points that share few keys are narrower as one column.
-        together = _lines([_Column("point", [human_point(run.name) for run in runs], is_text=True), *values])
-        lines = min(lines, together, key=lambda each: len(each[0]))
-    lines = [line.rstrip() if width is None else _clipped(line.rstrip(), width) for line in lines]
-    failed = [run for run in runs if run.failure is not None]
-    # Without the last metrics and the checkpoint, which would fill the screen and are in the folder.
-    below = [f"{human_point(run.name)} failed: {_first_line(str(run.failure))}" for run in failed]
-    for text in [*(["", *below] if below else []), "", _last_line(runs)]:
-        lines += [text] if width is None or not text else textwrap.wrap(text, width, subsequent_indent="  ")
-    return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class _Column:
-    title: str
-    cells: list[str]
-    is_text: bool = False
-
-    def lines(self) -> list[str]:
-        """Title and cells, all of the same width: texts begin, numbers end below each other."""
-        texts = self.is_text or any(order(cell)[0] for cell in self.cells if cell)
-        width = max(len(text) for text in (self.title, *self.cells))
-        return [text.ljust(width) if texts else text.rjust(width) for text in (self.title, *self.cells)]
-
-
-def _lines(columns: Sequence[_Column]) -> list[str]:
-    return ["  ".join(cells) for cells in zip(*(column.lines() for column in columns), strict=True)]
-
-
-def _value_columns(runs: Sequence[SweepRun]) -> list[_Column]:
-    begun = [run.status != "waiting" for run in runs]
-    steps = [str(run.step) if is_begun else "" for run, is_begun in zip(runs, begun, strict=True)]
-    of = [str(run.n_steps) if is_begun and run.n_steps else "" for run, is_begun in zip(runs, begun, strict=True)]
-    size = max(map(len, of))
-    steps = [f"{step}/{n:>{size}}" if n else step and f"{step} {'':{size}}" for step, n in zip(steps, of, strict=True)]
-    width = max(map(len, steps))
-    left = ["" if run.seconds_left is None else shown_seconds(run.seconds_left) for run in runs]
-    return [
-        _Column("status", [run.status for run in runs], is_text=True),
-        _Column("step".rjust(width), [step.rjust(width) if step else "" for step in steps], is_text=True),
-        _numbers("return", [run.last_return for run in runs]),
-        _numbers("score", [run.last_score for run in runs], n_decimals=1),
-        _numbers("steps/s", [run.steps_per_second for run in runs]),
-        _Column("left", left, is_text=True),
-    ]
-
-
-def _numbers(title: str, values: Sequence[float | None], n_decimals: int | None = None) -> _Column:
-    """Numbers with the same count of decimals, of which large ones need none."""
-    if n_decimals is None:
-        n_decimals = 0 if max((abs(value) for value in values if value is not None), default=0.0) >= 1000.0 else 1
-    return _Column(title, ["" if value is None else f"{value:.{n_decimals}f}" for value in values])
-
-
-def _last_line(runs: Sequence[SweepRun]) -> str:
-    found = counts(runs)
-    line = f"{len(runs)} run{'' if len(runs) == 1 else 's'}: "
-    line += ", ".join(f"{count} {status}" for status, count in found.items())
-    left = seconds_left(runs)
-    if left is not None:
-        line += f"; about {shown_seconds(left)} left"
-    elif "stopped" in found and "running" not in found:
-        line += "; nothing is training: the sweep's own command takes it up where it stopped"
-    return line
-
-
-def _first_line(failure: str) -> str:
-    return failure.partition("; last metrics: ")[0].strip().partition("\n")[0]
-
-
-def _clipped(line: str, width: int) -> str:
-    return line if len(line) <= width else line[: max(width - 1, 0)] + "…"
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: ``1 run``, ``3 runs``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -110,7 +110,7 @@ def test_the_console_has_one_line_an_epoch_for_the_stack(swept: Path) -> None:
     ]
     assert len(lines) == 6
     assert all("stack 1/1" in line and "4 runs" in line for line in lines)
-    assert "runs a stack: a run takes about" in (swept / "first_output.txt").read_text()
+    assert "runs per stack: a run takes about" in (swept / "first_output.txt").read_text()
 
 
 def test_a_run_of_a_stack_is_the_run_that_it_would_be_alone(dataset: Path, swept: Path, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_points_that_come_to_the_same_config_are_one_run(dataset: Path, tmp_path
         (("sweep_name=one,two",), "sweep_name is one for the whole sweep"),
         (("retry_failed=true,false",), "retry_failed is one for the whole sweep"),
         (("hydra/launcher=absent", "seed=0,1"), "hydra/launcher=absent: there is no such option"),
-        (("hydra.job.chdir=true", "seed=0,1"), "hydra.job.chdir=true cannot hold"),
+        (("hydra.job.chdir=true", "seed=0,1"), "hydra.job.chdir=true is impossible with stacks"),
         (("algorithm.w_cql=-1", "seed=0,1"), "algorithm.w_cql=-1.0 is out of range"),
     ],
 )

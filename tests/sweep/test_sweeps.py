@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from cql.sweep.status import (
     read_sweep,
     seconds_left,
     shown_seconds,
-    table,
 )
+from cql.sweep.table import text
 from cql.training.lock import hold
 from cql.training.loggers import LocalLogger
 
@@ -147,7 +148,7 @@ def test_what_is_no_run_is_passed_over(tmp_path: Path) -> None:
     assert list(by_name(tmp_path)) == ["alpha_cql-5__seed-0"]
 
 
-def test_half_written_files_are_no_error(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_and_is_no_error(tmp_path: Path) -> None:
     damaged, row = (
         write_run(tmp_path / "alpha_cql-1__seed-0", "running"),
         write_run(tmp_path / "a-2__seed-0", "running"),
@@ -163,9 +164,45 @@ def test_half_written_files_are_no_error(tmp_path: Path) -> None:
         with hold(row):
             runs = by_name(tmp_path)
         assert {name: run.status for name, run in runs.items()} == {
-            "alpha_cql-1__seed-0": "waiting", "a-2__seed-0": "running", "b-3__seed-0": "waiting"
+            "alpha_cql-1__seed-0": "damaged", "a-2__seed-0": "running", "b-3__seed-0": "damaged"
         }  # fmt: skip
     assert (runs["a-2__seed-0"].step, runs["a-2__seed-0"].steps_per_second) == (600, 50.0)
+    assert "summary.json cannot be read" in str(runs["alpha_cql-1__seed-0"].failure)
+
+
+def finished_run(directory: Path) -> Path:
+    """A finished run with two evaluations of two episodes."""
+    run = write_run(directory, "finished")
+    logger = LocalLogger(run)
+    for step in (10, 20):
+        logger.log_metrics(step, {"eval_return_mean": 1.5})
+        logger.log_episodes(step, [0, 1], [1.5, 1.5], [7, 7], None)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "reason"),
+    [
+        ("metrics.jsonl", lambda lines: [lines[0], lines[1][:9]], "metrics.jsonl is cut"),
+        ("episodes.csv", lambda lines: [*lines[:-1], lines[-1][:5]], "episodes.csv is cut"),
+        ("metrics.jsonl", lambda lines: [b"x" + lines[0], lines[1]], "metrics.jsonl"),
+        ("metrics.jsonl", lambda lines: lines[:1], "metrics.jsonl is damaged: it lacks the evaluation at step 20"),
+        ("episodes.csv", lambda lines: lines[:-2], "episodes.csv is damaged: it lacks the evaluation at step 20"),
+        ("episodes.csv", lambda lines: lines[:-1], "episodes.csv is damaged: its evaluation at step 20 has 1 episodes"),
+    ],
+)
+def test_a_finished_run_with_a_damaged_file_is_damaged(
+    tmp_path: Path, file: str, damage: Callable[[list[bytes]], list[bytes]], reason: str
+) -> None:
+    path = finished_run(tmp_path / "seed-0") / file
+    (whole,) = read_sweep(tmp_path)
+    assert (whole.status, whole.failure) == ("finished", None)
+    path.write_bytes(b"".join(damage(path.read_bytes().splitlines(keepends=True))))
+    (run,) = read_sweep(tmp_path)
+    assert run.status == "damaged"
+    assert reason in str(run.failure)
+    assert text([run]).splitlines()[-1] == "1 run: 1 damaged"
+    assert ended([run])
 
 
 def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
@@ -185,7 +222,7 @@ def test_runs_are_sorted_by_number_with_the_seed_last(tmp_path: Path) -> None:
 
 def test_a_sweep_is_found_by_its_folder_or_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NoSweepError, match=r"nowhere is neither a folder nor the name of a sweep.*there are none"):
+    with pytest.raises(NoSweepError, match=r"nowhere is neither a folder nor the name of a sweep.*holds no sweeps"):
         find_sweep("nowhere")
     sweep = tmp_path / "outputs" / "sweeps" / "night"
     run = write_run(sweep / "seed-0", "finished")
@@ -193,7 +230,7 @@ def test_a_sweep_is_found_by_its_folder_or_its_name(tmp_path: Path, monkeypatch:
     assert find_sweep("night") == Path("outputs/sweeps/night")
     (tmp_path / "night").mkdir()  # a folder of that name which is no sweep is in nobody's way
     assert find_sweep("night") == Path("outputs/sweeps/night")
-    with pytest.raises(NoSweepError, match=r"outputs holds no runs.*known are night"):
+    with pytest.raises(NoSweepError, match=r"outputs holds no runs.*the sweeps in outputs/sweeps are night"):
         find_sweep("outputs")
     with pytest.raises(NoSweepError, match=f"the folder of one run: give that of its sweep, {sweep}"):
         find_sweep(run)
@@ -253,7 +290,7 @@ def test_the_table(tmp_path: Path) -> None:
     (tmp_path / "stacks.json").write_text(json.dumps([names]))
     with hold(running):
         runs = read_sweep(tmp_path)
-    assert table(runs).splitlines() == [
+    assert text(runs).splitlines() == [
         "alpha_cql  tau_cql  seed  status         step  return  score  steps/s  left",
         "        5       -2     0  finished  1000/1000    4500   40.0     50.0",
         "        5       -2     1  running    600/1000    4500   -3.2      0.5  13 min",
@@ -271,26 +308,35 @@ def test_columns_without_a_value_and_names_that_are_no_points() -> None:
         some_run("stopped", step=20, name="000_seed0", last_return=3.25, n_steps=None),
         some_run("finished", step=1000, name="arm-cql_rho__seed-0", point={"arm": "cql_rho", "seed": "0"}),
     ]
-    assert table(runs).splitlines() == [
+    assert text(runs).splitlines() == [
         "run        arm      seed  status         step  return",
-        "000_seed0                 stopped     20          3.2",
+        "000_seed0                 stopped          20     3.2",
         "           cql_rho     0  finished  1000/1000",
         "",
-        "2 runs: 1 finished, 1 stopped; nothing is training: the sweep's own command takes it up where it stopped",
+        "2 runs: 1 finished, 1 stopped; nothing is training: to resume the sweep, give its command again",
     ]
-    assert table([]) == "no runs yet"
-    assert table([some_run("finished", name="seed-0", point={"seed": "0"})]).splitlines()[-1] == "1 run: 1 finished"
+    assert text([]) == "no runs yet"
+    assert text([some_run("finished", name="seed-0", point={"seed": "0"})]).splitlines()[-1] == "1 run: 1 finished"
 
 
-def test_a_narrow_table_is_cut_and_what_failed_is_not() -> None:
+def test_a_narrow_table_wraps_and_loses_nothing() -> None:
     names = ["backup-soft__seed-0", "normalise_observations-false__seed-0", "penalty-blueprint__seed-0"]
     runs = [some_run("failed", name=name, point=parse_point(name), failure="a b " * 20, step=7) for name in names]
-    lines = table(runs, width=60).splitlines()
+    lines = text(runs, width=60).splitlines()
     assert lines[0].split() == ["point", "status", "step"]  # one column for all keys is narrower here
     assert lines[2].startswith("normalise_observations=false seed=0")
     assert max(map(len, lines)) <= 60
     assert " ".join(" ".join(lines).split()).count("a b") == 60
-    assert all(line.endswith("…") for line in table(runs, width=20).splitlines()[1:4])
+    narrow = text(runs, width=20).splitlines()
+    assert max(map(len, narrow)) <= 20
+    assert "normalise_observations=falseseed=0" in "".join(line.split("  ")[0] for line in narrow)
+    assert sum("failed  7/1000" in line for line in narrow) == 3
+
+
+def test_brackets_and_colons_of_a_message_are_shown_as_they_are() -> None:
+    assert "seed-0 failed: bad [red]index[/red] :smile: [3]" in text(
+        [some_run("failed", name="seed-0", point={}, failure="bad [red]index[/red] :smile: [3]")]
+    )
 
 
 def test_a_sweep_has_ended_when_nothing_is_to_come() -> None:
@@ -318,7 +364,7 @@ def test_the_script_prints_a_table_or_json_or_a_figure(tmp_path: Path) -> None:
     (run / ".hydra" / "config.yaml").write_text("{seed: 0, n_steps: 10}\n")
     shown = status("night", cwd=tmp_path)
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout == table(read_sweep(sweep)) + "\n"
+    assert shown.stdout == text(read_sweep(sweep)) + "\n"
     plain = status("night", "--json", "--figure", "night.png", cwd=tmp_path)
     assert plain.returncode == 0
     assert json.loads(plain.stdout) == {
