@@ -334,7 +334,7 @@ def test_a_narrow_table_wraps_and_loses_nothing() -> None:
 
 
 def test_brackets_and_colons_of_a_message_are_shown_as_they_are() -> None:
-    assert "seed-0 failed: bad [red]index[/red] :smile: [3]" in text(
+    assert "seed=0 failed: bad [red]index[/red] :smile: [3]" in text(
         [some_run("failed", name="seed-0", point={}, failure="bad [red]index[/red] :smile: [3]")]
     )
 
