@@ -7,7 +7,6 @@ stranger's checkpoint never runs code. One file is one run, also where runs are 
 
 import hashlib
 import io
-import logging
 import os
 import re
 from pathlib import Path
@@ -21,8 +20,6 @@ FORMAT_VERSION = 1
 _TRAILER = b"\ncql checkpoint, sha256 "
 _TRAILER_SIZE = len(_TRAILER) + 64
 _NAME = re.compile(r"step_(\d{7,})\.pt")
-
-log = logging.getLogger(__name__)
 
 
 class CheckpointError(Exception):
@@ -109,6 +106,11 @@ class CheckpointFolder:
         """Drop all but the newest ``n_kept`` checkpoints of the steps up to this one."""
         for old in [each for each in self.steps() if each <= step][: -self._n_kept]:
             self.path(old).unlink()
+
+    def cut(self, step: int) -> None:
+        """Drop the checkpoints of later steps, the newest first."""
+        for later in [each for each in reversed(self.steps()) if each > step]:
+            self.path(later).unlink()
 
     def write_best(self, contents: dict[str, Any]) -> Path:
         """Replace the best checkpoint."""

@@ -321,14 +321,16 @@ def _schedule(train_config: TrainConfig) -> Schedule:
 def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, step: int, *, is_failed: bool) -> Run:
     """Cut a run's files back to the step that it resumes from, and open its W&B run."""
     local, logger = LocalLogger(directory), train_config.logger
+    checkpoints = CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints)
     if not is_failed:
+        checkpoints.cut(step)  # before the rows: no checkpoint may count on rows that are gone
         local.rewind(step)
     return Run(
         directory=directory,
         config=config.to_dict(train_config),
         local=local,
         wandb=open_wandb_run(train_config, info, directory, disabled=is_failed),
-        checkpoints=CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints),
+        checkpoints=checkpoints,
         reference=scores_of(train_config),
         log_checkpoints=isinstance(logger, config.WandbLoggerConfig) and logger.log_checkpoints,
         status="failed" if is_failed else "running",

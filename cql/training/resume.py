@@ -115,7 +115,7 @@ def check_checkpoint(
     Raises:
         FolderError: the checkpoint is of other data, or of another kind of device.
     """
-    log.info("resuming at step %d", checkpoint["step"], extra={"run_dir": directory})
+    log.info("resuming from step %d", checkpoint["step"], extra={"run_dir": directory})
     before = checkpoint["data_fingerprint"]
     if before != transitions.fingerprint:
         raise FolderError(

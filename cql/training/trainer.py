@@ -239,17 +239,22 @@ class Trainer:
         The files of the runs' folders must be those of that step.
 
         Args:
-            checkpoints: in the order of the stack; None for a run that only keeps its place.
+            checkpoints: in the order of the stack; None for a run at its beginning, or that only keeps its place.
 
         Raises:
             ValueError: the checkpoints are of different steps.
         """
         given = {index: checkpoint for index, checkpoint in enumerate(checkpoints) if checkpoint is not None}
+        steps = {int(checkpoint["step"]) for checkpoint in given.values()}
+        steps |= {0 for index, run in self._alive() if index not in given}
+        if len(steps) > 1:
+            raise ValueError(f"the runs of a stack resume from one step, but their checkpoints are of steps {steps}")
         if not given:
             return
-        # A run that only keeps its place takes a neighbour's state, whose values are finite.
-        stand_in = next(iter(given.values()))
-        self.agent.load_states([(checkpoint or stand_in)["agent"] for checkpoint in checkpoints])
+        # At step 0 a new agent is where it should be. Later a run that only keeps its place takes a neighbour's state:
+        # its values are finite, and the step is that of the stack.
+        stand_in = None if steps == {0} else next(iter(given.values()))["agent"]
+        self.agent.load_states([stand_in if each is None else each["agent"] for each in checkpoints])
         for index, checkpoint in given.items():
             run = self.runs[index]
             self.sampler.load_state(index, checkpoint["sampler"])

@@ -77,3 +77,18 @@ def test_the_folder_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
         assert folder.find(name) == folder.path(20)
     with pytest.raises(CheckpointError, match="no checkpoint '10'; there are: best, last, 20, 30"):
         folder.find("10")
+
+
+def test_what_is_newer_than_a_step_is_dropped(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, n_kept=1)
+    for step in (10, 20, 30):
+        folder.write(step, {"step": step})
+    folder.write_best({"step": 30})
+    folder.cut(20)
+    assert folder.steps() == [10, 20]
+    folder.cut(20)
+    assert folder.steps() == [10, 20]
+    folder.write(30, {"step": 30})
+    folder.prune(20)
+    assert folder.steps() == [20, 30]
+    assert folder.best.exists()

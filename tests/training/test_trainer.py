@@ -30,7 +30,7 @@ from cql.rollout.envs import env_info
 from cql.rollout.evaluation import Evaluator, Recording
 from cql.rollout.rendering import RenderingError
 from cql.training import build, provenance
-from cql.training.checkpoint import CheckpointFolder
+from cql.training.checkpoint import CheckpointFolder, load
 from cql.training.loggers import LocalLogger, open_wandb, read_metrics
 from cql.training.resume import stacks_to_resume
 from cql.training.trainer import EpochMetrics, Run, Schedule, Trainer
@@ -68,6 +68,7 @@ def stack(configs: Sequence[TrainConfig], place: Path, **options: Any) -> Traine
     runs = []
     for each, directory in zip(configs, folders_in(place), strict=True):
         folder = CheckpointFolder(directory / "checkpoints", each.n_kept_checkpoints)
+        folder.cut(chosen.step)
         local = LocalLogger(directory)
         local.rewind(chosen.step)
         wandb = open_wandb(directory, config={}, project="", mode="disabled")
@@ -131,31 +132,32 @@ def nothing() -> None:
 # Resume ----------------------------------------------------------------------------------------------
 
 
-def keep_up_to(folder: Path, step: int) -> None:
-    """Leave a folder as it was when the checkpoint of a step was its newest."""
+def keep_up_to(folder: Path, step: int | None) -> None:
+    """Leave a folder as it was when the checkpoint of a step was its newest; None: before the run began."""
+    if step is None:
+        shutil.rmtree(folder)
+        return
     (folder / "summary.json").unlink()
-    for path in (folder / "checkpoints").glob("step_*.pt"):
-        if int(path.stem.removeprefix("step_")) > step:
-            path.unlink()
+    CheckpointFolder(folder / "checkpoints").cut(step)
 
 
-@pytest.mark.parametrize("steps", [(40, 60, 60), (20, 40, 60), (60, 20, 40), (40, 40, 20)], ids=str)
+@pytest.mark.parametrize("steps", [(40, 60, 60), (60, 20, 40), (60, None, 60), (0, 40, None), (0, None, 0)], ids=str)
 def test_a_stack_resumes_from_the_newest_step_that_all_have(
-    steps: tuple[int, ...],
+    steps: tuple[int | None, ...],
     configs: list[TrainConfig],
     undisturbed: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place = tmp_path / "stack"
+    place, common = tmp_path / "stack", min(step or 0 for step in steps)
     shutil.copytree(undisturbed, place)
     for folder, step in zip(folders_in(place), steps, strict=True):
         keep_up_to(folder, step)
     seen = at_update(monkeypatch, 0, nothing)
     trainer = stack(configs, place)
-    assert trainer._step_done == min(steps)
+    assert trainer._step_done == common
     assert train(trainer) == ["finished"] * 3
-    assert len(seen) == 60 - min(steps)
+    assert len(seen) == 60 - common
     for folder, reference in zip(folders_in(place), folders_in(undisturbed), strict=True):
         assert_same_run(folder, reference)
         assert summary(folder) == summary(reference)
@@ -182,6 +184,18 @@ def test_a_stack_resumes_in_the_middle_of_an_epoch(
         for step in (27, 31):
             (each / "checkpoints" / f"step_{step:07d}.pt").unlink(missing_ok=True)
         assert_same_run(each, reference)
+
+
+def test_checkpoints_of_different_steps_are_no_stack(configs: list[TrainConfig], undisturbed: Path) -> None:
+    trainer = stack(configs, undisturbed)
+    found = [
+        load(folder / "checkpoints" / f"step_{step:07d}.pt")
+        for folder, step in zip(folders_in(undisturbed), (40, 20, 40), strict=True)
+    ]
+    with pytest.raises(ValueError, match="resume from one step"):
+        trainer.load(found)
+    with pytest.raises(ValueError, match="resume from one step"):
+        trainer.load([found[0], None, found[2]])
 
 
 @forks
@@ -255,15 +269,24 @@ def test_the_metrics_of_an_epoch_are_means_per_run() -> None:
     assert epoch.state(0)["sums"].tolist() == (2 * values[:, 0]).tolist()
 
 
+@pytest.mark.parametrize("step", [0, 40])
 def test_a_run_that_has_ended_keeps_its_slot_and_is_not_touched(
-    configs: list[TrainConfig], undisturbed: Path, tmp_path: Path
+    step: int, configs: list[TrainConfig], undisturbed: Path, tmp_path: Path
 ) -> None:
-    trainer = stack(configs, tmp_path)
+    place = tmp_path / "stack"
+    shutil.copytree(undisturbed, place)
+    for folder in folders_in(place):
+        keep_up_to(folder, step)
+    trainer = stack(configs, place)
+    checkpoints = [load(folder / "checkpoints" / f"step_{step:07d}.pt") for folder in folders_in(place)]
     trainer.runs[1].status = "failed"
+    shutil.rmtree(folders_in(place)[1])
+    folders_in(place)[1].mkdir()
+    trainer.load([checkpoints[0], None, checkpoints[2]])
     assert train(trainer) == ["finished", "failed", "finished"]
-    assert list(folders_in(tmp_path)[1].iterdir()) == []
+    assert list(folders_in(place)[1].iterdir()) == []
     for index in (0, 2):
-        assert_same_run(folders_in(tmp_path)[index], folders_in(undisturbed)[index])
+        assert_same_run(folders_in(place)[index], folders_in(undisturbed)[index])
 
 
 # What a run comes to --------------------------------------------------------------------------------------------------
