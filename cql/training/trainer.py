@@ -251,10 +251,15 @@ class Trainer:
             raise ValueError(f"the runs of a stack resume from one step, but their checkpoints are of steps {steps}")
         if not given:
             return
-        # At step 0 a new agent is where it should be. Later a run that only keeps its place takes a neighbour's state:
-        # its values are finite, and the step is that of the stack.
-        stand_in = None if steps == {0} else next(iter(given.values()))["agent"]
-        self.agent.load_states([stand_in if each is None else each["agent"] for each in checkpoints])
+        # A run at its beginning keeps its own state. A run that only keeps its place takes a neighbour's: its values are
+        # finite, and the step is that of the stack.
+        neighbour = next(iter(given.values()))["agent"]
+        self.agent.load_states(
+            [
+                each["agent"] if each is not None else self.agent.state(index) if steps == {0} else neighbour
+                for index, each in enumerate(checkpoints)
+            ]
+        )
         for index, checkpoint in given.items():
             run = self.runs[index]
             self.sampler.load_state(index, checkpoint["sampler"])
