@@ -504,7 +504,8 @@ def render(spec: Spec) -> Answer:
 def log(spec: Spec) -> Answer:
     """Epochs logged per second, each with its metrics, its timing, ten episodes and the summary, in a new folder."""
     from cql.algorithm.agent import METRICS
-    from cql.training.loggers import LocalLogger, open_wandb
+    from cql.training.local_logger import LocalLogger
+    from cql.training.wandb_logger import open_wandb
 
     folder = Path.cwd()
     local, metrics = LocalLogger(folder), {name: 0.1 + index for index, name in enumerate(METRICS)}

@@ -35,12 +35,12 @@ def main() -> int:
     """Build the workspace, and save it if W&B is online; exit with 2 and a message on an error of the user's."""
     chosen = arguments()
     from cql.results import dashboard
-    from cql.training import loggers
+    from cql.training import wandb_logger
 
     try:
         folder = sweeps.find_sweep(chosen.sweep)
         path = chosen.json or folder / dashboard.DASHBOARD_FILE
-        mode, reason = loggers.choose_mode("auto")
+        mode, reason = wandb_logger.choose_mode("auto")
         found = dashboard.in_wandb(folder, project=chosen.project, entity=chosen.entity)
         built = dashboard.workspace(found)
         address = dashboard.saved_address(path)

@@ -17,7 +17,7 @@ from nested import assert_same
 from tiny import OVERRIDES
 
 from cql.training.checkpoint import load
-from cql.training.loggers import read_metrics
+from cql.training.local_logger import read_metrics
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 # A run of some seconds with a checkpoint at every tenth of it, so that it can be stopped in its middle.

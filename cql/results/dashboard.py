@@ -17,7 +17,8 @@ from cql import files
 from cql.points import SEED, without_seed
 from cql.results.runs import ResultsError, read_run
 from cql.sweep.status import SWEEP_FILE, read_sweep
-from cql.training.loggers import N_LAST_EVALUATIONS, VIDEO_KEY, WANDB_FILE, wandb_tag
+from cql.training.local_logger import N_LAST_EVALUATIONS
+from cql.training.wandb_logger import VIDEO_KEY, WANDB_FILE, wandb_tag
 
 DASHBOARD_FILE = "dashboard.json"
 REPORT = "report"

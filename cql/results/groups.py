@@ -32,7 +32,7 @@ from cql.results.runs import (
     shown_value,
 )
 from cql.sweep.status import read_sweep
-from cql.training.loggers import SUMMARY_FILE
+from cql.training.local_logger import SUMMARY_FILE
 
 NOT_BEGUN = "has not begun"
 """Why a run is not read that its sweep plans and that has no folder yet."""

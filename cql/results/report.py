@@ -23,7 +23,7 @@ from cql.results.groups import NOT_BEGUN, Group, Results
 from cql.results.runs import STATISTICS, Run, Statistic, overrides_of, provenance_of, shown_value
 from cql.results.verdict import FEW_SEEDS, evaluation, plural, verdict
 from cql.training.curves import SERIES
-from cql.training.loggers import EPISODES_FILE, METRICS_FILE, N_LAST_EVALUATIONS, SUMMARY_FILE, read_episodes
+from cql.training.local_logger import EPISODES_FILE, METRICS_FILE, N_LAST_EVALUATIONS, SUMMARY_FILE, read_episodes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from cql.points import SEED, parse_point
 from cql.rollout.reference_scores import with_scores
 from cql.sweep.status import Status, evaluation_gap, status
 from cql.training.curves import Curve, column
-from cql.training.loggers import (
+from cql.training.local_logger import (
     METRICS_FILE,
     N_LAST_EVALUATIONS,
     PROVENANCE_FILE,

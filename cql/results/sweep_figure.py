@@ -18,7 +18,7 @@ from cql.results.figures import LINES, Style
 from cql.results.groups import NOT_BEGUN, Results, read_results
 from cql.results.runs import run_directories
 from cql.training.curves import INK, PALE
-from cql.training.loggers import METRICS_FILE
+from cql.training.local_logger import METRICS_FILE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

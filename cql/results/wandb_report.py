@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cql.results.dashboard import REPORT
-from cql.training.loggers import open_wandb
+from cql.training.wandb_logger import open_wandb
 
 REPORT_FOLDER = "wandb_report"
 
@@ -36,7 +36,7 @@ def log_report(
         files: Files of the report, in the folder or elsewhere.
         project: W&B project.
         entity: W&B user or team; None is the one of the API key.
-        mode: See :func:`cql.training.loggers.open_wandb`.
+        mode: See :func:`cql.training.wandb_logger.open_wandb`.
         sweep: Group and tag; None is the folder's name.
         table: One mapping of columns to values per row.
         figures: Pictures.

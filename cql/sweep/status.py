@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cql.points import SEED, order, parse_point
-from cql.training.lock import LOCK_FILE, held
-from cql.training.loggers import (
+from cql.training.local_logger import (
     EPISODES_FILE,
     METRICS_FILE,
     SUMMARY_FILE,
@@ -30,6 +29,7 @@ from cql.training.loggers import (
     read_episodes,
     read_metrics,
 )
+from cql.training.lock import LOCK_FILE, held
 
 SWEEP_FILE = "sweep.json"
 STACKS_FILE = "stacks.json"

@@ -7,12 +7,13 @@ stranger's checkpoint never runs code. One file is one run, also where runs are 
 
 import hashlib
 import io
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from cql import files
 
 FORMAT_VERSION = 1
 """Raised with every change that an older reader would misunderstand."""
@@ -39,14 +40,7 @@ def save(path: Path, contents: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"format_version": FORMAT_VERSION, **contents}, buffer)
     body = buffer.getvalue()
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(body)
-        file.write(_TRAILER + hashlib.sha256(body).hexdigest().encode())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    _sync_folder(path.parent)
+    files.write_bytes(path, body + _TRAILER + hashlib.sha256(body).hexdigest().encode())
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -134,14 +128,3 @@ class CheckpointFolder:
             return self.path(int(name))
         kept = [*(["best"] if self.best.exists() else []), *(["last"] if steps else []), *map(str, steps)]
         raise CheckpointError(f"{self.directory}: no checkpoint {which!r}; there are: {', '.join(kept) or 'none'}")
-
-
-def _sync_folder(directory: Path) -> None:
-    """Make a rename survive a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

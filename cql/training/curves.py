@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.files import replacing
-from cql.training.loggers import EPISODES_FILE, METRICS_FILE, EpisodeRow, read_episodes, read_metrics
+from cql.training.local_logger import EPISODES_FILE, METRICS_FILE, EpisodeRow, read_episodes, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

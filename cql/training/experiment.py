@@ -23,13 +23,14 @@ from cql.training import lock
 from cql.training.build import agent_config, as_pool, hyper_params, load_data, scores_of
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
 from cql.training.device import choose_device, has_eval_worker
-from cql.training.loggers import LocalLogger
+from cql.training.local_logger import LocalLogger
 from cql.training.memory import keep_freed_memory
 from cql.training.provenance import provenance, versions
 from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
+from cql.training.run import Run, Schedule
 from cql.training.run_folder import FolderError, claim_folder, read_summary, score, shown_results, sweep_name
 from cql.training.run_logs import run_logs
-from cql.training.trainer import Run, Schedule, Trainer
+from cql.training.trainer import Trainer
 from cql.training.wandb_run import open_wandb_run
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import torch
 
 from cql import data
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load
-from cql.training.loggers import METRICS_FILE
+from cql.training.local_logger import METRICS_FILE
 from cql.training.provenance import versions
 from cql.training.run_folder import FolderError
 

@@ -12,7 +12,7 @@ from cql import config, files
 from cql.config import TrainConfig
 from cql.training.checkpoint import CheckpointFolder
 from cql.training.curves import KEY_CURVES_FILE
-from cql.training.loggers import SUMMARY_FILE
+from cql.training.local_logger import SUMMARY_FILE
 
 CONFIG_FILE = Path(config.RUN_CONFIG_FILE)
 

@@ -13,20 +13,18 @@ import logging
 import math
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cql.algorithm.agent import METRICS, Agent, Policy
+from cql.algorithm.agent import Agent, Policy
 from cql.algorithm.sampling import Batch, Pool, Sampler
 from cql.data import Normaliser
 from cql.rollout.envs import normalised_score
@@ -34,136 +32,14 @@ from cql.rollout.evaluation import EpisodeResults, Evaluator, Recorder, RolledOu
 from cql.rollout.rendering import RenderingError, write_gif, write_mp4, write_video
 from cql.rollout.worker import Worker
 from cql.training import curves as report
-from cql.training.checkpoint import CheckpointError, CheckpointFolder
-from cql.training.loggers import N_LAST_EVALUATIONS, LocalLogger, WandbLogger, last_evaluations
-
-Status = Literal["running", "finished", "interrupted", "failed"]
+from cql.training.checkpoint import CheckpointError
+from cql.training.epoch_metrics import EpochMetrics
+from cql.training.local_logger import N_LAST_EVALUATIONS, last_evaluations
+from cql.training.progress import duration, logging_above_bar
+from cql.training.run import Run, Schedule, Scores, Status
+from cql.training.signals import noted_signals
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long to train, and how often to do what.
-
-    Attributes:
-        n_steps: gradient steps in all.
-        n_steps_per_epoch: metrics are averaged and logged over so many; the last epoch may be shorter.
-        n_epochs_per_eval: epochs between two evaluations. The last step is always evaluated.
-        n_epochs_per_checkpoint: epochs between two checkpoints. The last step always has one.
-        n_evals_per_video: evaluations between two videos; 0 films the last policy only.
-    """
-
-    n_steps: int
-    n_steps_per_epoch: int
-    n_epochs_per_eval: int = 1
-    n_epochs_per_checkpoint: int = 1
-    n_evals_per_video: int = 1
-
-
-@dataclass
-class Scores:
-    """What evaluations said so far; part of a run's checkpoint.
-
-    Attributes:
-        last_return: mean return of the last evaluation.
-        last_std: standard deviation of its episodes' returns.
-        best_return: mean return of the best evaluation.
-        best_step: its step.
-    """
-
-    last_return: float | None = None
-    last_std: float | None = None
-    best_return: float | None = None
-    best_step: int | None = None
-
-
-@dataclass
-class Run:
-    """One run of a stack: its place in the world, and how it fares.
-
-    Attributes:
-        directory: the run's folder.
-        config: the resolved config as plain values; every checkpoint carries it.
-        local: writes the folder's files.
-        wandb: the run's mirror in W&B; may be switched off.
-        checkpoints: the folder's checkpoints.
-        reference: lowest and highest reference return for normalised scores, None where the environment has none.
-        log_checkpoints: at the end, copy the last and the best checkpoint to W&B.
-        scores: of the evaluations so far.
-        last_returns: mean returns of the last :data:`cql.training.loggers.N_LAST_EVALUATIONS` evaluations.
-        status: ``running`` until :func:`train` returns.
-        exit_code: 0, 1 where the run failed, 128 + the signal's number where one ended it.
-        failure: what went wrong, where ``status`` is ``failed``.
-        last_metrics: the last row that was logged, with its step.
-    """
-
-    directory: Path
-    config: Mapping[str, Any]
-    local: LocalLogger
-    wandb: WandbLogger
-    checkpoints: CheckpointFolder
-    reference: tuple[float, float] | None
-    log_checkpoints: bool = False
-    scores: Scores = field(default_factory=Scores)
-    last_returns: deque[float] = field(default_factory=lambda: deque(maxlen=N_LAST_EVALUATIONS))
-    status: Status = "running"
-    exit_code: int = 0
-    failure: str | None = None
-    last_metrics: dict[str, float] = field(default_factory=dict)
-
-    def score(self, returns: float) -> float | None:
-        """Normalised score, where there are reference returns."""
-        return None if self.reference is None else float(normalised_score(returns, *self.reference))
-
-
-class EpochMetrics:
-    """Sums of the metrics of each run's epoch, on the device, and the first step that was not finite.
-
-    Args:
-        n_runs: R.
-        device: of the agent.
-    """
-
-    def __init__(self, n_runs: int, device: torch.device) -> None:
-        self._sums = torch.zeros(len(METRICS), n_runs, dtype=torch.float64, device=device)
-        self._bad_step = torch.full((n_runs,), -1, dtype=torch.int64, device=device)
-        self._count = 0
-
-    def add(self, step: int, values: Tensor) -> None:
-        """Add the metrics of one step; nothing is moved to the host.
-
-        Args:
-            step: that was taken.
-            values: (len(METRICS), R).
-        """
-        self._sums += values
-        self._count += 1
-        bad = ~values.isfinite().all(0) & (self._bad_step < 0)
-        self._bad_step.masked_fill_(bad, step)
-
-    def means(self, run: int) -> dict[str, float]:
-        """Mean of each metric over the epoch."""
-        return dict(zip(METRICS, (self._sums[:, run] / max(self._count, 1)).tolist(), strict=True))
-
-    def first_bad_step(self, run: int) -> int | None:
-        """The first step at which a metric was NaN or infinite, None if all were finite."""
-        step = int(self._bad_step[run])
-        return None if step < 0 else step
-
-    def reset(self) -> None:
-        """Begin a new epoch."""
-        self._sums.zero_()
-        self._count = 0
-
-    def state(self, run: int) -> dict[str, Any]:
-        """What a checkpoint in the middle of an epoch needs."""
-        return {"sums": self._sums[:, run].cpu().clone(), "count": self._count}
-
-    def load_state(self, run: int, state: Mapping[str, Any]) -> None:
-        """Resume from what :meth:`state` gave."""
-        self._sums[:, run] = state["sums"].to(self._sums.device)
-        self._count = int(state["count"])
 
 
 @dataclass(frozen=True)
@@ -251,8 +127,7 @@ class Trainer:
             raise ValueError(f"the runs of a stack resume from one step, but their checkpoints are of steps {steps}")
         if not given:
             return
-        # A run at its beginning keeps its own state. A run that only keeps its place takes a neighbour's: its values are
-        # finite, and the step is that of the stack.
+        # A run at its beginning keeps its own state. A run that only keeps its place takes a neighbour's finite values.
         neighbour = next(iter(given.values()))["agent"]
         self.agent.load_states(
             [
@@ -290,8 +165,8 @@ class Trainer:
             self.worker.start()
         self._began = time.perf_counter()
         with (
-            _noted_signals() as signals,
-            _logging_above_bar(),
+            noted_signals() as signals,
+            logging_above_bar(),
             tqdm(
                 total=last,
                 initial=first - 1,
@@ -521,7 +396,7 @@ class Trainer:
             shown += f"  return {np.mean(returns):.0f} ({min(returns):.0f} to {max(returns):.0f})"
         n_left = self.schedule.n_steps - step
         pace = (time.perf_counter() - self._began) / (step - self._first + 1)  # with evaluations and all
-        shown += f"  about {_duration(n_left * pace)} left" if n_left and alive else ""
+        shown += f"  about {duration(n_left * pace)} left" if n_left and alive else ""
         log.info("%s", shown, extra={"stack": True})
 
     def _checkpoint(self, states: Mapping[int, dict[str, Any]] = {}) -> None:
@@ -723,79 +598,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in words that a person reads at a glance."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-@contextlib.contextmanager
-def _logging_above_bar() -> Iterator[None]:
-    """Log to the console without tearing the bar apart."""
-    root = logging.getLogger()
-    before = list(root.handlers)
-    with logging_redirect_tqdm():
-        # tqdm's handler stands in for those of the console; older releases of tqdm leave out their filters.
-        filters = [each for handler in before if handler not in root.handlers for each in handler.filters]
-        for stand_in in (handler for handler in root.handlers if handler not in before):
-            for each in filters:
-                stand_in.addFilter(each)
-        yield
-
-
-@dataclass
-class _Signals:
-    """What came in during a step.
-
-    Attributes:
-        stop: the signal that asks to stop.
-        of_others: signals that somebody else handles, each with its handler.
-    """
-
-    stop: int | None = None
-    of_others: list[tuple[int, Callable[[int, FrameType | None], Any]]] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def _noted_signals() -> Iterator[_Signals]:
-    """Turn signals into notes, so that the loop can act on them between two steps.
-
-    The first SIGINT, or SIGTERM where nobody else handles it, asks to stop. SIGTERM, SIGUSR1 and SIGUSR2 that somebody
-    else handles are kept for their handlers; all others are left alone.
-    """
-    signals = _Signals()
-
-    def stop(number: int, _: FrameType | None) -> None:
-        if signals.stop is not None:
-            raise KeyboardInterrupt
-        signals.stop = number
-        log.warning(
-            "%s: stopping after this step with a checkpoint (once more to stop at once)", signal.Signals(number).name
-        )
-
-    def keep(number: int, _: FrameType | None) -> None:
-        handler = previous[signal.Signals(number)]
-        if (number, handler) not in signals.of_others:
-            signals.of_others.append((number, handler))
-
-    chosen = {signal.SIGINT: stop}
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        if callable(signal.getsignal(number)):
-            chosen[number] = keep
-        elif number == signal.SIGTERM:
-            chosen[number] = stop
-    previous: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in chosen}
-    installed = []
-    try:
-        for number, handler in chosen.items():
-            # Only the main thread may; elsewhere whoever started the thread decides.
-            with contextlib.suppress(ValueError):
-                signal.signal(number, handler)
-                installed.append(number)
-        yield signals
-    finally:
-        for number in installed:
-            signal.signal(number, previous[number])

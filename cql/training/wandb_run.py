@@ -7,9 +7,9 @@ from cql import config, points
 from cql.config import TrainConfig
 from cql.rollout.envs import EnvInfo
 from cql.training.build import hyper_params
-from cql.training.loggers import WandbLogger, open_wandb
 from cql.training.provenance import versions
 from cql.training.run_folder import sweep_name
+from cql.training.wandb_logger import WandbLogger, open_wandb
 
 
 def open_wandb_run(train_config: TrainConfig, info: EnvInfo, directory: Path, *, disabled: bool) -> WandbLogger:

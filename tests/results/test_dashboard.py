@@ -23,7 +23,8 @@ from cql.config import LearnedAlphaCql
 from cql.results.dashboard import DashboardError, SweepInWandb, in_wandb, varied_keys, workspace
 from cql.results.wandb_report import REPORT_FOLDER, log_report
 from cql.training import experiment, run_folder
-from cql.training.loggers import LocalLogger, open_wandb, read_metrics
+from cql.training.local_logger import LocalLogger, read_metrics
+from cql.training.wandb_logger import open_wandb
 
 # Of its own making, at its import.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")

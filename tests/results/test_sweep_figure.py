@@ -11,7 +11,7 @@ import yaml
 
 from cql.points import number, parse_point
 from cql.results.sweep_figure import sweep_curves
-from cql.training.loggers import LocalLogger
+from cql.training.local_logger import LocalLogger
 
 
 @pytest.fixture

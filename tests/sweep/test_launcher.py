@@ -21,8 +21,8 @@ from wandb_reader import offline_runs
 from cql import points
 from cql.training import device, experiment, run_folder
 from cql.training.checkpoint import load
+from cql.training.local_logger import read_metrics
 from cql.training.lock import hold
-from cql.training.loggers import read_metrics
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 

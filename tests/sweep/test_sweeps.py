@@ -23,8 +23,8 @@ from cql.sweep.status import (
     shown_seconds,
 )
 from cql.sweep.table import text
+from cql.training.local_logger import LocalLogger
 from cql.training.lock import hold
-from cql.training.loggers import LocalLogger
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "sweep_status.py"
 

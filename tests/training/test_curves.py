@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cql.training.curves import key_curves
-from cql.training.loggers import LocalLogger
+from cql.training.local_logger import LocalLogger
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from cql.rollout.rendering import choose_backend
 from cql.rollout.worker import Worker
 from cql.training import experiment, run_folder
 from cql.training.checkpoint import load
-from cql.training.loggers import read_metrics
+from cql.training.local_logger import read_metrics
 from cql.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes")

@@ -21,10 +21,11 @@ from cql.algorithm.agent import Agent
 from cql.algorithm.fast import layers
 from cql.config.schema import TrainConfig
 from cql.rollout.envs import env_info
-from cql.training import build, device, evaluate, experiment, resume, run_folder, trainer
+from cql.training import build, device, evaluate, experiment, resume, run_folder
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load
 from cql.training.experiment import RunFailed
-from cql.training.loggers import read_episodes, read_metrics
+from cql.training.local_logger import read_episodes, read_metrics
+from cql.training.run import Run
 from cql.training.run_folder import FolderError
 
 LEARNED = ("algorithm/alpha_cql=learned", "algorithm/alpha_temp=learned")
@@ -38,19 +39,19 @@ def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train_stack(configs: list[TrainConfig], folders: list[Path]) -> list[trainer.Run]:
+def train_stack(configs: list[TrainConfig], folders: list[Path]) -> list[Run]:
     """The runs of one stack, trained in their folders."""
     for each, folder in zip(configs, folders, strict=True):
         run_folder.claim_folder(each, folder)
     (chosen,), errors = resume.stacks_to_resume(folders)
     assert not errors
     runs = experiment.train(dict(zip(folders, configs, strict=True)), chosen)
-    ended = [run for run in runs.values() if isinstance(run, trainer.Run)]
+    ended = [run for run in runs.values() if isinstance(run, Run)]
     assert len(ended) == len(folders)
     return ended
 
 
-def train_in(folder: Path, train_config: TrainConfig) -> trainer.Run:
+def train_in(folder: Path, train_config: TrainConfig) -> Run:
     (run,) = train_stack([train_config], [folder])
     return run
 

@@ -20,7 +20,7 @@ from cql.algorithm.agent import Agent
 from cql.config.schema import TrainConfig
 from cql.training import experiment, run_folder
 from cql.training.checkpoint import load
-from cql.training.loggers import read_metrics
+from cql.training.local_logger import read_metrics
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes")
 

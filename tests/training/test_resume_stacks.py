@@ -10,7 +10,7 @@ from tiny import tiny_config
 
 from cql.training import experiment, run_folder
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
-from cql.training.loggers import read_metrics
+from cql.training.local_logger import read_metrics
 from cql.training.resume import grouped_by_step, stacks_to_resume
 from cql.training.run_folder import FolderError
 

@@ -31,9 +31,12 @@ from cql.rollout.evaluation import Evaluator, Recording
 from cql.rollout.rendering import RenderingError
 from cql.training import build, provenance
 from cql.training.checkpoint import CheckpointFolder, load
-from cql.training.loggers import LocalLogger, open_wandb, read_metrics
+from cql.training.epoch_metrics import EpochMetrics
+from cql.training.local_logger import LocalLogger, read_metrics
 from cql.training.resume import stacks_to_resume
-from cql.training.trainer import EpochMetrics, Run, Schedule, Trainer
+from cql.training.run import Run, Schedule
+from cql.training.trainer import Trainer
+from cql.training.wandb_logger import open_wandb
 
 CPU = torch.device("cpu")
 forks = pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes")

@@ -1,303 +1,34 @@
-"""What a run leaves behind: the files of its folder, and its copy in Weights & Biases.
+"""A run's copy in Weights & Biases. It mirrors the local files and may fail without harm.
 
-The local files are the record. What enters them is plain numbers (tensors become floats before this room), and what is
-in ``metrics.jsonl`` and ``episodes.csv`` depends on the training alone, never on the clock, so that a run that was
-killed and resumed leaves the same bytes as one that was not. W&B mirrors the record and may fail without harm.
-
-``metrics.jsonl``  one JSON object per line: ``{"step": 1000, "critic_td": 0.25, ...}``
-``timing.jsonl``   the same form for what the clock says: ``{"step": 1000, "seconds": 9.5, "steps_per_second": 105.0}``
-``episodes.csv``   one line per evaluation episode: ``step,episode,seed,return,length,score``
-``summary.json``   the outcome of the run
-``provenance.json``  versions, commit, device and data that it was made with
-``wandb.json``     id of the W&B run and what has been sent to it
-
-Floats are written with ``repr``, which reads back to the same number. ``wandb`` is imported when a W&B run is opened.
+``wandb.json`` in the run's folder holds the id of the W&B run and what has been sent to it. ``wandb`` is imported when
+a W&B run is opened.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import netrc
 import numbers
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
+
+from cql import files
+from cql.training.local_logger import read_metrics
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     import wandb
 
-METRICS_FILE = "metrics.jsonl"
-TIMING_FILE = "timing.jsonl"
-EPISODES_FILE = "episodes.csv"
-SUMMARY_FILE = "summary.json"
-PROVENANCE_FILE = "provenance.json"
 WANDB_FILE = "wandb.json"
-
-N_LAST_EVALUATIONS = 5
-"""So many of a run's last evaluations are averaged: one alone is noisy, and the best one was chosen by its noise."""
-
-EPISODES_HEADER = "step,episode,seed,return,length,score\n"
+VIDEO_KEY = "rollout"
 
 _log = logging.getLogger(__name__)
-
-
-# The files of a run's folder ------------------------------------------------------------------------------------------
-
-
-class EpisodeRow(NamedTuple):
-    """One line of ``episodes.csv``.
-
-    Attributes:
-        step: Gradient steps taken before the evaluation.
-        episode: Index of the episode within its evaluation.
-        seed: Seed the environment was reset with.
-        return_: Undiscounted return.
-        length: Environment steps.
-        score: Normalised score, or None where the environment has no reference scores.
-    """
-
-    step: int
-    episode: int
-    seed: int
-    return_: float
-    length: int
-    score: float | None
-
-
-class LocalLogger:
-    """Writes the files of one run's folder.
-
-    Each call leaves its rows on the disk before it returns: a checkpoint written afterwards never counts on a row that
-    a crash could lose.
-
-    Args:
-        run_dir: The run's folder; made if it is not there.
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = Path(run_dir)
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-
-    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one row to ``metrics.jsonl``.
-
-        Raises:
-            ValueError: A metric is NaN or infinite, or is called "step".
-        """
-        _append(self.run_dir / METRICS_FILE, _json_row(step, metrics))
-
-    def log_timing(self, step: int, timing: Mapping[str, float]) -> None:
-        """Append one row to ``timing.jsonl``, where everything that depends on the clock belongs.
-
-        Raises:
-            ValueError: A value is NaN or infinite, or is called "step".
-        """
-        _append(self.run_dir / TIMING_FILE, _json_row(step, timing))
-
-    def log_episodes(
-        self,
-        step: int,
-        seeds: Sequence[int],
-        returns: Sequence[float],
-        lengths: Sequence[int],
-        scores: Sequence[float] | None,
-    ) -> None:
-        """Append the E episodes of one evaluation to ``episodes.csv``.
-
-        Args:
-            step: Gradient steps taken before the evaluation.
-            seeds: Seed of each episode, E of them.
-            returns: Undiscounted return of each episode.
-            lengths: Environment steps of each episode.
-            scores: Normalised score of each episode; None leaves the column empty.
-
-        Raises:
-            ValueError: The lists differ in length, or a return or score is NaN or infinite.
-        """
-        columns = {"seeds": seeds, "returns": returns, "lengths": lengths}
-        if scores is not None:
-            columns["scores"] = scores
-        if len({len(column) for column in columns.values()}) != 1:
-            sizes = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
-            raise ValueError(
-                f"{EPISODES_FILE} at step {step}: one value per episode is needed in each list, got {sizes}"
-            )
-        lines = []
-        for episode, (seed, length) in enumerate(zip(seeds, lengths, strict=True)):
-            return_ = _finite("return", step, returns[episode])
-            score = "" if scores is None else repr(_finite("score", step, scores[episode]))
-            lines.append(f"{int(step)},{episode},{int(seed)},{return_!r},{int(length)},{score}\n")
-        path = self.run_dir / EPISODES_FILE
-        is_new = not path.exists() or path.stat().st_size == 0
-        _append(path, (EPISODES_HEADER if is_new else "") + "".join(lines))
-
-    def write_summary(self, summary: Mapping[str, object]) -> None:
-        """Write ``summary.json``, replacing the one before it at once.
-
-        Raises:
-            ValueError: A value is NaN or infinite.
-        """
-        for name, value in summary.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{SUMMARY_FILE}: {name} is {value}; write None where there is no number")
-        _replace(self.run_dir / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
-
-    def write_provenance(self, provenance: Mapping[str, object]) -> None:
-        """Write ``provenance.json``; where a run goes on with another, what was before is kept under ``earlier``."""
-        path = self.run_dir / PROVENANCE_FILE
-        earlier: list[object] = []
-        if path.exists():
-            before = json.loads(path.read_bytes())
-            earlier = before.pop("earlier", [])
-            if before != provenance:
-                earlier = [*earlier, before]
-        contents = {**provenance, **({"earlier": earlier} if earlier else {})}
-        _replace(path, (json.dumps(contents, indent=2, allow_nan=False) + "\n").encode())
-
-    def rewind(self, step: int) -> None:
-        """Cut the files back to the rows with a step of at most ``step``, as a checkpoint of that step left them.
-
-        A last line without its end, as a kill leaves it, goes too. Each file is replaced whole, or left untouched if
-        nothing is to be cut. Logging the same rows again gives the same bytes as if nothing had happened.
-
-        Raises:
-            ValueError: A line other than the last is damaged.
-        """
-        for name in (METRICS_FILE, TIMING_FILE):
-            _cut(self.run_dir / name, step, _json_step, header_lines=0)
-        _cut(self.run_dir / EPISODES_FILE, step, _csv_step, header_lines=1)
-
-    def last_step(self) -> int | None:
-        """The step of the last whole row of ``metrics.jsonl``, or None if there is none."""
-        rows = read_metrics(self.run_dir)
-        return int(rows[-1]["step"]) if rows else None
-
-
-def read_metrics(run_dir: Path) -> list[dict[str, float]]:
-    """The rows of ``metrics.jsonl`` in the order they were written, without a half-written last one.
-
-    Raises:
-        ValueError: A line other than the last is damaged.
-    """
-    path = Path(run_dir) / METRICS_FILE
-    rows: list[dict[str, float]] = []
-    for number, line in _whole_lines(path):
-        _parsed_step(path, number, line, _json_step)
-        rows.append(json.loads(line))
-    return rows
-
-
-def last_evaluations(run_dir: Path) -> list[float]:
-    """Mean returns of a run's last evaluations, in their order; fewer where it has had fewer.
-
-    Raises:
-        ValueError: A line of ``metrics.jsonl`` is damaged.
-    """
-    returns = [row["eval_return_mean"] for row in read_metrics(run_dir) if "eval_return_mean" in row]
-    return returns[-N_LAST_EVALUATIONS:]
-
-
-def read_episodes(run_dir: Path) -> list[EpisodeRow]:
-    """The rows of ``episodes.csv`` in the order they were written, without a half-written last one.
-
-    Raises:
-        ValueError: A line other than the last is damaged.
-    """
-    path = Path(run_dir) / EPISODES_FILE
-    rows = []
-    for number, line in _whole_lines(path):
-        if number == 1:
-            continue
-        try:
-            step, episode, seed, return_, length, score = line.decode().strip().split(",")
-            row = EpisodeRow(
-                int(step), int(episode), int(seed), float(return_), int(length), float(score) if score else None
-            )
-        except ValueError as error:
-            raise _damaged(path, number, line) from error
-        rows.append(row)
-    return rows
-
-
-def _finite(name: str, step: int, value: float) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{name} is {number} at step {step}; only finite numbers are logged")
-    return number
-
-
-def _json_row(step: int, values: Mapping[str, float]) -> str:
-    if "step" in values:
-        raise ValueError(f'a metric is called "step" (at step {step}); that name is taken by the row itself')
-    row = {"step": int(step), **{name: _finite(name, step, value) for name, value in values.items()}}
-    return json.dumps(row, allow_nan=False) + "\n"
-
-
-def _json_step(line: bytes) -> int:
-    return int(json.loads(line)["step"])
-
-
-def _csv_step(line: bytes) -> int:
-    return int(line.split(b",", 1)[0])
-
-
-def _append(path: Path, text: str) -> None:
-    with path.open("ab") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The numbered lines of a file that end as they should; nothing if there is no such file."""
-    if not path.exists():
-        return
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        yield number, line + b"\n"
-
-
-def _damaged(path: Path, number: int, line: bytes) -> ValueError:
-    return ValueError(f"{path}: line {number} is damaged: {line[:80]!r}; mend or delete that line")
-
-
-def _parsed_step(path: Path, number: int, line: bytes, step_of: Callable[[bytes], int]) -> int:
-    try:
-        return step_of(line)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, number, line) from error
-
-
-def _cut(path: Path, step: int, step_of: Callable[[bytes], int], header_lines: int) -> None:
-    if not path.exists():
-        return
-    kept = b"".join(
-        line
-        for number, line in _whole_lines(path)
-        if number <= header_lines or _parsed_step(path, number, line, step_of) <= step
-    )
-    if len(kept) != path.stat().st_size:
-        _replace(path, kept)
-
-
-# Weights & Biases -----------------------------------------------------------------------------------------------------
-
-VIDEO_KEY = "rollout"
 
 _MODES = ("auto", "online", "offline", "disabled")
 
@@ -612,7 +343,7 @@ class _Progress(NamedTuple):
         return cls(run_id or secrets.token_hex(4))
 
     def write(self, run_dir: Path) -> None:
-        _replace(run_dir / WANDB_FILE, (json.dumps(self._asdict()) + "\n").encode())
+        files.write_text(run_dir / WANDB_FILE, json.dumps(self._asdict()) + "\n")
 
 
 def _require(path: Path) -> None:
