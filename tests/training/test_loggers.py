@@ -161,10 +161,10 @@ def test_a_rewind_that_fails_leaves_the_file_whole(tmp_path: Path, monkeypatch: 
     log_steps(logger, range(10, 41, 10))
     before = contents(tmp_path)
 
-    def fail(self: Path, target: Path) -> Path:
+    def fail(source: Path, target: Path) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="no space"):
         logger.rewind(10)
     assert contents(tmp_path) == before
