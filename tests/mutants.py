@@ -1,7 +1,7 @@
 # ruff: noqa: T201
 """How good the net is: break the code on purpose, one place at a time, and count what the fast tests catch.
 
-    python tests/mutants.py [--wings algorithm training sweep] [--count 48] [--seed 0] [--workers 2]
+    python tests/mutants.py [--wings algorithm training sweep] [--count 48] [--seed 0] [--workers 2] [--own-wing]
 
 Places are drawn at random, evenly over kinds of faults and wings: a sign, an index or bound that is off by one, a
 comparison, a negated condition, a dropped `detach`, two swapped arguments, a dropped statement. Each mutant lives in a
@@ -192,7 +192,7 @@ def drawn(wings: list[str], count: int, seed: int) -> list[Mutant]:
     return chosen
 
 
-def judged(mutant: Mutant, tree: Path) -> tuple[str, float]:
+def judged(mutant: Mutant, tree: Path, own_wing: bool) -> tuple[str, float]:
     """How a mutant fares in a copy of the tree: `caught by TEST`, or `survived`."""
     path = tree / mutant.path
     source = (ROOT / mutant.path).read_bytes()
@@ -204,7 +204,7 @@ def judged(mutant: Mutant, tree: Path) -> tuple[str, float]:
     rest = [each for each in others if each not in (*first, "tests/__pycache__", "tests/benchmarks")]
     environment = {**os.environ, "PYTHONPATH": f"{tree}:{tree / 'plugins'}", "PYTHONDONTWRITEBYTECODE": "1"}
     verdict = "survived"
-    for group in (first, rest):
+    for group in (first,) if own_wing else (first, rest):
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *group]
         try:
             child = subprocess.run(
@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--own-wing", action="store_true", help="run the tests of the mutant's wing only")
     chosen = parser.parse_args()
     mutants = drawn(chosen.wings, chosen.count, chosen.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -240,7 +241,7 @@ def main() -> None:
         def judge(mutant: Mutant) -> tuple[Mutant, str]:
             tree = free.pop()
             try:
-                verdict, seconds = judged(mutant, tree)
+                verdict, seconds = judged(mutant, tree, chosen.own_wing)
             finally:
                 free.append(tree)
             print(
