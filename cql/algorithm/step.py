@@ -59,6 +59,7 @@ METRICS: dict[str, Callable[[StepValues], Tensor]] = {
 """The reported metrics in their order, each (R,). A new metric is a new line."""
 
 
+# Longer than other functions here: a step is read in one piece.
 def training_step(
     config: AgentConfig, agent: AgentState, batch: Batch, noise: Noise, phase: Phase, networks: Networks = PLAIN
 ) -> StepValues:
