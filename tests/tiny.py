@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from pathlib import Path
 
 import h5py
 import numpy as np
+from composed import load
 
-from cql import config
 from cql.config.schema import TrainConfig
 from cql.rollout.envs import make_env
 
@@ -58,9 +56,4 @@ def write_dataset(path: Path, n_episodes: int = 20) -> Path:
 
 def tiny_config(dataset: Path, *overrides: str) -> TrainConfig:
     """The config of a run on :func:`write_dataset`'s file."""
-    return copy.deepcopy(_composed("dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, *overrides))
-
-
-@functools.cache
-def _composed(*overrides: str) -> TrainConfig:
-    return config.checked(config.compose(overrides))
+    return load("dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, *overrides)

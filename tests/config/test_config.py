@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from composed import compose, load
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -54,11 +56,6 @@ COMBINATIONS = [
 ]
 
 
-@functools.cache
-def load(*overrides):
-    return config.checked(config.compose(overrides))
-
-
 def needed(*overrides):
     return [value for override in overrides for value in NEEDED.get(override, [])]
 
@@ -72,7 +69,7 @@ def changed(values, changes):
 
 def message(*overrides):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - of Hydra's, OmegaConf's or ours
-        load(*overrides)
+        config.checked(config.compose(overrides))
     text = config.explain(caught.value)
     assert text is not None
     return text
@@ -100,7 +97,7 @@ def test_every_option_composes_and_is_valid(choices):
 
 @pytest.mark.parametrize("name", config.options_of("experiment"))
 def test_every_experiment_composes_and_tells_how_it_is_run(name):
-    dataset = config.compose([f"+experiment={name}"]).dataset
+    dataset = compose([f"+experiment={name}"]).dataset
     missing = [key for key in dataset if OmegaConf.is_missing(dataset, key)]
     load(f"+experiment={name}", *(f"dataset.{key}=a" for key in missing))
     text = (config.CONFIG_DIR / "experiment" / f"{name}.yaml").read_text()
@@ -279,6 +276,31 @@ def test_an_experiment_can_override_dataset_and_env(tmp_path):
         ("seed=null", ["seed=null: it must be an integer"]),
         ("n_steps=1e5", ["n_steps", "write n_steps=100000"]),
         ("algorithm.backup=sft", ["algorithm.backup=sft", "soft, hard, max; did you mean soft?"]),
+        ("algorithm.penalty.gradient=some", ["gradient=some: it must be one of exact, sampled"]),
+        ("video.enabled=perhaps", ["video.enabled=perhaps: it must be true or false"]),
+        ("logger.tags=a", ["logger.tags=a", "write logger.tags=[first,second]"]),
+        # Missing values.
+        ("dataset=d4rl", ["dataset.path is missing", "dataset.path=data/"]),
+        ("n_steps=${nothing}", ["n_steps", "nothing"]),
+        # Overrides that Hydra cannot read.
+        (
+            "algorithm.actor_learning_rate=-1e-4",
+            ["algorithm.actor_learning_rate=-0.0001", "greater than 0 and at most 1"],
+        ),
+        ("seed=0,1", ["seed=0,1", "-m"]),
+        ("seed=[1", ["'seed=[1' (no viable alternative at input '[1')", "KEY=VALUE"]),
+        ("seed", ["'seed' (missing EQUAL", "KEY=VALUE"]),
+    ],
+)
+def test_a_wrong_config_is_refused_in_words_that_name_the_key(overrides, words):
+    text = message(*overrides.split())
+    assert [word for word in words if word not in text] == [], text
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
         # A gradient and the actions that it goes through.
         (
             "algorithm.penalty.num_gradient_actions=2",
@@ -299,25 +321,13 @@ def test_an_experiment_can_override_dataset_and_env(tmp_path):
         ),
         ("algorithm.alpha_cql.value=3e38", ["algorithm.alpha_cql.value=3e+38", "at most 1000000.0", "0.5 to 20"]),
         ("algorithm/alpha_cql=learned algorithm.alpha_cql.initial_value=2e6", ["initial_value=2000000.0", "at most"]),
-        ("algorithm.penalty.gradient=some", ["gradient=some: it must be one of exact, sampled"]),
         ("device=cpu tf32=true", ["tf32=true has no effect with device=cpu"]),
-        ("video.enabled=perhaps", ["video.enabled=perhaps: it must be true or false"]),
-        ("logger.tags=a", ["logger.tags=a", "write logger.tags=[first,second]"]),
-        # Missing values.
-        ("dataset=d4rl", ["dataset.path is missing", "dataset.path=data/"]),
-        ("n_steps=${nothing}", ["n_steps", "nothing"]),
-        # Overrides that Hydra cannot read.
-        (
-            "algorithm.actor_learning_rate=-1e-4",
-            ["algorithm.actor_learning_rate=-0.0001", "greater than 0 and at most 1"],
-        ),
-        ("seed=0,1", ["seed=0,1", "-m"]),
-        ("seed=[1", ["'seed=[1' (no viable alternative at input '[1')", "KEY=VALUE"]),
-        ("seed", ["'seed' (missing EQUAL", "KEY=VALUE"]),
     ],
 )
-def test_a_wrong_config_is_refused_in_words_that_name_the_key(overrides, words):
-    text = message(*overrides.split())
+def test_values_that_do_not_go_together_are_refused(overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        load(*overrides.split())
+    text = str(caught.value)
     assert [word for word in words if word not in text] == [], text
     assert len(text.splitlines()) == 1
 
@@ -461,7 +471,7 @@ def test_plain_values_are_plain():
     assert plain["device"] == "auto"
     assert type(plain["device"]) is str
     assert plain["algorithm"]["alpha_cql"] == {"kind": "fixed", "value": 5.0}
-    assert config.differing_keys(plain, OmegaConf.to_container(config.compose(), enum_to_str=True)) == []
+    assert config.differing_keys(plain, OmegaConf.to_container(compose([]), enum_to_str=True)) == []
 
 
 FIXED_TEMP = ["algorithm/alpha_temp=fixed"]
@@ -641,13 +651,26 @@ def test_a_wrong_config_ends_with_status_2_and_leaves_no_folder(start, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["entry.py"]
 
 
-def test_a_sweep_names_its_folders_by_their_points(start, tmp_path):
-    result = start("-m", "seed=0,1", "hydra/launcher=basic")
+@pytest.mark.parametrize(
+    ("arguments", "sweep", "points"),
+    [
+        (["-m", "seed=0,1"], "2*", ["seed-0", "seed-1"]),
+        # The experiment's file says that it is a sweep.
+        (
+            ["+experiment=ablation", "arm=base,soft_backup", "seed=0"],
+            "ablation",
+            ["arm-base__seed-0", "arm-soft_backup__seed-0"],
+        ),
+    ],
+)
+def test_a_sweep_names_its_folders_by_their_points(start, tmp_path, arguments, sweep, points):
+    result = start(*arguments, "hydra/launcher=basic")
     assert result.returncode == 0, result.stderr
     found = folders(tmp_path)
-    assert [path.name for path in found] == ["seed-0", "seed-1"]
-    assert found[0].parent == found[1].parent
-    assert found[0].parent.parent == tmp_path / "outputs" / "sweeps"
+    assert [path.name for path in found] == points
+    (folder,) = {path.parent for path in found}
+    assert folder.parent == tmp_path / "outputs" / "sweeps"
+    assert folder.match(sweep)
 
 
 @pytest.mark.parametrize(
@@ -678,7 +701,7 @@ def test_two_starts_in_one_second_get_two_folders(tmp_path):
 def composed(*overrides):
     config.register()
     with initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
-        return compose("train", list(overrides), return_hydra_config=True)
+        return hydra_compose("train", list(overrides), return_hydra_config=True)
 
 
 def test_a_folder_is_named_by_resolvers_and_made_by_a_start(tmp_path, monkeypatch):

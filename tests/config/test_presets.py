@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from composed import load
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny import OVERRIDES, write_dataset
@@ -61,11 +62,6 @@ TABLE_ARMS = {
     },
     "sac": {"algorithm.num_sampled_actions": 1, "algorithm.alpha_cql.value": 0.0},
 }
-
-
-@functools.cache
-def load(*overrides):
-    return config.checked(config.compose(overrides))
 
 
 @functools.cache
@@ -251,6 +247,8 @@ def test_each_arm_is_a_delta_over_the_whole_config():
 # --- the whole command ---
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_one_command_runs_the_sweep(tmp_path):
     dataset = write_dataset(tmp_path / "pendulum.hdf5")
     tiny = ["dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, "seed=0"]
