@@ -36,6 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left beside their files in a folder that nobody writes to now."""
+    for path in folder.glob(".partial-*"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text to a file, atomically."""
     write_bytes(path, text.encode("utf-8"))

@@ -102,7 +102,8 @@ class CheckpointFolder:
             self.path(old).unlink()
 
     def cut(self, step: int) -> None:
-        """Drop the checkpoints of later steps, the newest first."""
+        """Drop the checkpoints of later steps, the newest first, and what a kill left half-written."""
+        files.remove_leftovers(self.directory)
         for later in [each for each in reversed(self.steps()) if each > step]:
             self.path(later).unlink()
 

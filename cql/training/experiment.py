@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cql import config, data
+from cql import config, data, files
 from cql.algorithm.agent import Agent, HyperParams
 from cql.algorithm.fast.cuda_graph import CapturedStep
 from cql.config import TrainConfig
@@ -324,7 +324,9 @@ def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, step: int,
     local, logger = LocalLogger(directory), train_config.logger
     checkpoints = CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints)
     if not is_failed:
+        files.remove_leftovers((directory / config.RUN_CONFIG_FILE).parent)
         checkpoints.cut(step)  # before the rows: no checkpoint may count on rows that are gone
+        checkpoints.prune(step)  # a kill may have come before
         local.rewind(step)
     return Run(
         directory=directory,

@@ -155,6 +155,7 @@ class LocalLogger:
         Raises:
             ValueError: A line other than the last is damaged.
         """
+        files.remove_leftovers(self.run_dir)
         for name in (METRICS_FILE, TIMING_FILE):
             _cut(self.run_dir / name, step, _json_step, header_lines=0)
         _cut(self.run_dir / EPISODES_FILE, step, _csv_step, header_lines=1)

@@ -74,6 +74,49 @@ def undisturbed(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFact
     return folder, time.perf_counter() - began
 
 
+def dying_before_call(train_config: TrainConfig, folder: Path, number: int) -> int:
+    """A run that kills itself before its n-th rename or flush to the disk; the number of calls that it came to."""
+    calls = 0
+    for name in ("replace", "fsync"):
+        real = getattr(os, name)
+
+        def counted(*args: Any, real: Any = real) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args)
+
+        setattr(os, name, counted)
+    experiment.run(train_config, folder)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def n_calls(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How often an undisturbed run renames or flushes."""
+    place = tmp_path_factory.mktemp("counted")
+
+    def task() -> None:
+        (place / "calls").write_text(str(dying_before_call(train_config, place / "run", 0)))
+
+    assert exit_code(fork(task)) == 0
+    return int((place / "calls").read_text())
+
+
+@pytest.mark.parametrize("point", range(10))
+def test_kill_9_at_counted_points(
+    point: int, n_calls: int, train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    assert n_calls > 60
+    number = 1 + point * n_calls // 10  # in different places of an epoch
+    assert exit_code(fork(lambda: dying_before_call(train_config, tmp_path, number))) == -signal.SIGKILL
+    assert exit_code(fork(lambda: experiment.run(train_config, tmp_path))) == 0
+    assert_same_run(tmp_path, undisturbed[0])
+    assert not list(tmp_path.rglob(".partial-*"))
+
+
+@pytest.mark.slow
 def test_kill_9_at_random_moments(train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path) -> None:
     reference, seconds = undisturbed
     seed = random.SystemRandom().randrange(2**32)

@@ -235,6 +235,7 @@ def test_killed_between_two_files_there_is_a_step_that_all_have(
     assert len(found.checkpoints) == 3
 
 
+@pytest.mark.slow
 @forks
 def test_a_stack_killed_at_random_moments_ends_as_if_it_had_not_been(
     configs: list[TrainConfig], undisturbed: Path, tmp_path: Path
