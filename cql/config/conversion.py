@@ -9,7 +9,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cql.config.checks import check
-from cql.config.keys import choice, field_types, kind_of, kinds_of, variant_paths, without_none
+from cql.config.keys import all_keys, choice, field_types, kind_of, kinds_of, variant_paths, without_none
 from cql.config.messages import ConfigError, explain, unknown_key, wrong_type
 from cql.config.schema import VARIANTS, TrainConfig
 from cql.rollout.reference_scores import AUTO, reference_scores
@@ -47,10 +47,14 @@ def from_dict(values: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: What is missing, unknown, of a wrong type or out of range.
     """
-    problems: list[str] = []
-    config = _build(TrainConfig, values, "", problems, {path: _kind_at(values, path) for path in variant_paths()})
+    problems: dict[str, str] = {}
+    node = OmegaConf.structured(TrainConfig)
+    _fill(node, values, "", problems, {path: _kind_at(values, path) for path in variant_paths()})
+    missing = OmegaConf.missing_keys(node) - set(problems)
+    problems |= {key: _missing(node, key) for key in all_keys() if key in missing}
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(problems.values()))
+    config = OmegaConf.to_object(node)
     assert isinstance(config, TrainConfig)
     check(config)
     return config
@@ -80,61 +84,45 @@ def _kind_at(values: Mapping[str, Any], path: str) -> str:
     return str(node)
 
 
-def _build(cls: type, values: Mapping[str, Any], prefix: str, problems: list[str], kinds: Mapping[str, str]) -> Any:
-    """An instance of a schema class; what is wrong is appended to `problems`, and None returned."""
-    if cls in VARIANTS:
-        variants, kind = kinds_of(cls), values.get("kind")
-        if kind not in variants:
-            wrong = "is missing" if kind is None or kind == MISSING else f"is {kind}, which is unknown"
-            choices = " or ".join(choice(prefix.rstrip("."), name) for name in variants)
-            problems.append(f"{prefix}kind {wrong}: choose {choices}")
-            return None
-        cls = variants[str(kind)]
-    before = len(problems)
-    hints = field_types(cls)
-    problems.extend(unknown_key(f"{prefix}{key}", kinds) for key in values if key not in hints)
-    arguments: dict[str, Any] = {}
-    for item in dataclasses.fields(cls):
-        key, value = prefix + item.name, values.get(item.name, MISSING)
-        if value == MISSING and item.name not in values and item.default is not dataclasses.MISSING:
-            value = item.default
-        if value == MISSING:
-            ask = item.metadata.get("ask")
-            problems.append(f"{key} is missing: give {ask}" if ask else f"{key} is missing: add {key}=VALUE")
+def _fill(
+    node: DictConfig, values: Mapping[str, Any], prefix: str, problems: dict[str, str], kinds: Mapping[str, str]
+) -> None:
+    """Put plain values into a node of the schema, which checks them; `problems` gets what is wrong, by key."""
+    for name, value in values.items():
+        key = prefix + name
+        if name not in field_types(_schema(node)):
+            problems[key] = unknown_key(key, kinds)
             continue
-        annotation, optional = without_none(hints[item.name])
-        if value is None and optional:
-            arguments[item.name] = None
-        elif dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
-            assert isinstance(annotation, type)
-            arguments[item.name] = _build(annotation, value, f"{key}.", problems, kinds)
-        else:
-            try:
-                arguments[item.name] = _converted(value, annotation)
-            except TypeError:
-                problems.append(wrong_type(key, value))
-    return cls(**arguments) if len(problems) == before else None
+        cls = without_none(all_keys()[key][0])[0]
+        if cls in VARIANTS and isinstance(value, Mapping):
+            if kinds[key] not in kinds_of(cls):
+                problems[key] = _unknown_kind(cls, key, value.get("kind"))
+                continue
+            cls = kinds_of(cls)[kinds[key]]
+        try:
+            if dataclasses.is_dataclass(cls) and isinstance(value, Mapping):
+                node[name] = OmegaConf.structured(cls)
+                _fill(node[name], value, f"{key}.", problems, kinds)
+            else:
+                node[name] = _reference(value) if key == "env.reference" else value
+        except (OmegaConfBaseException, TypeError):
+            problems[key] = wrong_type(key, value)
 
 
-def _converted(value: Any, annotation: Any) -> Any:
-    """A plain value as the annotated type.
+def _schema(node: DictConfig) -> Any:
+    return OmegaConf.get_type(node)
 
-    Raises:
-        TypeError: It has another type.
-    """
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        if str(value) in annotation.__members__:
-            return annotation[str(value)]
-    elif annotation is float and type(value) in (int, float):
-        return float(value)
-    elif annotation == list[str]:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return list(value)
-    elif annotation is Any:
-        return _reference(value)
-    elif type(value) is annotation:
-        return value
-    raise TypeError(f"{value!r} is not of type {annotation}")
+
+def _missing(node: DictConfig, key: str) -> str:
+    parent, _, name = key.rpartition(".")
+    owner = OmegaConf.select(node, parent) if parent else node
+    ask = next(item.metadata.get("ask") for item in dataclasses.fields(_schema(owner)) if item.name == name)
+    return f"{key} is missing: {f'give {ask}' if ask else f'add {key}=VALUE'}"
+
+
+def _unknown_kind(base: type, key: str, kind: Any) -> str:
+    wrong = "is missing" if kind in (None, MISSING) else f"is {kind}, which is unknown"
+    return f"{key}.kind {wrong}: choose {' or '.join(choice(key, name) for name in kinds_of(base))}"
 
 
 def _reference(value: Any) -> Any:

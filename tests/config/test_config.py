@@ -543,6 +543,7 @@ def test_from_dict_refuses_what_does_not_fit(overrides, path, value, words):
         config.from_dict(changed(config.to_dict(load(*overrides)), {path: value}))
     assert path.removesuffix(".kind") in str(caught.value)
     assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == (4 if (path, value) == ("algorithm.alpha_cql.kind", "learned") else 1)
 
 
 def test_from_dict_names_every_missing_key():
