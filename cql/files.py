@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+_ASIDE = ".partial-"
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -23,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the file could not be written, flushed or renamed.
     """
-    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    aside = path.with_name(f"{_ASIDE}{os.getpid()}-{path.name}")
     try:
         yield aside
         with aside.open("rb") as file:
@@ -51,6 +53,12 @@ def write_bytes(path: Path, contents: bytes) -> None:
     """Write bytes to a file, atomically."""
     with replacing(path) as aside:
         aside.write_bytes(contents)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove the unfinished files of killed processes from a folder to which no other process writes now."""
+    for path in folder.glob(f"{_ASIDE}*"):
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import signal
 import sys
@@ -12,14 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import gymnasium  # noqa: F401  these are imported here so that no child spends its life importing them
-import matplotlib.figure  # noqa: F401
 import mujoco  # noqa: F401
 from entry_points import load_script
+from matplotlib.backends import backend_agg  # noqa: F401
 from tiny import OVERRIDES
 
-from cql.training import experiment  # noqa: F401
+from cql.files import write_bytes
+from cql.results import sweep_figure
+from cql.sweep import jobs, nested_jobs, stacks, workers  # noqa: F401
+from cql.training import curves, experiment  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,8 +72,13 @@ def fork(task: Callable[[], object], output: Path | None = None) -> int:
         os._exit(code)
 
 
-def start(dataset: Path, cwd: Path, *overrides: str, before: Callable[[], object] = lambda: None) -> int:
-    """Begin `scripts/train.py` with the tiny dataset and sizes, after something else; the process id."""
+def start(
+    dataset: Path, cwd: Path, *overrides: str, before: Callable[[], object] = lambda: None, draws: bool = True
+) -> int:
+    """Begin `scripts/train.py` with the tiny dataset and sizes, after something else; the process id.
+
+    Figures take longer than the training of a tiny run; without `draws` they are empty files.
+    """
     # Options first: Python's argparse takes no overrides on both sides of one.
     options = [text for text in overrides if text.startswith("-")]
     others = [text for text in overrides if text not in options]
@@ -78,11 +88,52 @@ def start(dataset: Path, cwd: Path, *overrides: str, before: Callable[[], object
         warnings.simplefilter("default")  # of other people's packages; pytest has made them errors
         os.chdir(cwd)
         sys.argv = arguments
+        if not draws:
+            curves.key_curves = lambda directory, **_: _empty(directory / curves.KEY_CURVES_FILE)
+            sweep_figure.sweep_curves = lambda folder: _empty(folder / sweep_figure.SWEEP_CURVES_FILE)
         before()
         entry_point().main()
 
     cwd.mkdir(parents=True, exist_ok=True)
     return fork(task, cwd / "output.txt")
+
+
+def _empty(path: Path) -> Path:
+    write_bytes(path, b"")
+    return path
+
+
+def signal_before(sent: signal.Signals, call: str, path: str, nth: int = 1) -> Callable[[], None]:
+    """What `start` is to do first so that its process gets a signal before it renames or flushes a certain file.
+
+    Args:
+        sent: the signal.
+        call: `replace` for a rename to the path, `fsync` for a flush of it.
+        path: pattern of the end of the path.
+        nth: counts the calls that match.
+    """
+
+    def prepare() -> None:
+        count, replace, fsync = 0, os.replace, os.fsync
+
+        def at(name: str, file: str) -> None:
+            nonlocal count
+            if name == call and fnmatch.fnmatch(file, f"*{path}"):
+                count += 1
+                if count == nth:
+                    os.kill(os.getpid(), sent)
+
+        def replacing(source: Any, target: Any) -> None:
+            at("replace", str(target))
+            replace(source, target)
+
+        def flushing(descriptor: int) -> None:
+            at("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+            fsync(descriptor)
+
+        os.replace, os.fsync = replacing, flushing
+
+    return prepare
 
 
 def wait(child: int, cwd: Path) -> Ended:
@@ -91,9 +142,9 @@ def wait(child: int, cwd: Path) -> Ended:
     return Ended(code, (cwd / "output.txt").read_text())
 
 
-def train(dataset: Path, cwd: Path, *overrides: str) -> Ended:
+def train(dataset: Path, cwd: Path, *overrides: str, draws: bool = True) -> Ended:
     """The whole of one call of `scripts/train.py`."""
-    return wait(start(dataset, cwd, *overrides), cwd)
+    return wait(start(dataset, cwd, *overrides, draws=draws), cwd)
 
 
 def kill(child: int, cwd: Path) -> Ended:

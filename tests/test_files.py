@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -59,3 +60,19 @@ def test_the_suffix_is_kept_for_writers_that_choose_their_format_by_it(tmp_path)
         assert aside.suffix == ".gif"
         assert aside.parent == tmp_path
         aside.write_bytes(b"")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    path = tmp_path / "file.txt"
+    child = os.fork()
+    if child == 0:
+        with files.replacing(path) as aside:
+            aside.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    files.write_text(path, "whole")
+    files.remove_partial_files(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "whole"
+    files.remove_partial_files(tmp_path / "absent")

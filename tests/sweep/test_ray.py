@@ -65,7 +65,7 @@ def test_a_killed_stack_goes_on_in_the_next_worker(
     assert_same_table(sweep, in_one_process)
 
 
-def test_a_killed_stack_goes_on_when_the_sweep_is_taken_up(
+def test_a_killed_stack_goes_on_when_the_sweep_is_resumed(
     dataset: Path, in_one_process: Sweep, quiet: dict[str, str], tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path, dataset, alphas=(1, 5), seeds=(0, 1), environment=quiet)
@@ -81,7 +81,7 @@ def test_a_killed_stack_goes_on_when_the_sweep_is_taken_up(
     assert_same_table(sweep, in_one_process)
 
 
-def test_a_killed_run_goes_on_when_the_sweep_is_taken_up(
+def test_a_killed_run_goes_on_when_the_sweep_is_resumed(
     dataset: Path, plain: Sweep, quiet: dict[str, str], tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path, dataset, alphas=(1, 5), seeds=(0,), environment=quiet)

@@ -71,7 +71,7 @@ def test_one_stack_a_job(cluster: dict[str, str], dataset: Path, in_one_process:
     assert_same_table(sweep, in_one_process)
 
 
-def test_a_killed_stack_goes_on_when_the_sweep_is_taken_up(
+def test_a_killed_stack_goes_on_when_the_sweep_is_resumed(
     cluster: dict[str, str], dataset: Path, in_one_process: Sweep, tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path, dataset, alphas=(1, 5), seeds=(0, 1), environment=cluster)
@@ -104,7 +104,7 @@ def test_a_stack_whose_time_is_up_is_queued_again_and_goes_on(
     assert_same_table(sweep, in_one_process)
 
 
-def test_a_killed_run_and_one_whose_time_is_up_for_good_go_on_when_the_sweep_is_taken_up(
+def test_a_killed_run_and_one_whose_time_is_up_for_good_go_on_when_the_sweep_is_resumed(
     cluster: dict[str, str], dataset: Path, plain: Sweep, tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path, dataset, alphas=(1, 5), seeds=(0,), environment=cluster)
