@@ -18,13 +18,19 @@ from typing import Any
 import gymnasium  # noqa: F401  these are imported here so that no child spends its life importing them
 import mujoco  # noqa: F401
 from entry_points import load_script
+from hydra.plugins.sweeper import Sweeper
 from matplotlib.backends import backend_agg  # noqa: F401
 from tiny import OVERRIDES
 
+from cql import config
 from cql.files import write_bytes
 from cql.results import sweep_figure
 from cql.sweep import jobs, nested_jobs, stacks, workers  # noqa: F401
 from cql.training import curves, experiment  # noqa: F401
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of other people's plugins
+    config.register()  # Hydra imports all plugins
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,11 +79,12 @@ def fork(task: Callable[[], object], output: Path | None = None) -> int:
 
 
 def start(
-    dataset: Path, cwd: Path, *overrides: str, before: Callable[[], object] = lambda: None, draws: bool = True
+    dataset: Path, cwd: Path, *overrides: str, before: Callable[[], object] = lambda: None, lean: bool = False
 ) -> int:
     """Begin `scripts/train.py` with the tiny dataset and sizes, after something else; the process id.
 
-    Figures take longer than the training of a tiny run; without `draws` they are empty files.
+    A lean process leaves out what takes longer than the training of tiny runs: figures are empty files, and Hydra
+    composes the config of each job once, not once more before all of them to see that it can.
     """
     # Options first: Python's argparse takes no overrides on both sides of one.
     options = [text for text in overrides if text.startswith("-")]
@@ -88,9 +95,10 @@ def start(
         warnings.simplefilter("default")  # of other people's packages; pytest has made them errors
         os.chdir(cwd)
         sys.argv = arguments
-        if not draws:
+        if lean:
             curves.key_curves = lambda directory, **_: _empty(directory / curves.KEY_CURVES_FILE)
             sweep_figure.sweep_curves = lambda folder: _empty(folder / sweep_figure.SWEEP_CURVES_FILE)
+            Sweeper.validate_batch_is_legal = lambda *_: None
         before()
         entry_point().main()
 
@@ -142,9 +150,9 @@ def wait(child: int, cwd: Path) -> Ended:
     return Ended(code, (cwd / "output.txt").read_text())
 
 
-def train(dataset: Path, cwd: Path, *overrides: str, draws: bool = True) -> Ended:
+def train(dataset: Path, cwd: Path, *overrides: str, lean: bool = False) -> Ended:
     """The whole of one call of `scripts/train.py`."""
-    return wait(start(dataset, cwd, *overrides, draws=draws), cwd)
+    return wait(start(dataset, cwd, *overrides, lean=lean), cwd)
 
 
 def kill(child: int, cwd: Path) -> Ended:

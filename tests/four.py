@@ -19,9 +19,9 @@ FILES = {
     "summary.json", "timing.jsonl", "train.log",
 }  # fmt: skip
 
-# The fixture `swept` draws the figures; what is tested here else is not in them.
-start = functools.partial(children.start, draws=False)
-train = functools.partial(children.train, draws=False)
+# The fixture `swept` is the one that is not lean.
+start = functools.partial(children.start, lean=True)
+train = functools.partial(children.train, lean=True)
 
 
 def sweep_of(folder: Path) -> Path:

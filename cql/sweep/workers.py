@@ -139,6 +139,7 @@ def _start_worker(devices: Any) -> None:
         format=f"%(asctime)s %(levelname)s (on GPU {device}) %(message)s",
         datefmt="%H:%M:%S",
         stream=sys.stdout,
+        force=True,
     )
 
 

@@ -13,7 +13,7 @@ def swept(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from four import GRID, train
 
     folder = tmp_path_factory.mktemp("swept")
-    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID, draws=True)
+    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID, lean=False)
     assert ended.code == 0, ended.text
     (folder / "output.txt").rename(folder / "first_output.txt")
     return folder

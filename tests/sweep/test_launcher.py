@@ -114,7 +114,7 @@ def test_a_wrong_sweep_is_refused_and_its_name_stays_free(dataset: Path, tmp_pat
         (("hydra.job.chdir=true", "seed=0,1"), "hydra.job.chdir=true is impossible with stacks"),
         (("algorithm.w_cql=-1", "seed=0,1"), "algorithm.w_cql=-1.0 is out of range"),
     ):
-        ended = train(dataset, tmp_path, "-m", "sweep_name=four", *overrides)
+        ended = train(dataset, tmp_path, "-m", "sweep_name=four", *overrides, lean=False)
         assert ended.code == 2, ended.text
         assert message in ended.text
         assert "Traceback" not in ended.text

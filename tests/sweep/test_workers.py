@@ -22,7 +22,8 @@ from four import (
     sweep_of,
     train,
 )
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from tiny import OVERRIDES
 from wandb_reader import offline_runs
 
@@ -34,12 +35,13 @@ from cql.training.local_logger import read_metrics
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
 
-BASIC = "hydra.launcher.inner={_target_:hydra._internal.core_plugins.basic_launcher.BasicLauncher}"
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+INNER = f"hydra.launcher.inner={{_target_:{BASIC}}}"
 
 
 def test_stacks_can_be_jobs_of_another_launcher(dataset: Path, swept: Path, tmp_path: Path) -> None:
     # In one process: what is other launchers' own is tested below.
-    ended = train(dataset, tmp_path, "-m", "sweep_name=four", BASIC, "hydra.launcher.stack_size=2", *GRID)
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", INNER, "hydra.launcher.stack_size=2", *GRID)
     assert ended.code == 0, ended.text
     assert "4 of 4 runs finished, 0 failed" in ended.text
     assert runs_of(sweep_of(tmp_path)) == POINTS
@@ -50,18 +52,19 @@ def test_stacks_can_be_jobs_of_another_launcher(dataset: Path, swept: Path, tmp_
 
 def test_a_lost_worker_costs_its_own_stack_alone(dataset: Path, tmp_path: Path) -> None:
     def lose_the_second() -> None:
-        def launch(self: BasicLauncher, overrides: list[list[str]], first: int) -> None:
+        def launch(self: Launcher, overrides: list[list[str]], first: int) -> None:
             launched(self, overrides[:1], first)
             (sweep_of(tmp_path) / POINTS[2]).mkdir()
             (sweep_of(tmp_path) / POINTS[2] / "summary.json").write_text('{"status": "running", "step": 20}')
             raise EOFError("the worker is gone")
 
-        launched = BasicLauncher.launch
-        BasicLauncher.launch = launch  # type: ignore[assignment, method-assign]
+        # Hydra has loaded the module of its launcher by itself.
+        launcher = Plugins.instance().class_name_to_class[BASIC]
+        launched, launcher.launch = launcher.launch, launch
         workers._GRACE = 0.1
 
     child = start(
-        dataset, tmp_path, "-m", "sweep_name=four", BASIC, "hydra.launcher.stack_size=2", *GRID, before=lose_the_second
+        dataset, tmp_path, "-m", "sweep_name=four", INNER, "hydra.launcher.stack_size=2", *GRID, before=lose_the_second
     )
     ended = wait(child, tmp_path)
     assert ended.code == 2, ended.text
@@ -145,6 +148,8 @@ def test_optuna_gets_the_score_of_each_run(dataset: Path, tmp_path: Path) -> Non
     assert f"best_value: {max(returns)}" in best  # type: ignore[type-var]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_twelve_runs_of_one_process_are_twelve_runs_in_wandb(dataset: Path, tmp_path: Path) -> None:
     # Not forked: a test that opened W&B before would hand its service down.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
