@@ -138,3 +138,12 @@ def test_seeds_and_streams_are_unrelated():
 
 def test_the_same_seed_gives_the_same_numbers():
     assert torch.equal(torch.randn(5, generator=generator(3, 0)), torch.randn(5, generator=generator(3, 0)))
+
+
+@pytest.mark.parametrize(
+    ("seed", "training", "initialisation"),
+    [(0, 7896617691693857887, 2918264622725855778), (1, 3717377837946358015, 38901565946305238)],
+)
+def test_a_seed_means_the_same_run_as_in_earlier_versions(seed: int, training: int, initialisation: int) -> None:
+    assert generator(seed, TRAINING_STREAM).initial_seed() == training
+    assert generator(seed, INITIALISATION_STREAM).initial_seed() == initialisation
