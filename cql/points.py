@@ -25,17 +25,17 @@ def parse_point(name: str) -> dict[str, str]:
 
 
 def human_point(name: str) -> str:
-    """A folder's name for people: ``alpha_cql=5 seed=0``; unchanged if it is no point."""
+    """A folder's name for people: ``alpha_cql=5 seed=0``; unchanged if it is not the name of a point."""
     return " ".join(f"{key}={value}" for key, value in parse_point(name).items()) or name
 
 
 def without_seed(point: str) -> str:
-    """A point, as a folder's name or for people, without the seed at its end: what runs to be averaged share."""
+    """A point, as a folder's name or in print, without the seed at its end. Runs that are averaged share it."""
     return _LAST_SEED.sub("", point)
 
 
 def number(value: str) -> float | None:
-    """A value of a point as a number, None if it is none."""
+    """A value of a point as a number, None if it is not a finite number."""
     try:
         found = float(value)
     except ValueError:

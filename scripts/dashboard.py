@@ -32,7 +32,7 @@ def command(chosen: argparse.Namespace) -> str:
 
 
 def main() -> int:
-    """Build the workspace, and save it if W&B is online; exit with 2 and a message on an error of the user's."""
+    """Build the workspace, and save it if W&B is online; errors of the user are printed to stderr, with exit code 2."""
     chosen = arguments()
     from cql.results import dashboard
     from cql.training import wandb_logger

@@ -8,7 +8,7 @@ from pathlib import Path
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description="Return of a checkpoint's deterministic policy over N episodes, and pictures of one on request."
+        description="Return of a checkpoint's deterministic policy over N episodes, and on request a video of one."
     )
     parser.add_argument("run_dir", type=Path, help="folder of a run")
     parser.add_argument(
@@ -16,9 +16,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--episodes", type=int, default=10, metavar="N", help="number of episodes (default 10)")
     parser.add_argument("--seed", type=int, help="seed of the first episode (default: that of the run's evaluations)")
-    parser.add_argument("--gif", type=Path, metavar="PATH", help="film the first episode's beginning")
+    parser.add_argument("--gif", type=Path, metavar="PATH", help="record the beginning of the first episode")
     parser.add_argument("--mp4", type=Path, metavar="PATH", help="the same as MP4")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the film (default 10)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the video (default 10)")
     chosen = parser.parse_args()
     if chosen.episodes < 1:
         parser.error(f"--episodes {chosen.episodes}: at least 1")

@@ -16,7 +16,7 @@ FOLDER = config.CONFIG_DIR / "table"
 
 
 def arguments() -> argparse.Namespace:
-    """Parse the command line; further words behind ``run`` are Hydra's."""
+    """Parse the command line; further words after ``run`` are Hydra's."""
     parser = argparse.ArgumentParser(description="Train the runs of a paper's table and compare them with its numbers.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="list the known tables")
@@ -42,13 +42,13 @@ def arguments() -> argparse.Namespace:
     show.add_argument("--out", type=Path, metavar="DIR", help="also write table.md, .tex and .csv to this folder")
 
     chosen, others = parser.parse_known_args()
-    # argparse does not continue a list of words behind an option.
+    # argparse does not continue a list of words after an option.
     flags = [text for text in others if text.startswith("-")]
     if flags or (others and chosen.command == "list"):
         hint = "; of Hydra's, only KEY=VALUE may follow, and -m is always set" if chosen.command == "run" else ""
         parser.error(f"unrecognized arguments: {' '.join(flags or others)}{hint}")
     if chosen.command == "show" and chosen.out is not None and chosen.out.is_file():
-        parser.error(f"--out {chosen.out}: is a file; give a folder, which is made if it does not exist")
+        parser.error(f"--out {chosen.out}: is a file; give a folder, which is created if it does not exist")
     if chosen.command != "list":
         (chosen.overrides if chosen.command == "run" else chosen.folders).extend(others)
     return chosen
@@ -139,7 +139,7 @@ def show(table: spec.Table, folders: list[str], statistic: results.Statistic, ou
 
 
 def main() -> int:
-    """List, train or show; exit with 2 and a message on an error of the user's."""
+    """List, train or show; errors of the user are printed to stderr, with exit code 2."""
     chosen = arguments()
     try:
         if chosen.command == "list":

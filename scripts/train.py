@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from cql import config
 
-# OpenMP's threads wait for each other in a busy loop by default. Where another process has one of the cores, that made
-# updates three times slower; after a thousand turns they now sleep. It must stand before torch is imported.
+# OpenMP's threads wait for each other in a busy loop by default. If another process has one of the cores, that made
+# updates three times slower; they now sleep after a thousand turns. It must be set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 config.register()
 
@@ -44,7 +44,7 @@ def main() -> None:
             train()
     except KeyboardInterrupt:
         # Before the training loop, which catches the first signal itself, or by a second one.
-        sys.stderr.write("interrupted at once; the last checkpoint, if there is one, is where the run can go on\n")
+        sys.stderr.write("interrupted at once; the run resumes from its last checkpoint, if it has one\n")
         sys.exit(130)
     except Exception as error:
         if not type(error).__module__.startswith("cql."):

@@ -59,11 +59,11 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
     if algorithm.log_std_min >= algorithm.log_std_max:
         yield (
             f"algorithm.log_std_min={algorithm.log_std_min} must be less than "
-            f"algorithm.log_std_max={algorithm.log_std_max}: lower the one or raise the other"
+            f"algorithm.log_std_max={algorithm.log_std_max}: lower the first or raise the second"
         )
     if algorithm.w_cql == 0 and isinstance(algorithm.alpha_cql, LearnedAlphaCql):
         yield (
-            "algorithm.w_cql=0.0 takes the conservative term away, so a learned alpha_cql has no effect: "
+            "algorithm.w_cql=0.0 removes the conservative term, so a learned alpha_cql has no effect: "
             "choose algorithm/alpha_cql=fixed or a larger algorithm.w_cql"
         )
     yield from _gradient_problems(algorithm)
@@ -81,7 +81,7 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
     if config.tf32 and config.device is Device.cpu:
         yield "tf32=true has no effect with device=cpu: write tf32=false, or device=cuda"
     if config.video.size % 2:
-        yield f"video.size={config.video.size} must be even, as MP4 demands: take {config.video.size + 1}"
+        yield f"video.size={config.video.size} must be even for MP4: write video.size={config.video.size + 1}"
     if config.sweep_name is not None and config.sweep_name != path_safe(config.sweep_name):
         yield unsafe_name(config.sweep_name)
     texts = {"env.id": config.env.id}

@@ -14,7 +14,7 @@ from cql.config.keys import CONFIG_DIR, kind_of
 from cql.config.schema import VARIANTS, TrainConfig
 
 _HYDRA_1_3 = hydra.__version__.startswith("1.3.")
-# What `hydra.main` and its like are to be given: 1.3 asks for the version, 1.4 deprecates the question.
+# Keyword arguments for `hydra.main` and `initialize_config_dir`: 1.3 wants a version_base, 1.4 deprecates it.
 VERSION_BASE = {"version_base": "1.3"} if _HYDRA_1_3 else {}
 
 
@@ -42,11 +42,11 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def arranged(arguments: Sequence[str]) -> list[str]:
-    """Command-line arguments as Hydra wants them: `-m` first, and the mode of the experiment's file beside it.
+    """Arrange command-line arguments as Hydra wants them: `-m` first, and the mode of the experiment's file next to it.
 
-    An arm comes after the experiment: Hydra gives the last of two files the final word, and an arm before would change
-    nothing. Hydra's parser takes no overrides on both sides of `-m`. Hydra 1.4 looks for `hydra.mode` in `train.yaml`
-    and among the arguments alone, and refuses one that it meets later; an experiment in a folder of the user's own
+    An arm is put after the experiment: the last of two files wins in Hydra, and an arm before would change nothing.
+    Hydra's parser takes no overrides on both sides of `-m`. Hydra 1.4 looks for `hydra.mode` only in `train.yaml` and
+    among the arguments, and refuses one that it meets later; an experiment in a folder of the user's own
     (`--config-dir`) needs `-m` there.
     """
     flags = [text for text in arguments if text in ("-m", "--multirun")]
@@ -56,7 +56,7 @@ def arranged(arguments: Sequence[str]) -> list[str]:
         if text.startswith("+experiment=") and path.is_file():
             mode = OmegaConf.select(OmegaConf.load(path), "hydra.mode")
             if mode is not None and not any(other.startswith("hydra.mode=") for other in arguments):
-                found.append(f"hydra.mode={mode}")  # here, since all overrides are to stand in one place
+                found.append(f"hydra.mode={mode}")  # all overrides must be in one place
         if text not in flags:
             found.append(text)
     experiments = [position for position, text in enumerate(found) if text.startswith("+experiment=")]

@@ -18,7 +18,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from cql.config.keys import GROUPS, all_keys, choice, options_of, variant_paths, without_none
 from cql.config.schema import VARIANTS
 
-# What other codebases call our keys; for the "did you mean" of someone who comes from one of them.
+# What other codebases call our keys, for the "did you mean" of their users.
 _ALIASES: dict[str, tuple[str, ...]] = {
     "tau": ("algorithm.tau_target", "algorithm.alpha_cql.tau_cql"),
     "soft_target_tau": ("algorithm.tau_target",),
@@ -69,7 +69,7 @@ def article(word: str) -> str:
 @contextmanager
 def friendly_errors() -> Iterator[None]:
     """A context in which a wrong config ends the program with a short message on stderr and status 2."""
-    # Without it Hydra prints the error in its own words and exits before we see it.
+    # Otherwise Hydra prints the error itself and exits before we see it.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         yield
@@ -119,7 +119,7 @@ def explain(error: BaseException) -> str | None:
         if (group := re.search(r"Could not override '(experiment|[^']+/[^']*)'", text)) is not None:
             return _unknown_group(group[1], text)
     if key is not None and key.startswith("~"):
-        return f"{key}: a key cannot be taken away; set it to another value"
+        return f"{key}: a key cannot be removed; set it to another value"
     if isinstance(source, (ConfigKeyError, ConfigAttributeError)):
         unknown = str(source.full_key) if key is None or key in _keys_of(_current_kinds(source)) else key
         return prefix + unknown_key(unknown, _current_kinds(source), value)
@@ -171,7 +171,7 @@ def _with_choice(key: str, kinds: Mapping[str, str]) -> str:
 
 
 def unknown_key(key: str, kinds: Mapping[str, str], value: str | None = None) -> str:
-    """What to say of a key that the config does not have."""
+    """The message for a key that the config does not have."""
     known = all_keys()
     parent, _, leaf = key.rpartition(".")
     kind = kinds.get(parent)
@@ -184,7 +184,7 @@ def unknown_key(key: str, kinds: Mapping[str, str], value: str | None = None) ->
         return f"{key}: {leaf} has no effect with {article(kind or 'different')} {noun}; add {other} or drop it"
     if any(hasattr(variant, leaf) for variant in VARIANTS.get(variant_paths().get(parent, object), ())):
         choices = " or ".join(f"{parent.replace('.', '/')}={name}" for name in options_of(parent.replace(".", "/")))
-        return f"{key}: {leaf} is what a kind is, not an option: choose {choices}"
+        return f"{key}: {leaf} is fixed by the kind: choose {choices}"
     group = next((name for name in GROUPS if name.replace("/", ".") == key or name.rpartition("/")[2] == key), None)
     if group is not None and (group == "experiment" or value in options_of(group)):
         if group in ("experiment", "arm"):
@@ -208,7 +208,7 @@ def unknown_key(key: str, kinds: Mapping[str, str], value: str | None = None) ->
 
 
 def wrong_type(key: str, value: Any) -> str:
-    """What to say of a value whose type does not fit its key."""
+    """The message for a value whose type does not fit its key."""
     if key == "env.reference":
         return (
             f"{key}={'null' if value is None else value}: it must be auto (the known scores of env.id), null "
@@ -239,7 +239,7 @@ def wrong_type(key: str, value: Any) -> str:
     return f"{key}={shown}: it must be {words[annotation]}{null}{hint}"
 
 
-# Options of Hydra's groups that other packages bring, and our extras that install these.
+# Options of Hydra's groups that other packages provide, and our extras that install these packages.
 _EXTRAS = {
     "joblib": "joblib",
     "submitit_local": "slurm",
@@ -250,7 +250,7 @@ _EXTRAS = {
 
 
 def _missing_option(file: str, options: list[str], text: str) -> str:
-    """What to say of an option that its group does not have."""
+    """The message for an option that its group does not have."""
     group = next((name for name in sorted(GROUPS, key=len, reverse=True) if file.startswith(f"{name}/")), None)
     if file.startswith("hydra/") and (extra := _EXTRAS.get(file.rpartition("/")[2].removesuffix(".yaml"))) is not None:
         return f"{Path(file).parent}={Path(file).stem} is not installed: pip install -e '.[{extra}]'"
@@ -259,24 +259,24 @@ def _missing_option(file: str, options: list[str], text: str) -> str:
         listed = f"; there are {', '.join(sorted(options))}" if options else ""
         return f"{folder}={option}: there is no such option{listed}" if folder else text.strip().splitlines()[0]
     option = file.removeprefix(f"{group}/").removesuffix(".yaml")
-    # Hydra's list adds what a user's own config folder has.
+    # Hydra's list adds the options in a user's own config folder.
     names = sorted({*options_of(group), *options})
     plus = "+" if group == "experiment" else ""
     near = difflib.get_close_matches(option, names, n=1) or [name for name in names if option and option in name][:2]
     meant = did_you_mean([f"{plus}{group}={name}" for name in near])
     if group == "env" and not near:
-        meant = f"; an environment of Gymnasium without a file is chosen by its id: env.id={option}"
+        meant = f"; choose a Gymnasium environment without a file by its id: env.id={option}"
     return f"{plus}{group}={option}: there is no such option; there are {', '.join(names)}{meant}"
 
 
 def _unknown_group(group: str, text: str) -> str:
-    """What to say of a group that the defaults list does not have."""
+    """The message for a group that the defaults list does not have."""
     if group == "experiment":
         found = re.search(r"use \+experiment=(\S+)", text)
         return f"experiments are added with a plus: +experiment={found[1] if found else 'NAME'}"
     parent, _, leaf = group.rpartition("/")
     if parent in GROUPS and (names := [name for name in options_of(parent) if name.startswith(f"{leaf}_")]):
-        return f"{group} is no group of its own: write {' or '.join(f'{parent}={name}' for name in names)}"
+        return f"{group} is not a group: write {' or '.join(f'{parent}={name}' for name in names)}"
     near = difflib.get_close_matches(group, GROUPS, n=1) or [
         name for name in GROUPS if name.rpartition("/")[2] == group.rpartition("/")[2]
     ]

@@ -232,7 +232,7 @@ def test_an_experiment_can_override_dataset_and_env(tmp_path):
         ("discount=0.9", ["discount", "did you mean algorithm.discount?"]),
         ("+foo=1", ["foo: there is no such key", "--help"]),
         ("hydra.run.dri=x", ["hydra.run.dri: there is no such key"]),
-        ("~algorithm.discount", ["~algorithm.discount", "cannot be taken away"]),
+        ("~algorithm.discount", ["~algorithm.discount", "cannot be removed"]),
         # Keys of the variant that is not chosen.
         (
             "algorithm.alpha_cql.tau_cql=5",
