@@ -1,4 +1,4 @@
-"""The entry points, run as a user runs them: in processes of their own."""
+"""The entry points: one process each as a user starts them, and forked ones where only the outcome matters."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import children
 import pytest
 import torch
 from PIL import Image
 from tiny import OVERRIDES
 from wandb_reader import offline_runs
+
+from cql.rollout.rendering import choose_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,10 +45,8 @@ def train(dataset: Path, *overrides: str, cwd: Path) -> subprocess.CompletedProc
     return call(script, "dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, *overrides, cwd=cwd)
 
 
-def test_a_run_its_wandb_record_its_evaluation_its_resume_and_its_films(dataset: Path, tmp_path: Path) -> None:
-    can_draw = (
-        "True" in call("-c", "from cql import rendering as r; print(bool(r.choose_backend()))", cwd=tmp_path).stdout
-    )
+def test_a_run_its_wandb_record_its_evaluation_its_resume_and_its_videos(dataset: Path, tmp_path: Path) -> None:
+    can_draw = choose_backend() is not None
     result = train(
         dataset,
         "logger=wandb",
@@ -79,8 +80,8 @@ def test_a_run_its_wandb_record_its_evaluation_its_resume_and_its_films(dataset:
     with Image.open(run_dir / "key_curves.png") as figure:
         assert figure.width > 1000
 
-    film = ["--gif", "again.gif"] if can_draw else []
-    evaluated = call(str(ROOT / "scripts" / "evaluate.py"), str(run_dir), "--episodes", "2", *film, cwd=tmp_path)
+    video = ["--gif", "again.gif"] if can_draw else []
+    evaluated = call(str(ROOT / "scripts" / "evaluate.py"), str(run_dir), "--episodes", "2", *video, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert f"return {rows[-1]['eval_return_mean']:.1f} +- {rows[-1]['eval_return_std']:.1f}" in evaluated.stdout
 
@@ -98,37 +99,66 @@ def test_a_run_its_wandb_record_its_evaluation_its_resume_and_its_films(dataset:
     assert not (tmp_path / "outputs").exists()
 
     if not can_draw:
-        pytest.skip("nothing can draw here; all but the films was tested")
+        pytest.skip("no backend can render here; all but the videos was tested")
     for step in (30, 60):
-        with Image.open(run_dir / "videos" / f"step_{step:07d}.gif") as film:
-            assert film.size == (64, 64)
-            assert film.n_frames > 1
+        with Image.open(run_dir / "videos" / f"step_{step:07d}.gif") as picture:
+            assert picture.size == (64, 64)
+            assert picture.n_frames > 1
     assert (run_dir / "videos" / "step_0000060.mp4").stat().st_size > 0
     assert [Path(name).suffix for name in recorded.files].count(".gif") == 2
     assert (tmp_path / "again.gif").exists()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["algorithm.alpha_cql.tau_cql=5"], "algorithm/alpha_cql=learned"),
-        (["algorithm.discuont=0.9"], "algorithm.discount"),
-        (["algorithm.critic_learning_rate=-1e-3"], "algorithm.critic_learning_rate"),
-        (["n_steps=ten"], "n_steps"),
-        (["n_steps=5"], "n_steps_per_epoch"),
-    ],
-)
+WRONG = {
+    "algorithm.alpha_cql.tau_cql=5": "algorithm/alpha_cql=learned",
+    "algorithm.discuont=0.9": "algorithm.discount",
+    "algorithm.critic_learning_rate=-1e-3": "algorithm.critic_learning_rate",
+    "n_steps=ten": "n_steps",
+    "n_steps=5": "n_steps_per_epoch",
+}
+# `scripts/train.py` once for each of the overrides, in forked processes of an interpreter that has never seen torch.
+WITH_EACH = """
+import json, os, runpy, sys
+script, *overrides = sys.argv[1:]
+import hydra
+assert "torch" not in sys.modules
+for number, override in enumerate(overrides):
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(f"stderr-{number}", os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv = [script, "+experiment=smoke", override]
+        runpy.run_path(script, run_name="__main__")
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, tuple[int, str]], list[str]]:
+    """Exit code and standard error of each wrong override, and the files that appeared in the working directory."""
+    stub, cwd = tmp_path_factory.mktemp("stub"), tmp_path_factory.mktemp("wrong")
+    (stub / "torch.py").write_text("raise SystemExit('torch was imported')\n")
+    result = call("-c", WITH_EACH, str(ROOT / "scripts" / "train.py"), *WRONG, cwd=cwd, PYTHONPATH=str(stub))
+    assert result.returncode == 0, result.stderr
+    codes = [int(line) for line in result.stdout.split()]
+    outcomes = {}
+    for number, (override, code) in enumerate(zip(WRONG, codes, strict=True)):
+        path = cwd / f"stderr-{number}"
+        outcomes[override] = code, path.read_text()
+        path.unlink()
+    return outcomes, [path.name for path in cwd.iterdir()]
+
+
+@pytest.mark.parametrize(("override", "message"), WRONG.items())
 def test_a_wrong_config_dies_by_name_before_torch_is_imported(
-    overrides: list[str], message: str, tmp_path: Path
+    override: str, message: str, wrong: tuple[dict[str, tuple[int, str]], list[str]]
 ) -> None:
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
-    result = call(
-        str(ROOT / "scripts" / "train.py"), "+experiment=smoke", *overrides, cwd=tmp_path, PYTHONPATH=str(tmp_path)
-    )
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["torch.py"]
+    outcomes, left = wrong
+    code, stderr = outcomes[override]
+    assert code == 2, stderr
+    assert message in stderr
+    assert "Traceback" not in stderr
+    assert left == []
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -147,14 +177,14 @@ def test_what_can_draw_is_found_out_while_torch_is_imported(enabled: bool, tmp_p
 
 
 def test_an_unusable_dataset_is_a_message(dataset: Path, tmp_path: Path) -> None:
-    result = train(dataset, "env=Hopper-v5", "hydra.run.dir=run", cwd=tmp_path)
-    assert result.returncode == 1
-    assert "DatasetError" in result.stderr
-    assert "Hopper-v5" in result.stderr
-    assert "Traceback" not in result.stderr
+    result = children.train(dataset, tmp_path, "env=Hopper-v5", "hydra.run.dir=run")
+    assert result.code == 1
+    assert "DatasetError" in result.text
+    assert "Hopper-v5" in result.text
+    assert "Traceback" not in result.text
 
 
-def test_a_multirun_gives_each_run_its_folder(dataset: Path, tmp_path: Path) -> None:
+def test_a_multirun_gives_each_run_its_folder_and_torch_reads_its_checkpoints(dataset: Path, tmp_path: Path) -> None:
     result = train(
         dataset, "seed=0,1", "n_steps=10", "logger=wandb", "logger.mode=offline", "hydra.sweep.dir=sweep", "-m",
         cwd=tmp_path,
@@ -167,6 +197,9 @@ def test_a_multirun_gives_each_run_its_folder(dataset: Path, tmp_path: Path) -> 
     assert len({runs[0].id for runs in recorded}) == 2
     assert [runs[0].config["seed"] for runs in recorded] == [0, 1]
     assert all(runs[0].exit_code == 0 for runs in recorded)
+    for folder in folders:
+        contents = torch.load(folder / "checkpoints" / "step_0000010.pt", weights_only=True)
+        assert contents["step"] == 10
 
 
 def test_a_run_that_fails_says_so_in_its_folder_and_in_wandb(dataset: Path, tmp_path: Path) -> None:
@@ -186,9 +219,3 @@ def test_evaluating_what_is_not_a_run_is_a_message(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "is not the folder of a run" in result.stderr
     assert "Traceback" not in result.stderr
-
-
-def test_torch_reads_the_checkpoint_of_a_stranger(dataset: Path, tmp_path: Path) -> None:
-    assert train(dataset, "n_steps=10", "hydra.run.dir=run", cwd=tmp_path).returncode == 0
-    contents = torch.load(tmp_path / "run" / "checkpoints" / "step_0000010.pt", weights_only=True)
-    assert contents["step"] == 10
