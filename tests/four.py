@@ -19,7 +19,6 @@ FILES = {
     "summary.json", "timing.jsonl", "train.log",
 }  # fmt: skip
 
-# The fixture `swept` is the one that is not lean.
 start = functools.partial(children.start, lean=True)
 train = functools.partial(children.train, lean=True)
 

@@ -28,7 +28,7 @@ SECONDS = 180.0
 
 
 class Sweep:
-    """A sweep of seeds and fixed `alpha_cql`, always of the same name: started again in its folder, it goes on.
+    """A sweep of seeds and fixed `alpha_cql`, always of the same name: started again in its folder, it resumes.
 
     Args:
         cwd: where it is started; made if absent.
@@ -88,7 +88,7 @@ class Sweep:
             time.sleep(0.02)
 
     def disturb(self, disturbances: Mapping[Path, Callable[[Path], object]], process: subprocess.Popen[bytes]) -> None:
-        """Do something to each of these runs when it is in its middle: has something to go on from, and steps left."""
+        """Do something to each of these runs in its middle: it has a checkpoint to resume from, and steps left."""
         pending = dict(disturbances)
         while pending:
             self.wait_for(lambda: any(is_in_middle(run) for run in pending), process)

@@ -17,7 +17,7 @@ _PATIENCE = 0.2  # seconds; `held` takes the lock for a moment
 
 
 class FolderInUseError(RuntimeError):
-    """Another process trains in this folder."""
+    """Another process trains in the folder."""
 
 
 @contextlib.contextmanager
@@ -25,10 +25,10 @@ def hold(directory: Path) -> Iterator[None]:
     """Hold a folder's lock during the block.
 
     Args:
-        directory: of the run; it must exist.
+        directory: The folder of the run; it must exist.
 
     Raises:
-        FolderInUseError: another process holds it; the message says which.
+        FolderInUseError: Another process holds it; the message names its process id and host.
     """
     path = directory / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -53,7 +53,7 @@ def hold(directory: Path) -> Iterator[None]:
 
 
 def held(directory: Path) -> bool:
-    """Whether some process trains in this folder now."""
+    """Whether a process trains in the folder now."""
     try:
         descriptor = os.open(directory / LOCK_FILE, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):

@@ -52,7 +52,7 @@ def test_one_stack_a_task(dataset: Path, in_one_process: Sweep, quiet: dict[str,
     assert_same_table(sweep, in_one_process)
 
 
-def test_a_killed_stack_goes_on_in_the_next_worker(
+def test_a_killed_stack_resumes_in_the_next_worker(
     dataset: Path, in_one_process: Sweep, quiet: dict[str, str], tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path, dataset, alphas=(1, 5), seeds=(0, 1), environment=quiet)
@@ -65,14 +65,14 @@ def test_a_killed_stack_goes_on_in_the_next_worker(
     assert_same_table(sweep, in_one_process)
 
 
-def test_a_killed_stack_goes_on_when_the_sweep_is_resumed(
+def test_a_killed_stack_resumes_with_its_sweep(
     dataset: Path, in_one_process: Sweep, quiet: dict[str, str], tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path, dataset, alphas=(1, 5), seeds=(0, 1), environment=quiet)
     lost, kept = sweep.runs[2:], sweep.runs[:2]
     with sweep.started(*STACKS_OF_TWO, "+hydra.launcher.inner.ray.remote.max_retries=0") as process:
         sweep.disturb({lost[0]: kill}, process)
-        assert process.wait(SECONDS) == 2, sweep.said()  # so many have failed
+        assert process.wait(SECONDS) == 2, sweep.said()  # the number of failed runs
     assert [status(run) for run in sweep.runs] == ["finished", "finished", "running", "running"], sweep.said()
     before = [last_checkpoint(run).stat().st_mtime_ns for run in kept]
     assert sweep.run(*STACKS_OF_TWO) == 0, sweep.said()
@@ -81,7 +81,7 @@ def test_a_killed_stack_goes_on_when_the_sweep_is_resumed(
     assert_same_table(sweep, in_one_process)
 
 
-def test_a_killed_run_goes_on_when_the_sweep_is_resumed(
+def test_a_killed_run_resumes_with_its_sweep(
     dataset: Path, plain: Sweep, quiet: dict[str, str], tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path, dataset, alphas=(1, 5), seeds=(0,), environment=quiet)

@@ -38,11 +38,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_what_is_finished_is_counted_and_left_alone(dataset: Path, swept: Path, tmp_path: Path) -> None:
     folder = copy(swept, tmp_path)
     before = {path: path.read_bytes() for path in sweep_of(folder).glob("*__*/*") if path.is_file()}
-    ended = train(dataset, folder, "-m", "seed=1,0", "algorithm.alpha_cql.value=5,1", "sweep_name=four")
+    ended = train(dataset, folder, "-m", "seed=1,0", "algorithm.alpha_cql.value=5,1", "sweep_name=four", lean=False)
     assert ended.code == 0, ended.text
     assert "4 finished" in ended.text
     changed = [path for path, content in before.items() if path.read_bytes() != content]
     assert changed == []
+    assert (sweep_of(folder) / "sweep_curves.png").read_bytes().startswith(b"\x89PNG")
     assert runs_of(sweep_of(folder)) == POINTS
 
 

@@ -71,7 +71,7 @@ def test_one_stack_a_job(cluster: dict[str, str], dataset: Path, in_one_process:
     assert_same_table(sweep, in_one_process)
 
 
-def test_a_killed_stack_goes_on_when_the_sweep_is_resumed(
+def test_a_killed_stack_resumes_with_its_sweep(
     cluster: dict[str, str], dataset: Path, in_one_process: Sweep, tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path, dataset, alphas=(1, 5), seeds=(0, 1), environment=cluster)
@@ -79,7 +79,7 @@ def test_a_killed_stack_goes_on_when_the_sweep_is_resumed(
     kept, lost = sweep.runs[:2], sweep.runs[2:]
     with sweep.started(*STACKS_OF_TWO) as process:
         sweep.disturb({lost[0]: kill}, process)
-        assert process.wait(SECONDS) == 2, sweep.said()  # so many have failed
+        assert process.wait(SECONDS) == 2, sweep.said()  # the number of failed runs
     assert worker(lost[0]) == worker(lost[1]) != worker(kept[0])
     assert [status(run) for run in sweep.runs] == ["finished", "finished", "running", "running"], sweep.said()
     before = [last_checkpoint(run).stat().st_mtime_ns for run in kept]
@@ -91,7 +91,7 @@ def test_a_killed_stack_goes_on_when_the_sweep_is_resumed(
         assert "resuming from" in (run / "train.log").read_text()
 
 
-def test_a_stack_whose_time_is_up_is_queued_again_and_goes_on(
+def test_a_stack_whose_time_is_up_is_queued_again_and_resumes(
     cluster: dict[str, str], dataset: Path, in_one_process: Sweep, tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path, dataset, alphas=(1, 5), seeds=(0, 1), environment=cluster)
@@ -104,7 +104,7 @@ def test_a_stack_whose_time_is_up_is_queued_again_and_goes_on(
     assert_same_table(sweep, in_one_process)
 
 
-def test_a_killed_run_and_one_whose_time_is_up_for_good_go_on_when_the_sweep_is_resumed(
+def test_a_killed_run_and_one_whose_time_is_up_for_good_resume_with_their_sweep(
     cluster: dict[str, str], dataset: Path, plain: Sweep, tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path, dataset, alphas=(1, 5), seeds=(0,), environment=cluster)

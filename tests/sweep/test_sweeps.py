@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,7 +121,7 @@ def test_each_status_is_told_from_the_summary_and_the_lock(tmp_path: Path) -> No
         "finished", "running", "stopped", "stopped", "failed", "waiting", "running", "waiting"
     ]  # fmt: skip
     assert [run.stack for run in runs] == [0, 0, None, None, None, None, None, 1]
-    # A running one has come as far as its timing says, a stopped one goes on from its checkpoint.
+    # A running one has come as far as its timing says, a stopped one resumes from its checkpoint.
     assert [run.step for run in runs] == [500, 600, 500, 500, 500, 0, 0, 0]
     assert [run.n_steps for run in runs] == [1000] * 5 + [2000] * 3
     assert [run.seconds_left for run in runs] == [None, pytest.approx(8.0), *[None] * 6]
@@ -396,6 +398,75 @@ def test_the_table_needs_no_torch_and_little_time(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert "1 run: 1 finished" in result.stdout
+
+
+def test_plain_output_has_no_colours_and_is_not_cut(tmp_path: Path) -> None:
+    name = "__".join(f"algorithm.key_{index}-{'x' * 30}" for index in range(5))
+    write_run(tmp_path / name, "finished")
+    shown = subprocess.run(
+        [sys.executable, str(SCRIPT), "."], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": "40"},
+    )  # fmt: skip
+    assert "\x1b" not in shown.stdout
+    assert shown.stdout == text(read_sweep(tmp_path)) + "\n"
+    assert shown.stdout.splitlines()[1].count("x" * 30) == 5
+
+
+def on_terminal(*arguments: str, cwd: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """The script with a terminal of 100 columns, and the other end of the terminal."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (30, 100))
+    environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), ".", *arguments],
+        cwd=cwd, stdin=its, stdout=its, stderr=its, env={**environment, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(its)
+    return process, ours
+
+
+def shown_on(terminal: int, until: bytes | None = None) -> bytes:
+    """What is shown on a terminal until a certain text, or until its process ends."""
+    shown = b""
+    while until is None or until not in shown:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # Linux's way to say that nobody writes any more
+            break
+    return shown
+
+
+def test_a_terminal_gets_colours(tmp_path: Path) -> None:
+    write_run(tmp_path / "seed-0", "finished", 1000)
+    process, terminal = on_terminal(cwd=tmp_path)
+    shown = shown_on(terminal)
+    assert process.wait(60) == 0
+    assert b"\x1b[32mfinished" in shown
+    assert b"1 run: 1 finished" in shown
+
+
+def test_on_a_terminal_the_table_is_refreshed_in_place(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "seed-0", "running")
+    with hold(run):
+        process, terminal = on_terminal("--watch", "0.05", cwd=tmp_path)
+        shown_on(terminal, b"1 running")
+    write_run(run, "finished", 1000)
+    shown = shown_on(terminal)
+    assert process.wait(60) == 0
+    assert b"1 run: 1 finished" in shown
+    assert b"\x1b[1A" in shown  # the cursor goes up instead of a new table below
+    assert shown.rstrip().endswith(b"\x1b[?25h")  # and is visible again
+
+
+def test_an_interrupt_on_a_terminal_ends_watching_quietly(tmp_path: Path) -> None:
+    write_run(tmp_path / "seed-0", "interrupted")
+    process, terminal = on_terminal("--watch", cwd=tmp_path)
+    shown = shown_on(terminal, b"stopped")
+    process.send_signal(signal.SIGINT)
+    shown += shown_on(terminal)
+    assert process.wait(60) == 0
+    assert b"Traceback" not in shown
+    assert b"\x1b[?25h" in shown
 
 
 def watching(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
