@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left beside their files in a folder that nobody writes to now."""
-    for path in folder.glob(".partial-*"):
+    for path in folder.glob(f"{_ASIDE}*"):
         path.unlink(missing_ok=True)
 
 
@@ -53,12 +53,6 @@ def write_bytes(path: Path, contents: bytes) -> None:
     """Write bytes to a file, atomically."""
     with replacing(path) as aside:
         aside.write_bytes(contents)
-
-
-def remove_partial_files(folder: Path) -> None:
-    """Remove the unfinished files of killed processes from a folder to which no other process writes now."""
-    for path in folder.glob(f"{_ASIDE}*"):
-        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

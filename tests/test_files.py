@@ -72,7 +72,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 1
     files.write_text(path, "whole")
-    files.remove_partial_files(tmp_path)
+    files.remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == "whole"
-    files.remove_partial_files(tmp_path / "absent")
+    files.remove_leftovers(tmp_path / "absent")

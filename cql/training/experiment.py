@@ -14,7 +14,6 @@ from cql import config, data, files
 from cql.algorithm.agent import Agent, HyperParams
 from cql.algorithm.fast.cuda_graph import CapturedStep
 from cql.config import TrainConfig
-from cql.files import remove_partial_files
 from cql.rollout.envs import EnvInfo, env_info
 from cql.rollout.evaluation import Evaluator, Recorder, rolling_out
 from cql.rollout.reference_scores import AUTO
@@ -329,8 +328,6 @@ def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, step: int,
         checkpoints.cut(step)  # before the rows: no checkpoint may count on rows that are gone
         checkpoints.prune(step)  # a kill may have come before
         local.rewind(step)
-        for folder in (directory, directory / "checkpoints", directory / "videos"):
-            remove_partial_files(folder)
     return Run(
         directory=directory,
         config=config.to_dict(train_config),
