@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cql.config import SWEEP_FILE
 from cql.points import SEED, order, parse_point
 from cql.training.local_logger import (
     EPISODES_FILE,
@@ -32,6 +31,7 @@ from cql.training.local_logger import (
 )
 from cql.training.lock import LOCK_FILE, held
 
+SWEEP_FILE = "sweep.json"  # as in cql.config, which imports Hydra; the table of a sweep needs none
 STACKS_FILE = "stacks.json"
 SWEEPS = Path("outputs") / "sweeps"
 
