@@ -72,7 +72,7 @@ def draw(axes: Axes, rows: Iterable[Row], across: str, number: Callable[[Row], t
 
 def figure(rows: list[Row]) -> Figure:
     """Six panels: a step's time against three sizes, a stack's rate and memory, memory against the data's size."""
-    made, panels = canvas(11, 6, sharex=False)
+    made, panels = canvas(6, 11 / 3, 3, columns=3)
     for axes, size in zip(panels, SIZES, strict=False):
         draw(axes, varied(rows, size), size, milliseconds)
         axes.set(title="Time of a step", xlabel=NAMES[size], ylabel="ms", yscale="log")

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.files import replacing, write_text
+from cql.files import write_text
 from cql.results import statistics
 from cql.results.comparison import Comparison
 from cql.results.groups import Group, Results
 from cql.results.runs import Run
 from cql.results.statistics import Estimate
-from cql.training.curves import INK, PALE, PAPER, SERIES, Curve, set_style, short
+from cql.training.curves import INK, PALE, PAPER, SERIES, Curve, canvas, saved, short, step_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,9 +86,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as ``NAME.svg`` and ``NAME.png``, atomically."""
     vector, picture = folder / f"{name}.svg", folder / f"{name}.png"
     write_text(vector, svg(figure))
-    with replacing(picture) as aside:
-        figure.savefig(aside, format="png", dpi=130, facecolor="white")
-    return [vector, picture]
+    return [vector, saved(figure, picture)]
 
 
 def add_legend(figure: Figure, arms: Sequence[str], styles: dict[str, Style]) -> None:
@@ -119,30 +117,6 @@ def draw_legend(figure: Figure, entries: Sequence[tuple[str, Style]], columns: i
 # Panels ---------------------------------------------------------------------------------------------------------------
 
 
-def page_panels(n: int, *, width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
-    """A figure for a page and n panels, filled row by row.
-
-    Args:
-        n: how many panels.
-        width: of a panel, in inches.
-        height: of a panel, in inches.
-        columns: panels in a row.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    rows = -(-n // columns)
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
-    figure = Figure(figsize=(width * columns, height * rows), facecolor="none", layout=layout)
-    panels: list[Axes] = []
-    for index in range(n):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        axes.set_facecolor("none")
-        set_style(axes, 9)
-        panels.append(axes)
-    return figure, panels
-
-
 def titled_panels(
     titles: Sequence[str], *, width: float = 3.7, height: float = 2.7, columns: int = _COLUMNS, length: int = 38
 ) -> tuple[Figure, list[Axes]]:
@@ -150,10 +124,10 @@ def titled_panels(
     from matplotlib.ticker import MaxNLocator
 
     n = len(titles)
-    figure, panels = page_panels(n, width=max(width, 6.4) if n == 1 else width, height=height, columns=min(columns, n))
+    figure, panels = canvas(n, max(width, 6.4) if n == 1 else width, height, columns=min(columns, n))
     for axes, title in zip(panels, clipped(titles, length if n > 1 else 2 * length), strict=True):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        _title(axes, title)
+        set_title(axes, title)
     return figure, panels
 
 
@@ -162,22 +136,16 @@ def _words(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _title(axes: Axes, text: str, right: str = "") -> None:
+def set_title(axes: Axes, text: str, right: str = "") -> None:
+    """Put a bold title at the left of a panel, and a pale note at the right."""
     axes.set_title(_words(text), loc="left", fontsize=10, fontweight="bold", color=INK)
     axes.set_title(right, loc="right", fontsize=8.5, color=PALE)
 
 
-def _name(axes: Axes, x: str = "", y: str = "") -> None:
+def name_axes(axes: Axes, x: str = "", y: str = "") -> None:
+    """Name the axes, small and pale."""
     axes.set_xlabel(x, fontsize=9, color=PALE)
     axes.set_ylabel(y, fontsize=9, color=PALE)
-
-
-def _step_axis(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.set_xlim(left=0)
 
 
 def _wide_axis(axes: Axes, threshold: float) -> None:
@@ -187,55 +155,33 @@ def _wide_axis(axes: Axes, threshold: float) -> None:
         axes: with lines.
         threshold: an axis in both directions is linear up to this size.
     """
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, SymmetricalLogLocator
 
-    if axes.dataLim.y0 > 0.0:
+    low, high = axes.dataLim.intervaly
+    smallest = max(threshold, min(abs(low), abs(high)))
+    ratio = max(abs(low), abs(high)) / smallest if low > 0.0 or high < 0.0 else math.inf
+    subs = (1.0, 2.0, 5.0) if ratio < 100.0 else (1.0, 3.0) if ratio < 1000.0 else (1.0,)
+    locator: LogLocator | SymmetricalLogLocator
+    if low > 0.0:
         axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        ticks = _decades(low, high, most=5)
+        locator = LogLocator(subs=subs, numticks=6)
     else:
         axes.set_yscale("symlog", linthresh=threshold)
-        low, high = axes.get_ylim()
-        most = 5 if high < threshold or low > -threshold else 3
-        ticks = [0.0, *_decades(threshold, high, most=most), *(-x for x in _decades(threshold, -low, most=most))]
-        ticks = [tick for tick in ticks if low <= tick <= high]
-    axes.set_yticks(ticks)
-    axes.set_ylim(low, high)  # set_yticks widens it
+        locator = SymmetricalLogLocator(base=10.0, linthresh=threshold, subs=subs)
+        locator.set_params(numticks=5)
+    axes.yaxis.set_major_locator(locator)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
-def _decades(low: float, high: float, *, most: int) -> list[float]:
-    """Round numbers between two positive ones, about equally spaced on a logarithmic axis, `most` at most."""
-    first, last = (math.floor(math.log10(max(end, 1e-300))) for end in (low, high))
-    choices = [[m * 10.0**e for e in range(first, last + 1) for m in own] for own in ((1, 2, 5), (1, 3))]
-    choices += [[10.0**e for e in range(last, first - 1, -every)][::-1] for every in range(1, last - first + 2)]
-    for choice in choices:
-        ticks = [tick for tick in choice if low <= tick <= high]
-        if len(ticks) <= most:
-            return ticks
-    return []
-
-
 def clipped(labels: Sequence[str], length: int = 34) -> list[str]:
-    """Labels of at most `length` letters that stay different: cut at the end, at the start or in the middle.
-
-    If none of these keeps them different, the long ones are numbered.
-    """
+    """Labels of at most `length` letters: long ones are cut in the middle, and numbered if some would be the same."""
     half = (length - 1) // 2
-    ways: tuple[Callable[[str], str], ...] = (
-        lambda text: f"{text[: length - 1]}…",
-        lambda text: f"…{text[-(length - 1) :]}",
-        lambda text: f"{text[:half]}…{text[-half:]}",
-    )
-    for way in ways:
-        found = [text if len(text) <= length else way(text) for text in labels]
-        if len(set(found)) == len(set(labels)):
-            return found
+    found = [text if len(text) <= length else f"{text[:half]}…{text[-half:]}" for text in labels]
+    if len(set(found)) == len(set(labels)):
+        return found
     ends = [f"… #{number}" for number in range(1, len(labels) + 1)]
-    return [
-        text if len(text) <= length else text[: length - len(end)] + end for text, end in zip(labels, ends, strict=True)
-    ]
+    return [text if len(text) <= length else text[: length - len(e)] + e for text, e in zip(labels, ends, strict=True)]
 
 
 def _labels(arms: Sequence[str], all_arms: Sequence[str], length: int = 34) -> list[str]:
@@ -274,8 +220,9 @@ def draw_curves(
     sizes = sorted(_draw_group(axes, group, styles[group.arm], curve_of, len(styles) <= MOST_BANDS) for group in groups)
     sizes = [size for size in sizes if size > 0.0]
     if may_be_wide and len(sizes) > 1 and sizes[-1] > _FAR_APART * max(sizes[0], 1e-12):
-        _wide_axis(axes, float(f"{max(sizes[0], sizes[-1] / 1e6):.1g}"))
-    _step_axis(axes)
+        _wide_axis(axes, 10.0 ** math.floor(math.log10(max(sizes[0], sizes[-1] / 1e6))))
+    step_axis(axes)
+    axes.set_xlim(left=0)
 
 
 def _draw_group(axes: Axes, group: Group, style: Style, curve_of: Callable[[Run], Curve], has_band: bool) -> float:
@@ -321,7 +268,7 @@ def learning_curves(results: Results) -> Figure | None:
     for axes, task in zip(panels, tasks, strict=True):
         groups = results.groups_of(task)
         draw_curves(axes, groups, styles, lambda run: run.judged(results.scored), may_be_wide=False)
-        _name(axes, y=results.unit if axes in panels[::_COLUMNS] else "")
+        name_axes(axes, y=results.unit if axes in panels[::_COLUMNS] else "")
     for axes in panels[-_COLUMNS:]:
         axes.set_xlabel("gradient steps", fontsize=9, color=PALE)
     return figure
@@ -335,7 +282,7 @@ def diagnostics(results: Results, task: str) -> Figure | None:
         return None
     figure, panels = titled_panels([DIAGNOSTICS[name] for name in names])
     for axes, name in zip(panels, names, strict=True):
-        _title(axes, DIAGNOSTICS[name], name)
+        set_title(axes, DIAGNOSTICS[name], name)
         draw_curves(axes, groups, styles_of(results.arms), metric_of(name))
     return figure
 
@@ -548,12 +495,12 @@ def aggregates(compared: Comparison) -> Figure | None:
         list(compared.aggregates), width=2.9, height=0.8 + 0.27 * max(len(arms), 3), columns=4
     )
     for index, (axes, (name, by_arm)) in enumerate(zip(panels, compared.aggregates.items(), strict=True)):
-        _title(axes, name, "less is better" if name == "optimality gap" else "")
+        set_title(axes, name, "less is better" if name == "optimality gap" else "")
         for y, arm in enumerate(arms):
             _interval(axes, y, by_arm[arm], styles[arm].colour)
         arm_axis(axes, arms, compared.results.arms, shown=index == 0, length=26)
         axes.margins(x=0.08)
-        _name(axes, "score")
+        name_axes(axes, "score")
     return figure
 
 
@@ -561,7 +508,7 @@ def profiles(compared: Comparison) -> Figure | None:
     """Performance profiles: the share of runs above each score, with pointwise intervals."""
     if not compared.profiles:
         return None
-    figure, (axes,) = page_panels(1, width=6.4, height=3.4, columns=1)
+    figure, (axes,) = canvas(1, 6.4, 3.4)
     styles = styles_of(compared.results.arms)
     for arm, profile in compared.profiles.items():
         style = styles[arm]
@@ -571,7 +518,7 @@ def profiles(compared: Comparison) -> Figure | None:
             )
         axes.plot(profile.thresholds, profile.share, color=style.colour, linewidth=1.8, linestyle=style.line)
     axes.set_ylim(-0.02, 1.02)
-    _name(axes, f"{compared.results.unit} τ", "share of runs above τ")
+    name_axes(axes, f"{compared.results.unit} τ", "share of runs above τ")
     return figure
 
 
@@ -580,12 +527,12 @@ def improvements(compared: Comparison) -> Figure | None:
     found = compared.improvements
     if not found:
         return None
-    figure, (axes,) = page_panels(1, width=6.4, height=0.8 + 0.3 * max(len(found), 3), columns=1)
+    figure, (axes,) = canvas(1, 6.4, 0.8 + 0.3 * max(len(found), 3))
     all_arms = compared.results.arms
     for y, (arm, estimate) in enumerate(found.items()):
         _interval(axes, y, estimate, styles_of(all_arms)[arm].colour)
     axes.axvline(0.5, color=INK, linewidth=1.0, linestyle=_DASHED, zorder=1.5)
     axes.set_xlim(0.0, 1.0)
     arm_axis(axes, list(found), all_arms)
-    _name(axes, f"probability that it beats {_labels([compared.base], all_arms)[0]}")
+    name_axes(axes, f"probability that it beats {_labels([compared.base], all_arms)[0]}")
     return figure

@@ -13,7 +13,7 @@ from cql.data.inspection import Inspection, Spread, by_behaviour, mean_and_range
 from cql.data.inspection_checks import ENDS, number, percent
 from cql.files import write_text
 from cql.results import figures, pages
-from cql.training.curves import INK, PALE, SERIES
+from cql.training.curves import INK, SERIES, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,15 +87,13 @@ def _page(found: Inspection, drawn: Mapping[str, str], title: str, command: str)
 
 
 def _pair(height: float) -> tuple[Figure, Axes, Axes]:
-    figure, (left, right) = figures.page_panels(2, width=_WIDTH / 2, height=height, columns=2)
+    figure, (left, right) = canvas(2, _WIDTH / 2, height, columns=2)
     return figure, left, right
 
 
 def _label(axes: Axes, title: str, note: str = "", x: str = "", y: str = "") -> None:
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
-    axes.set_title(note, loc="right", fontsize=8.5, color=PALE)
-    axes.set_xlabel(x, fontsize=9, color=PALE)
-    axes.set_ylabel(y, fontsize=9, color=PALE)
+    figures.set_title(axes, title, note)
+    figures.name_axes(axes, x, y)
 
 
 def _draw_returns(found: Inspection) -> Figure | None:
@@ -157,7 +155,7 @@ def _draw_actions(found: Inspection) -> Figure | None:
     """Histograms between the bounds."""
     n = min(found.raw.actions.shape[1], _MOST_PANELS)
     columns = min(n, 4)
-    figure, panels = figures.page_panels(n, width=_WIDTH / columns, height=2.0, columns=columns)
+    figure, panels = canvas(n, _WIDTH / columns, 2.0, columns=columns)
     for index, axes in enumerate(panels):
         values = found.raw.actions[:, index]
         bounds = float(found.action_low[index]), float(found.action_high[index])
@@ -169,7 +167,7 @@ def _draw_actions(found: Inspection) -> Figure | None:
 def _draw_observations(found: Inspection) -> Figure | None:
     """Standard deviation of each feature; constant ones have none."""
     std = found.observations.std
-    figure, (axes,) = figures.page_panels(1, width=_WIDTH, height=2.6, columns=1)
+    figure, (axes,) = canvas(1, _WIDTH, 2.6)
     axes.plot(np.flatnonzero(std), std[std > 0.0], "o", color=SERIES[0])
     axes.set_xlim(-0.6, len(std) - 0.4)
     if (std > 0.0).any():

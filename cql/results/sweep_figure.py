@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cql.files import replacing
 from cql.points import human_point
 from cql.results import figures
 from cql.results.comparison import Comparison
 from cql.results.figures import LINES, Style
 from cql.results.groups import NOT_BEGUN, Results, read_results
 from cql.results.runs import run_directories
-from cql.training.curves import INK, PALE
+from cql.training.curves import INK, PALE, saved
 from cql.training.local_logger import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -75,9 +74,7 @@ def sweep_curves(folder: Path, title: str | None = None, path: Path | None = Non
     columns = max(1, min(len(entries), 130 // (max(len(label) for label, _ in entries) + 8)))
     figure.set_figheight(figure.get_figheight() + 0.6 + 0.2 * -(-len(entries) // columns))
     figures.draw_legend(figure, entries, columns, folder.resolve().name if title is None else title)
-    with replacing(path) as aside:
-        figure.savefig(aside, format="png", dpi=170, facecolor="white")
-    return path
+    return saved(figure, path, dpi=170)
 
 
 def _on_one_task(results: Results) -> Results:

@@ -65,7 +65,7 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
     if not any((run_dir / name).exists() for name in (METRICS_FILE, EPISODES_FILE)):
         raise FileNotFoundError(f"{run_dir} has neither {METRICS_FILE} nor {EPISODES_FILE}: is it the folder of a run?")
     metrics, episodes = read_metrics(run_dir), read_episodes(run_dir)
-    figure, panels = canvas(13.0, 7.0)
+    figure, panels = canvas(6, 13.0 / 3, 3.5, columns=3, label_size=11.5)
     _draw_returns(panels[0], episodes, metrics)
     actions = {"q_data": "dataset actions", "q_policy": "policy actions", "q_uniform": "uniform actions"}
     _draw(panels[1], metrics, "Q values", actions)
@@ -79,42 +79,55 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
     _draw_entropy(panels[5], metrics)
 
     last = max([row["step"] for row in metrics] + [row.step for row in episodes], default=0)
-    panels[0].set_xlim(0.0, max(last, 1) * 1.02)
+    for axes in panels:
+        step_axis(axes)
+        axes.set_xlim(0.0, max(last, 1) * 1.02)
     if title:
         figure.suptitle(title, fontsize=17, color=INK)
     figure.supxlabel("gradient steps", fontsize=14, color=INK)
     return saved(figure, run_dir / KEY_CURVES_FILE)
 
 
-def canvas(width: float, height: float, *, sharex: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure of six panels in two rows; width and height in inches."""
+def canvas(
+    n: int, width: float, height: float, *, columns: int = 1, label_size: float = 9.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels, filled row by row, each with a light grid, one spine and no tick marks.
+
+    Args:
+        n: number of panels.
+        width: of a panel, in inches.
+        height: of a panel, in inches.
+        columns: panels in a row.
+        label_size: of the ticks' labels, in points.
+    """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.04)
-    figure = Figure(figsize=(width, height), dpi=130, facecolor="white", layout=layout)
-    panels = list(figure.subplots(2, 3, sharex=sharex).flat)
+    rows = -(-n // columns)
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
+    figure = Figure(figsize=(width * columns, height * rows), facecolor="none", layout=layout)
+    panels = [figure.add_subplot(rows, columns, index + 1, facecolor="none") for index in range(n)]
     for axes in panels:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=2))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-        set_style(axes, 11.5)
+        axes.grid(True, color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(PALE)
+        axes.tick_params(labelsize=label_size, length=0, labelcolor=INK)
     return figure, panels
 
 
-def set_style(axes: Axes, label_size: float) -> None:
-    """The style of every panel: a light grid, one spine, and no tick marks."""
-    axes.grid(True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(PALE)
-    axes.tick_params(labelsize=label_size, length=0, labelcolor=INK)
+def step_axis(axes: Axes) -> None:
+    """Few ticks, as 20k and 1.5M."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
-def saved(figure: Figure, path: Path) -> Path:
-    """Write a picture, atomically."""
+def saved(figure: Figure, path: Path, dpi: float = 130.0) -> Path:
+    """Write a PNG on white, atomically."""
     with replacing(path) as aside:
-        figure.savefig(aside, format="png")
+        figure.savefig(aside, format="png", dpi=dpi, facecolor="white")
     return path
 
 

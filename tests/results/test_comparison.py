@@ -497,14 +497,18 @@ def test_a_figure_that_stands_alone_says_what_its_colours_mean(tmp_path):
     ("labels", "expected"),
     [
         (["short", "alpha"], ["short", "alpha"]),
-        (["a234567890x", "b234567890x"], ["a23456789…", "b23456789…"]),
-        (["1234567890a", "1234567890b"], ["…34567890a", "…34567890b"]),
+        (["a234567890x", "b234567890x"], ["a234…890x", "b234…890x"]),
         (["a12345678901", "a12345678902", "b12345678901"], ["a123…8901", "a123…8902", "b123…8901"]),
         (["111111111a111111111", "111111111b111111111"], ["111111… #1", "111111… #2"]),
     ],
 )
 def test_long_labels_stay_different(labels, expected):
     assert figures.clipped(labels, 10) == expected
+
+
+def visible_ticks(axes):
+    low, high = axes.get_ylim()
+    return [tick for tick in axes.get_yticks().tolist() if low <= tick <= high]
 
 
 def test_wide_axes_have_few_round_ticks(tmp_path):
@@ -521,39 +525,42 @@ def test_wide_axes_have_few_round_ticks(tmp_path):
     positive, negative, gap = figure.axes
     assert (positive.get_yscale(), negative.get_yscale()) == ("log", "symlog")
     for axes in (positive, negative, gap):
-        ticks = axes.get_yticks().tolist()
+        ticks = visible_ticks(axes)
         assert 3 <= len(ticks) <= 7
         assert all(f"{abs(tick):.0e}"[0] in "01235" for tick in ticks)
-        assert len({text.get_text() for text in axes.get_yticklabels()}) == len(ticks)
+        assert len({axes.yaxis.get_major_formatter()(tick) for tick in ticks}) == len(ticks)
 
 
 @pytest.mark.parametrize(
-    ("curves", "expected"),
+    "curves",
     [
-        (([3.0, 5.0], [3.0, 200.0]), [3, 10, 30, 100]),
-        (([1.0, 1.0], [26.0, 26.0]), [1, 2, 5, 10, 20]),
-        (([-1.0, -1.0], [-30.0, -30.0]), [-20, -10, -5, -2, -1]),
-        (([3.0, 3.0], [-3000.0, 3000.0]), [-1000, -100, -10, 0, 10, 100, 1000]),
-        (([5.0, 1e-6], [5.0, 5e4]), [1e-4, 1e-1, 1e2, 1e5]),
-        (([-150.0, -150.0], [-5000.0, -5000.0]), [-5000, -2000, -1000, -500, -200]),
-        (([1.0, 1.0], [1.0, 1e30]), None),
+        ([3.0, 5.0], [3.0, 200.0]),
+        ([1.0, 1.0], [26.0, 26.0]),
+        ([-1.0, -1.0], [-30.0, -30.0]),
+        ([3.0, 3.0], [-3000.0, 3000.0]),
+        ([5.0, 1e-6], [5.0, 5e4]),
+        ([-150.0, -150.0], [-5000.0, -5000.0]),
+        ([1.0, 1.0], [1.0, 1e30]),
     ],
 )
-def test_wide_axes_hold_the_curves_and_have_ticks_all_over(tmp_path, curves, expected):
+def test_wide_axes_hold_the_curves_and_have_ticks_all_over(tmp_path, curves):
     for index, values in enumerate(curves):
         make_run(tmp_path / f"arm-{index}", [1.0, 2.0], metrics={"q_data": list(values)},
                  changes={"algorithm.w_cql": float(index + 1)})  # fmt: skip
-    (axes,) = figures.diagnostics(read_results([tmp_path]), "halfcheetah_medium").axes
+    figure = figures.diagnostics(read_results([tmp_path]), "halfcheetah_medium")
+    (axes,) = figure.axes
     low, high = axes.get_ylim()
     everything = np.ravel(curves)
     assert low <= everything.min()
     assert everything.max() <= high
     if low > 0.0:  # no more room than the curves need
         assert np.log(high / low) < 1.3 * np.log(everything.max() / everything.min())
-    ticks = sorted(axes.get_yticks().tolist())
-    assert all(low <= tick <= high for tick in ticks)
-    assert 3 <= len(ticks) <= 7
-    assert expected is None or ticks == pytest.approx(expected)
+    figure.draw_without_rendering()
+    heights = [axes.transAxes.inverted().transform(axes.transData.transform((0.0, t)))[1] for t in visible_ticks(axes)]
+    assert 3 <= len(heights) <= 7
+    distances = np.diff([0.0, *sorted(heights), 1.0])
+    assert distances.max() < 0.45
+    assert distances[1:-1].min() > 0.06  # labels do not overlap
 
 
 def test_returns_below_zero_are_no_reason_to_call_q_too_high(tmp_path):
