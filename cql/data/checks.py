@@ -38,22 +38,7 @@ def check(
     """
     if not len(raw):
         raise empty_error(raw.name)
-    # A dataset does not record the module of PACKAGE:ID.
-    if raw.env_id is not None and raw.env_id != env_id.rpartition(":")[2]:
-        raise DatasetError(
-            f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: "
-            f"set env.id={raw.env_id} or choose another dataset"
-        )
-    for key, array, wanted in (
-        ("observations", raw.rows, observation_size),
-        ("actions", raw.actions, action_size),
-    ):
-        if array.ndim == 2 and array.shape[1] != wanted:
-            recorded = "does not say which environment it is from" if raw.env_id is None else f"is from {raw.env_id}"
-            raise DatasetError(
-                f"dataset '{raw.name}': {key} have {array.shape[1]} features, but {env_id} has {wanted}; the dataset "
-                f"{recorded}: set env.id=... to the one it was recorded in"
-            )
+    check_source(raw, env_id, observation_size, action_size)
     m = len(raw)
     for key, shape, dtype in (
         ("rows", (len(raw.rows), observation_size), np.float32),
@@ -91,6 +76,37 @@ def check(
             f"the farthest with {raw.actions[row, column]:g} in column {column} ({place(raw, row)}), where the bounds "
             f"are [{action_low[column]:g}, {action_high[column]:g}]: set env.id=... to the one it was recorded in"
         )
+
+
+def check_source(raw: RawData, env_id: str, observation_size: int, action_size: int, option: str = "env.id=") -> None:
+    """Refuse a dataset from another environment.
+
+    Args:
+        raw: the dataset.
+        env_id: the environment.
+        observation_size: S of the environment.
+        action_size: A of the environment.
+        option: how a user names the environment.
+
+    Raises:
+        DatasetError: the dataset names another environment, or has other sizes.
+    """
+    # A dataset does not record the module of PACKAGE:ID.
+    if raw.env_id is not None and raw.env_id != env_id.rpartition(":")[2]:
+        raise DatasetError(
+            f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: "
+            f"set {option}{raw.env_id} or choose another dataset"
+        )
+    for key, array, wanted in (
+        ("observations", raw.rows, observation_size),
+        ("actions", raw.actions, action_size),
+    ):
+        if array.ndim == 2 and array.shape[1] != wanted:
+            recorded = "does not say which environment it is from" if raw.env_id is None else f"is from {raw.env_id}"
+            raise DatasetError(
+                f"dataset '{raw.name}': {key} have {array.shape[1]} features, but {env_id} has {wanted}; the dataset "
+                f"{recorded}: set {option}... to the one it was recorded in"
+            )
 
 
 def _refuse_non_finite(raw: RawData, key: str) -> None:

@@ -377,12 +377,12 @@ def _write(
             data_format="hdf5",
             **scores,
         )
+        used = versions("cql", "gymnasium", "minari", "mujoco", "numpy", "torch")
         dataset.storage.update_metadata(
-            {"behaviours": json.dumps(behaviours), "collection_seed": seed, "versions": json.dumps(_versions())}
+            {"behaviours": json.dumps(behaviours), "collection_seed": seed, "versions": json.dumps(used)}
         )
 
 
-def _versions() -> dict[str, str]:
-    """Versions of what the data depend on."""
-    packages = ("cql", "gymnasium", "minari", "mujoco", "numpy", "torch")
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python and of some packages."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.data.checks import ACTION_TOLERANCE, place
+from cql.data.checks import ACTION_TOLERANCE, check_source, place
 from cql.data.d4rl import load_d4rl
 from cql.data.inspection_checks import (
     AT_BOUND,
@@ -306,7 +306,7 @@ def inspect(
     raw = source.raw
     if not 0.0 <= discount < 1.0:
         raise ValueError(f"discount must be in [0, 1), got {discount:g}")
-    _must_fit(raw, info)
+    check_source(raw, info.env_id, info.observation_size, info.action_size, option="--env ")
     if reference is None and {"ref_min_score", "ref_max_score"} <= source.metadata.keys():
         reference = float(source.metadata["ref_min_score"]), float(source.metadata["ref_max_score"])
     reference = reference or known_scores(info.env_id)
@@ -359,20 +359,6 @@ def inspect(
         non_finite=[entry for key in ("observations", "actions", "rewards") for entry in _non_finite(raw, key)],
     )
     return dataclasses.replace(found, checks=tuple(all_checks(found, source.lost_steps)))
-
-
-def _must_fit(raw: RawData, info: EnvInfo) -> None:
-    if raw.env_id is not None and raw.env_id != info.env_id.rpartition(":")[2]:
-        raise DatasetError(f"dataset '{raw.name}' was recorded in {raw.env_id}, not in {info.env_id}")
-    for key, array, wanted in (
-        ("observations", raw.rows, info.observation_size),
-        ("actions", raw.actions, info.action_size),
-    ):
-        if array.shape[1] != wanted:
-            raise DatasetError(
-                f"dataset '{raw.name}': {key} have {array.shape[1]} features, but {info.env_id} has {wanted}: name the "
-                "environment it was recorded in (--env)"
-            )
 
 
 def _behaviours(metadata: Mapping[str, Any], n_episodes: int) -> list[tuple[str, int]]:

@@ -49,13 +49,7 @@ class Behaviour(Protocol):
 
 
 class RandomPolicy:
-    """Actions drawn uniformly from [-1, 1].
-
-    Attributes:
-        name: ``random``.
-        observation_size: S.
-        action_size: A.
-    """
+    """Actions drawn uniformly from [-1, 1]."""
 
     name = "random"
 
@@ -75,13 +69,7 @@ class RandomPolicy:
 
 
 class NpzPolicy:
-    """A tanh-squashed Gaussian policy with two relu layers, in numpy.
-
-    Attributes:
-        name: where the weights came from, for messages and metadata.
-        observation_size: S.
-        action_size: A.
-    """
+    """A tanh-squashed Gaussian policy with two relu layers, in numpy."""
 
     def __init__(self, weights: dict[str, NDArray[Any]], name: str) -> None:
         """Check the weights and keep them.
@@ -174,12 +162,7 @@ class NpzPolicy:
     def __call__(
         self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Return actions in [-1, 1], (E, A), for observations (E, S).
-
-        Args:
-            observations: (E, S).
-            noise: (E, A), standard normal; None acts with the mean.
-        """
+        """Act as :class:`Behaviour`; with the mean if there is no noise."""
         # One matrix product per row: the product of a whole batch rounds differently with its size, and an action
         # that differs in the last bit becomes another episode.
         hidden = observations.astype(np.float32)[:, None, :]
@@ -203,13 +186,7 @@ def _by_numbers(path: Path) -> list[tuple[int, str]]:
 
 
 class ActorPolicy:
-    """The actor of a run trained here, with its normalisation of observations.
-
-    Attributes:
-        name: where it came from, for messages and metadata.
-        observation_size: S.
-        action_size: A.
-    """
+    """The actor of a run trained here, with its normalisation of observations."""
 
     def __init__(
         self,
@@ -244,12 +221,7 @@ class ActorPolicy:
     def __call__(
         self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Return actions in [-1, 1], (E, A).
-
-        Args:
-            observations: (E, S).
-            noise: (E, A), standard normal; None acts with the mean.
-        """
+        """Act as :class:`Behaviour`; with the mean if there is no noise."""
         import torch
 
         from cql.algorithm import networks

@@ -234,7 +234,8 @@ def select_episodes(
     row = raw.row[keep]
     used = np.zeros(len(raw.rows), dtype=bool)
     used[row] = used[row + 1] = True
-    return RawData(
+    return dataclasses.replace(
+        raw,
         rows=raw.rows[used],
         row=(np.cumsum(used) - 1)[row],
         actions=raw.actions[keep],
@@ -242,8 +243,6 @@ def select_episodes(
         terminated=raw.terminated[keep],
         truncated=raw.truncated[keep],
         episode=consecutive(raw.episode, keep),
-        name=raw.name,
-        env_id=raw.env_id,
     )
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import io
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql import files
-from cql.data.collect import Part, roll_out
+from cql.data.collect import Part, roll_out, versions
 from cql.data.policies import NpzPolicy
 from cql.rollout.envs import env_info, make_env
 
@@ -77,7 +75,7 @@ def train(
     training = {
         **{"algorithm": algorithm, "env": env_id, "seed": seed, "steps": steps, "save_every": save_every},
         "settings": {**settings, "width": width, "device": device, "threads": threads},
-        "versions": _versions(),
+        "versions": versions("stable-baselines3", "gymnasium", "mujoco", "numpy", "torch"),
     }
     files.write_text(folder / TRAINING_FILE, json.dumps(training, indent=1) + "\n")
     rows: list[dict[str, Any]] = []
@@ -99,11 +97,6 @@ def train(
                 f"{row['deterministic_mean']:.1f} +- {row['deterministic_std']:.1f} deterministic"
             )
     env.close()
-
-
-def _versions() -> dict[str, str]:
-    packages = ("stable-baselines3", "gymnasium", "mujoco", "numpy", "torch")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def _csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -86,11 +86,6 @@ def _page(found: Inspection, drawn: Mapping[str, str], title: str, command: str)
     )
 
 
-def _pair(height: float) -> tuple[Figure, Axes, Axes]:
-    figure, (left, right) = canvas(2, _WIDTH / 2, height, columns=2)
-    return figure, left, right
-
-
 def _label(axes: Axes, title: str, note: str = "", x: str = "", y: str = "") -> None:
     figures.set_title(axes, title, note)
     figures.name_axes(axes, x, y)
@@ -100,7 +95,7 @@ def _draw_returns(found: Inspection) -> Figure | None:
     """Histogram of the returns, and the returns in the order of the data."""
     if not np.isfinite(found.returns).any():
         return None
-    figure, left, right = _pair(3.1)
+    figure, (left, right) = canvas(2, _WIDTH / 2, 3.1, columns=2)
     groups = by_behaviour(found)
     if not 1 < len(groups) <= len(SERIES):
         groups = [("", found.returns)]
@@ -122,7 +117,7 @@ def _draw_lengths(found: Inspection) -> Figure | None:
     """Lengths by how episodes end, and returns against them; None if all episodes are alike."""
     if len(np.unique(found.lengths)) == 1 and len(np.unique(found.ends)) == 1:
         return None
-    figure, left, right = _pair(2.9)
+    figure, (left, right) = canvas(2, _WIDTH / 2, 2.9, columns=2)
     codes = [code for code in range(len(ENDS)) if (found.ends == code).any()]
     parts, colours = [found.lengths[found.ends == code] for code in codes], [SERIES[code] for code in codes]
     left.hist(parts, bins=40, stacked=True, color=colours, label=[ENDS[code] for code in codes], **_BAR)
@@ -138,7 +133,7 @@ def _draw_lengths(found: Inspection) -> Figure | None:
 
 def _draw_rewards(found: Inspection) -> Figure | None:
     """Rewards, and discounted returns, without the outermost thousandth at each side."""
-    figure, left, right = _pair(2.7)
+    figure, (left, right) = canvas(2, _WIDTH / 2, 2.7, columns=2)
     for axes, values, colour, title in (
         (left, found.raw.rewards, SERIES[0], "Rewards"),
         (right, found.discounted, SERIES[2], f"Discounted returns, discount {found.discount:g}"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,7 +147,7 @@ def read_run(directory: Path) -> Run:
         ResultsError: a file in it is damaged; the message names it.
     """
     config = flat(with_scores(_yaml(directory / CONFIG_FILE)))
-    summary = _json(directory / SUMMARY_FILE)
+    summary = _mapping(directory / SUMMARY_FILE)
     try:
         metrics, episodes = read_metrics(directory), read_episodes(directory)
     except ValueError as error:
@@ -172,7 +172,7 @@ def read_run(directory: Path) -> Run:
         scores=scores,
         n_episodes=len(episodes),
         metrics=metrics,
-        provenance=_json(directory / PROVENANCE_FILE),
+        provenance=_mapping(directory / PROVENANCE_FILE),
     )
 
 
@@ -206,21 +206,17 @@ def _without_torn(curve: Curve, episodes: Sequence[EpisodeRow]) -> Curve:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path} is damaged: {error}") from error
-    return found if isinstance(found, dict) else {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return _mapping(path, lambda text: yaml.load(text, Loader=loader))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _mapping(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
+    """The mapping that a file holds; empty if there is no file."""
     try:
-        found = json.loads(path.read_bytes())
+        found = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ResultsError(f"{path} is damaged: {error}") from error
     return found if isinstance(found, dict) else {}
 

@@ -412,7 +412,7 @@ def test_data_of_another_environment_are_refused() -> None:
     raw = Made().raw()
     with pytest.raises(DatasetError, match="observations have 3 features, but Made-v5 has 4"):
         inspect(Source(raw, {}), dataclasses.replace(INFO, observation_size=4))
-    with pytest.raises(DatasetError, match="recorded in Other-v1, not in Made-v5"):
+    with pytest.raises(DatasetError, match="recorded in Other-v1, but the environment is Made-v5: set --env Other-v1"):
         inspect(Source(dataclasses.replace(raw, env_id="Other-v1"), {}), INFO)
     made = Made()
     made.actions[:] = math.nan
@@ -652,7 +652,10 @@ def test_the_command_on_a_d4rl_file(
         (["halfcheetah_mediun"], "embedded dataset: halfcheetah_random"),
         (["embedded/nothing"], "embedded dataset: halfcheetah_random"),
         (["tests/none-v0"], "minari download"),
-        (["tests/pendulum-v0", "--env", "Hopper-v5"], "was recorded in InvertedPendulum-v5, not in Hopper-v5"),
+        (
+            ["tests/pendulum-v0", "--env", "Hopper-v5"],
+            "recorded in InvertedPendulum-v5, but the environment is Hopper-v5: set --env Inv",
+        ),
         (["tests/pendulum-v0", "--env", "Nothing-v5"], "gymnasium cannot make 'Nothing-v5'"),
     ],
 )
