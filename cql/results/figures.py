@@ -21,7 +21,7 @@ from cql.results.comparison import Comparison
 from cql.results.groups import Group, Results
 from cql.results.runs import Run
 from cql.results.statistics import Estimate
-from cql.training.curves import INK, PALE, PAPER, SERIES, Curve, canvas, saved, short, step_axis
+from cql.training.curves import INK, PALE, PAPER, SERIES, Curve, by_step, canvas, saved, short, step_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,10 +198,7 @@ def over_seeds(curves: Sequence[Curve]) -> tuple[NDArray[np.float64], list[Estim
 
     At other steps there is none: a mean over other runs than before would jump.
     """
-    at: dict[float, list[float]] = {}
-    for curve in curves:
-        for step, value in zip(curve.steps.tolist(), curve.values.tolist(), strict=True):
-            at.setdefault(step, []).append(value)
+    at = by_step(pair for curve in curves for pair in zip(*map(np.ndarray.tolist, curve), strict=True))
     steps = sorted(step for step, values in at.items() if len(values) == len(curves))
     if len(steps) > _MOST_POINTS:
         steps = [steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).round().astype(int))]

@@ -19,7 +19,7 @@ from cql.config.identity import NO_OTHER_RUN, ROUNDING
 from cql.points import SEED, parse_point
 from cql.rollout.reference_scores import with_scores
 from cql.sweep.status import Status, evaluation_gap, status
-from cql.training.curves import Curve, column
+from cql.training.curves import Curve, by_step, column
 from cql.training.local_logger import (
     METRICS_FILE,
     N_LAST_EVALUATIONS,
@@ -192,9 +192,7 @@ def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _by_step(rows: Sequence[tuple[int, float]]) -> Curve:
-    at: dict[int, list[float]] = {}
-    for step, value in rows:
-        at.setdefault(step, []).append(value)
+    at = by_step(rows)
     steps = sorted(at)
     return Curve(np.array(steps, np.float64), np.array([np.mean(at[step]) for step in steps], np.float64))
 

@@ -158,30 +158,13 @@ def encode_gif(frames: NDArray[np.uint8], seconds_per_frame: float) -> bytes:
 
 
 def write_video(path: Path, contents: bytes) -> None:
-    """Write the bytes that :func:`encode_gif` made.
-
-    Args:
-        path: the file. It appears whole or not at all.
-        contents: its bytes.
-
-    Raises:
-        RenderingError: the file cannot be written.
-    """
+    """Write the bytes that :func:`encode_gif` made, all or nothing; raises :class:`RenderingError` if it cannot."""
     with _replacing(path) as aside:
         aside.write_bytes(contents)
 
 
 def write_gif(path: Path, frames: NDArray[np.uint8], seconds_per_frame: float) -> None:
-    """Write an animated GIF that loops forever; see :func:`encode_gif`.
-
-    Args:
-        path: the file. It appears whole or not at all.
-        frames: uint8 (T, height, width, 3).
-        seconds_per_frame: duration of each frame.
-
-    Raises:
-        RenderingError: the frames have another shape or dtype, or the file cannot be written.
-    """
+    """:func:`encode_gif`, then :func:`write_video`, with their errors."""
     write_video(path, encode_gif(frames, seconds_per_frame))
 
 

@@ -6,7 +6,7 @@ global state, so that figures can be drawn from any thread of any program.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -148,17 +148,22 @@ def column(metrics: Metrics, name: str) -> Curve:
     return Curve(table[:, 0], table[:, 1])
 
 
+def by_step(rows: Iterable[tuple[float, float]]) -> dict[float, list[float]]:
+    """The values of each step, in the order of the rows."""
+    found: dict[float, list[float]] = {}
+    for step, value in rows:
+        found.setdefault(step, []).append(value)
+    return found
+
+
 def _draw_returns(axes: Axes, episodes: Sequence[EpisodeRow], metrics: Metrics) -> None:
     _title(axes, "Evaluation return")
     over = "over episodes"
     if episodes:
-        by_step: dict[int, list[float]] = {}
-        for row in episodes:
-            by_step.setdefault(row.step, []).append(row.return_)
-        means = [np.mean(returns) for returns in by_step.values()]
-        curve = Curve(np.array(list(by_step), np.float64), np.array(means, np.float64))
-        spread = np.array([np.std(returns) for returns in by_step.values()])
-        over = f"over {len(by_step[episodes[-1].step])} episodes"
+        returns = by_step((row.step, row.return_) for row in episodes)
+        curve = Curve(np.array(list(returns), np.float64), np.array([np.mean(each) for each in returns.values()]))
+        spread = np.array([np.std(each) for each in returns.values()])
+        over = f"over {len(returns[episodes[-1].step])} episodes"
     else:
         curve, spread = column(metrics, "eval_return_mean"), column(metrics, "eval_return_std").values
         spread = spread if len(spread) == len(curve.values) else np.zeros_like(curve.values)
