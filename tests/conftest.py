@@ -35,6 +35,7 @@ def _logging_as_before() -> Iterator[None]:
     for handler in root.handlers[:]:
         if handler not in handlers:
             root.removeHandler(handler)
+            handler.close()
     root.setLevel(level)
 
 
@@ -55,3 +56,18 @@ def in_one_process(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> S
     assert sweep.run("hydra/launcher=stacked", "hydra.launcher.stack_size=2") == 0, sweep.said()
     assert_complete(sweep)
     return sweep
+
+
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """Figures of runs are empty files: to draw three takes longer than to train, and test_curves.py tests them."""
+    from cql import files
+    from cql.training import curves
+
+    def write_empty(directory: Path, **_: object) -> Path:
+        files.write_bytes(directory / curves.KEY_CURVES_FILE, b"")
+        return directory / curves.KEY_CURVES_FILE
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(curves, "key_curves", write_empty)
+        yield

@@ -203,6 +203,8 @@ def test_a_disturbed_measurement_is_made_again_while_there_is_time(
 # The whole ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_quick_run_writes_its_rows(tmp_path: Path) -> None:
     record, page = tmp_path / "rows.json", tmp_path / "rows.md"
     chosen = ("--only", "update", "--impl", "ours-exact,matmul-floor,d3rlpy", "--quick", "--seconds", "0.01")

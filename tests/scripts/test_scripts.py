@@ -45,6 +45,8 @@ def train(dataset: Path, *overrides: str, cwd: Path) -> subprocess.CompletedProc
     return call(script, "dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, *overrides, cwd=cwd)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_its_wandb_record_its_evaluation_its_resume_and_its_videos(dataset: Path, tmp_path: Path) -> None:
     can_draw = choose_backend() is not None
     result = train(

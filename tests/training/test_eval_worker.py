@@ -34,7 +34,10 @@ from cql.training.checkpoint import load
 from cql.training.local_logger import read_metrics
 from cql.training.trainer import Trainer
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes"),
+    pytest.mark.usefixtures("no_figures"),
+]
 
 ENV, SEEDS = "InvertedPendulum-v5", [[1000, 1001]] * 3
 FILM: dict[str, Any] = {"size": 32, "seconds": 0.2}

@@ -171,6 +171,7 @@ def test_a_last_shorter_epoch_is_logged_too(dataset: Path, tmp_path: Path) -> No
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config.CONFIG_DIR / "experiment").glob("*.yaml")))
 def test_every_experiment_trains(name: str, dataset: Path, tmp_path: Path) -> None:
     """A few steps of each, with its own algorithm and networks, on the small dataset."""

@@ -87,6 +87,7 @@ def test_results_without_a_checkpoint_are_left_alone(tmp_path):
     assert "holds results but no checkpoint" in str(errors[tmp_path / "a"])
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_runs_without_a_step_in_common_train_in_separate_stacks(dataset, tmp_path, caplog):
     configs = [tiny_config(dataset, f"seed={seed}") for seed in (0, 1)]
     undisturbed, folders = [[tmp_path / place / str(seed) for seed in (0, 1)] for place in ("undisturbed", "resumed")]

@@ -23,13 +23,13 @@ from children import fork
 from test_resume import assert_same_run, exit_code
 from tiny import tiny_config, write_dataset
 
-from cql import config, files
+from cql import config
 from cql.algorithm.agent import METRICS, Agent
 from cql.config.schema import TrainConfig
 from cql.rollout.envs import env_info
 from cql.rollout.evaluation import Evaluator, Recording
 from cql.rollout.rendering import RenderingError
-from cql.training import build, curves, provenance
+from cql.training import build, provenance
 from cql.training.checkpoint import CheckpointFolder, load
 from cql.training.epoch_metrics import EpochMetrics
 from cql.training.local_logger import LocalLogger, read_metrics
@@ -38,21 +38,10 @@ from cql.training.run import Run, Schedule
 from cql.training.trainer import Trainer
 from cql.training.wandb_logger import open_wandb
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 CPU = torch.device("cpu")
 forks = pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_figures() -> Iterator[None]:
-    """Figures are empty files here: to draw three takes longer than to train, and test_curves.py tests them."""
-
-    def write_empty(directory: Path, **_: object) -> Path:
-        files.write_bytes(directory / curves.KEY_CURVES_FILE, b"")
-        return directory / curves.KEY_CURVES_FILE
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(curves, "key_curves", write_empty)
-        yield
 
 
 @pytest.fixture(scope="module")
