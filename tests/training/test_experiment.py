@@ -30,6 +30,8 @@ from cql.training.run_folder import FolderError
 
 LEARNED = ("algorithm/alpha_cql=learned", "algorithm/alpha_temp=learned")
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 @pytest.fixture(scope="module")
 def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -171,7 +173,6 @@ def test_a_last_shorter_epoch_is_logged_too(dataset: Path, tmp_path: Path) -> No
     ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config.CONFIG_DIR / "experiment").glob("*.yaml")))
 def test_every_experiment_trains(name: str, dataset: Path, tmp_path: Path) -> None:
     """A few steps of each, with its own algorithm and networks, on the small dataset."""

@@ -22,7 +22,10 @@ from cql.training import experiment, run_folder
 from cql.training.checkpoint import load
 from cql.training.local_logger import read_metrics
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="kills forked processes"),
+    pytest.mark.usefixtures("no_figures"),
+]
 
 N_KILLS = 20
 
