@@ -130,8 +130,9 @@ def _value_gradient(loss: ValueLoss, values: Tensor, inputs: Sequence[Tensor | N
     """Derivative of the whole minibatch's loss, a mean over ``n_states`` states, in the values of a piece."""
     leaf = values.detach().requires_grad_()
     with torch.enable_grad():
-        own = loss(leaf, *inputs)
-    (grad,) = torch.autograd.grad(own, leaf, torch.full_like(own, values.shape[-1] / n_states))
+        # A scalar: a gradient of its own for the outputs would make torch import sympy, half a second of every start.
+        total = loss(leaf, *inputs).sum() * (values.shape[-1] / n_states)
+    (grad,) = torch.autograd.grad(total, leaf)
     return grad
 
 
