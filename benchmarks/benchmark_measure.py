@@ -166,7 +166,7 @@ def structure(spec: Spec, samples: int | None) -> Any:
         num_sampled_actions=spec.num_sampled_actions,
         importance_weighted=True,
         next_actions=True,
-        temperature=1.0,
+        gap_temperature=1.0,
         gradient="exact" if samples is None else "sampled",
         num_gradient_actions=samples,
         target_update_period=1,

@@ -241,9 +241,9 @@ class Run:
             q_sampled = [[critic(torch.cat([batch.observations[b], a]))[0] for a, _ in proposals[b]] for b in rows]
             td.append(temporal_difference(q_data, y))
             if config.gradient == "sampled":
-                gap.append(sampled_gap(q_sampled, q_data, log_mu, config.temperature, noise.choice[i]))
+                gap.append(sampled_gap(q_sampled, q_data, log_mu, config.gap_temperature, noise.choice[i]))
             else:
-                gap.append(conservative_gap(q_sampled, q_data, log_mu, config.temperature))
+                gap.append(conservative_gap(q_sampled, q_data, log_mu, config.gap_temperature))
             q_data_all += q_data
             q_sampled_all += q_sampled
         loss = critic_loss(td, gap, alpha_cql, own.w_cql, tau_cql)

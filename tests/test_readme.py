@@ -13,7 +13,7 @@ def test_the_first_block_of_code_is_the_critics_loss_of_the_step():
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
     language, code = blocks[0]
     assert language == "python"
-    assert "critic_loss" in code
+    assert "losses.critic_loss(" in code
     assert code in (ROOT / "cql" / "algorithm" / "step.py").read_text(encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
 """A stack of CQL agents: R runs that train together, their checkpoints, and their policies.
 
 A single run is a stack of one. Runs of a stack may differ in all their :class:`HyperParams`; they share the
-:class:`AgentConfig` and always stand at the same step.
+:class:`AgentConfig` and are always at the same step.
 Axes: R runs, B batch, S state, A action.
 """
 

@@ -164,7 +164,7 @@ def _scores(q_sampled: Tensor, log_proposal: Tensor | None, temperature: float) 
 
 
 def softmax_choices(
-    q_sampled: Tensor, log_proposal: Tensor | None, uniform: Tensor, *, temperature: float = 1.0
+    q_sampled: Tensor, log_proposal: Tensor | None, random: Tensor, *, temperature: float = 1.0
 ) -> Tensor:
     """Draw k of the N sampled actions of each state, for each critic by their weights in the gradient of its gap.
 
@@ -175,16 +175,16 @@ def softmax_choices(
     Args:
         q_sampled: (R, C, N, B).
         log_proposal: as in :func:`conservative_gap`.
-        uniform: in [0, 1), (R, C, k, B).
+        random: uniform in [0, 1), (R, C, k, B).
         temperature: T.
 
     Returns:
         Indices below N, (R, C, k, B).
     """
-    n, k = q_sampled.shape[2], uniform.shape[2]
+    n, k = q_sampled.shape[2], random.shape[2]
     cumulated = softmax_weights(q_sampled, log_proposal, temperature=temperature).cumsum(2)
-    parts = torch.arange(k, device=uniform.device).view(-1, 1)
-    thresholds = (parts + uniform) / k * cumulated[:, :, -1:]  # their sum is 1 but for rounding
+    parts = torch.arange(k, device=random.device).view(-1, 1)
+    thresholds = (parts + random) / k * cumulated[:, :, -1:]  # the last cumulated weight is 1 but for rounding
     return (cumulated.unsqueeze(3) <= thresholds.unsqueeze(2)).sum(2).clamp(max=n - 1)
 
 

@@ -120,14 +120,14 @@ def critic_gradients(
     loss: ValueLoss,
     inputs: Sequence[Tensor | None],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Values of N actions in each state, and the gradient of a loss of them in the critics' parameters.
+    """Values of N actions in each state, and the gradient of a loss of them with respect to the critics' parameters.
 
     Args:
         mlp: the shape that the parameters were made with.
         parameters: of R x C critics, with ``requires_grad``.
         observations: (R, B, S).
         actions: as for :func:`critics`.
-        loss: of the values.
+        loss: see :data:`ValueLoss`.
         inputs: what else the loss takes: tensors with the axis R first, and if they have more axes, B last.
 
     Returns:
@@ -159,7 +159,7 @@ PLAIN = Networks(actor, critics, critic_gradients)
 
 
 def _layers(mlp: Mlp, parameters: Parameters, hidden: Tensor) -> Tensor:
-    """Rows (..., rows, in) to (..., rows, out); the leading axes are those of the parameters, or 1."""
+    """Apply the network: (..., rows, in) to (..., rows, out), leading axes as in the parameters or 1."""
     for layer in range(mlp.depth + 1):
         hidden = hidden @ parameters[f"{layer}.weight"] + parameters[f"{layer}.bias"].unsqueeze(-2)
         if layer < mlp.depth:

@@ -31,7 +31,7 @@ class AgentConfig:
         num_sampled_actions: actions per group of the penalty, and of the ``max`` backup.
         importance_weighted: subtract log mu_j in the gap, as CQL(H) does.
         next_actions: the gap has a third group, drawn from pi(.|s').
-        temperature: T of the gap's log-sum-exp.
+        gap_temperature: T of the gap's log-sum-exp.
         gradient: of the gap: ``exact``, or ``sampled`` as in :func:`cql.algorithm.losses.sampled_gap`.
         num_gradient_actions: k of a sampled gradient, None if it is exact.
         target_update_period: steps between two updates of the target critics.
@@ -46,7 +46,7 @@ class AgentConfig:
     num_sampled_actions: int
     importance_weighted: bool
     next_actions: bool
-    temperature: float
+    gap_temperature: float
     gradient: Literal["exact", "sampled"]
     num_gradient_actions: int | None
     target_update_period: int
@@ -113,7 +113,7 @@ class AgentState:
         critics: (R, C, ...).
         targets: (R, C, ...), without gradient.
         log_coefficients: ``alpha_temp`` and ``alpha_cql``, if they are learned: a parameter that holds the logarithm.
-        constants: the other numbers of the runs.
+        constants: the fixed hyperparameters.
         optimisers: of the actor, the critics and each learned coefficient, by these names.
 
     Raises:

@@ -56,7 +56,10 @@ METRICS: dict[str, Callable[[StepValues], Tensor]] = {
     "actor_loss": lambda step: step.actor_loss,
     "entropy": lambda step: -step.log_prob.mean((1, 2)),
 }
-"""The reported metrics in their order, each (R,). A new metric is a new line."""
+"""The reported metrics in their order, each (R,).
+
+A new metric is a new line here; one of another value also needs a field of :class:`StepValues`.
+"""
 
 
 # Longer than other functions here: a step is read in one piece.
@@ -81,17 +84,17 @@ def training_step(
     def policy(observations: Tensor) -> tuple[Tensor, Tensor]:
         return networks.actor(mlp, agent.actor, observations, config.log_std_min, config.log_std_max)
 
-    def conservative_gap(q_sampled: Tensor, q_data: Tensor, log_proposal: Tensor | None) -> Tensor:
-        return losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=config.temperature)
+    def exact_gap(q_sampled: Tensor, q_data: Tensor, log_proposal: Tensor | None) -> Tensor:
+        return losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=config.gap_temperature)
 
-    def critic_loss(q: Tensor, target: Tensor, log_proposal: Tensor | None, *weights: Tensor) -> Tensor:
+    def loss_of_values(q: Tensor, target: Tensor, log_proposal: Tensor | None, *weights: Tensor) -> Tensor:
         q_data, q_sampled = q[:, :, 0], q[:, :, 1:]  # at the data's action, and at those of the penalty
         td = losses.temporal_difference(q_data, target)
-        gap = conservative_gap(q_sampled, q_data, log_proposal) if exact else losses.sampled_gap(q_sampled, q_data)
+        gap = exact_gap(q_sampled, q_data, log_proposal) if exact else losses.sampled_gap(q_sampled, q_data)
         return losses.critic_loss(td, gap, *weights)
 
     # A. Critics: sum_i [ L_TD,i + w_cql alpha_cql (g_i - tau_cql) ]. All actions are valued at s.
-    pi = policy(batch.observations)
+    pi = policy(batch.observations)  # with its graph: B trains the actor through it
     with torch.no_grad():
         next_pi = policy(batch.next_observations)
         next_actions, next_log_prob = losses.squashed_gaussian(*next_pi, noise.target)
@@ -100,23 +103,26 @@ def training_step(
             batch.rewards, batch.terminated, next_q, next_log_prob, constants.discount, alpha_temp, config.backup
         )
         sampled_actions, log_proposal = _sampled_actions(config, noise, pi, next_pi)
-        actions, q_sampled = torch.cat([batch.actions.unsqueeze(1), sampled_actions], 1), None
+        valued_actions = torch.cat([batch.actions.unsqueeze(1), sampled_actions], 1)
         if not exact:
             q_sampled = networks.critics(mlp, agent.critics, batch.observations, sampled_actions)
-            chosen = losses.softmax_choices(q_sampled, log_proposal, noise.choice, temperature=config.temperature)
-            actions = _chosen_actions(actions, chosen)
+            chosen = losses.softmax_choices(q_sampled, log_proposal, noise.choice, temperature=config.gap_temperature)
+            valued_actions = _chosen_actions(valued_actions, chosen)
     weights = constants.w_cql, alpha_cql.detach(), constants.tau_cql
     q, gradients = networks.critic_gradients(
-        mlp, agent.critics, batch.observations, actions, critic_loss, [target, log_proposal, *weights]
+        mlp, agent.critics, batch.observations, valued_actions, loss_of_values, [target, log_proposal, *weights]
     )
     agent.optimisers["critics"].step(gradients)
-    q_data, q_sampled = q[:, :, 0], q[:, :, 1:] if q_sampled is None else q_sampled
-    td, gap = losses.temporal_difference(q_data, target), conservative_gap(q_sampled, q_data, log_proposal)
+    q_data = q[:, :, 0]
+    if exact:
+        q_sampled = q[:, :, 1:]
+    td, gap = losses.temporal_difference(q_data, target), exact_gap(q_sampled, q_data, log_proposal)
 
     # B. Actor, against the critics just updated, which take no gradient; in its first bc_steps it clones the data.
-    actions, log_prob = losses.squashed_gaussian(*pi, noise.actor)
-    critics = {name: tensor.detach() for name, tensor in agent.critics.items()}
-    actor_loss = losses.actor_loss(log_prob, networks.critics(mlp, critics, batch.observations, actions), alpha_temp)
+    pi_actions, log_prob = losses.squashed_gaussian(*pi, noise.actor)
+    frozen_critics = {name: tensor.detach() for name, tensor in agent.critics.items()}
+    q_pi = networks.critics(mlp, frozen_critics, batch.observations, pi_actions)
+    actor_loss = losses.actor_loss(log_prob, q_pi, alpha_temp)
     if phase.cloning:
         log_prob_data = losses.squashed_gaussian_log_prob(*pi, batch.actions)
         clones = agent.optimisers["actor"].n_steps < constants.bc_steps
@@ -135,7 +141,7 @@ def training_step(
 
     # E. Targets: theta_bar <- (1 - tau_target) theta_bar + tau_target theta.
     if phase.update_targets:
-        for name, tensor in critics.items():
+        for name, tensor in frozen_critics.items():
             agent.targets[name].lerp_(tensor, constants.tau_target.view(-1, *[1] * (tensor.dim() - 1)))
 
     n = config.num_sampled_actions

@@ -23,7 +23,7 @@ def neutral_threshold(
         next_actions: whether the penalty has a group of actions from pi(.|s').
         importance_weighted: whether log mu_j is subtracted in the gap.
         action_size: A.
-        target_entropy: of a learned temperature; None if it is fixed, and then -A stands for it.
+        target_entropy: of a learned temperature; None if it is fixed, and then -A is used.
     """
     gap = math.log((2 if next_actions else 1) * num_sampled_actions)
     if importance_weighted:

@@ -1,7 +1,7 @@
 """Folders of runs and sweeps: how they are named, and how a start claims them.
 
 Hydra asks resolvers for the names of folders, and asks again whenever it reads the config: to show it, for `--help`, in
-worker processes. So a resolver only names a folder, and :class:`ClaimFolders` makes it when a run or a sweep starts.
+worker processes. So a resolver only names a folder, and :class:`MakeFolders` makes it when a run or a sweep starts.
 """
 
 import functools
@@ -33,7 +33,7 @@ RUN_CONFIG_FILE = ".hydra/config.yaml"
 _NAMED = "cql.folder"
 
 
-class ClaimFolders(Callback):
+class MakeFolders(Callback):
     """Makes the folder of a run, or the folder of a sweep with its `sweep.json`.
 
     Hydra calls it after the config is composed and before anything is written. It reports what a callback raises as a

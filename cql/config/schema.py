@@ -484,7 +484,7 @@ class TrainConfig:
         seed: Of everything random in training.
         device: Where training runs.
         n_steps: Training steps in all.
-        n_steps_per_epoch: Steps averaged into one row of metrics; the last epoch is shorter where it does not divide
+        n_steps_per_epoch: Steps averaged into one row of metrics; the last epoch is shorter if it does not divide
             `n_steps`.
         batch_size: Transitions per step.
         n_epochs_per_eval: Epochs between evaluations; the last epoch always ends with one.

@@ -121,7 +121,7 @@ class Column:
         filled[...] = values
 
     def extended(self, length: int, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Make the column longer by so many values and return the part to fill."""
+        """Lengthen the column by ``length`` values and return the part to fill."""
         before, self._length = self._length, self._length + length
         if self._values is None:
             self._values = np.empty((max(self._capacity, self._length), *shape), self._dtype)

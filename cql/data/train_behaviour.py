@@ -65,7 +65,7 @@ def train(
     from tqdm import tqdm
 
     env_info(env_id)  # refuses an environment that cannot be collected from
-    claim_folder(folder, overwrite=overwrite)
+    clear_folder(folder, overwrite=overwrite)
     torch.set_num_threads(threads)
     settings = dict(settings or {})
     env = make_env(env_id)
@@ -107,7 +107,7 @@ def _csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def claim_folder(folder: Path, *, overwrite: bool) -> None:
+def clear_folder(folder: Path, *, overwrite: bool) -> None:
     """Create a folder, or take one that is empty or, with `overwrite`, holds a training, which is removed.
 
     Raises:

@@ -223,7 +223,7 @@ def draw_curves(
 
 
 def _draw_group(axes: Axes, group: Group, style: Style, curve_of: Callable[[Run], Curve], has_band: bool) -> float:
-    """The mean of a group's runs, and single runs as thin lines where they have no mean; the largest size drawn.
+    """The mean of a group's runs, and single runs as thin lines if they have no mean; the largest size drawn.
 
     The mean is over the runs that have not failed, up to the last step that all of them have.
     """

@@ -1,7 +1,7 @@
 """Rollouts: returns of whole episodes, and pictures of the beginning of one.
 
 A policy here is a function from float32 observations (R, E, S) to actions (R, E, A) in [-1, 1], for R runs and E
-episodes a run, in NumPy. It normalises observations where it was trained on normalised ones; scaling actions to the
+episodes per run, in NumPy. It normalises observations if it was trained on normalised ones; scaling actions to the
 environment's bounds is done here.
 """
 
@@ -147,7 +147,7 @@ class Recording:
 
 
 class Recorder:
-    """Films the beginning of an episode in real time, with a camera that goes along.
+    """Records the beginning of an episode in real time, with a camera that follows the robot.
 
     Args:
         env_id: Gymnasium's id.
@@ -169,7 +169,7 @@ class Recorder:
         self._width, self._height = width, height
 
     def record(self, policy: Policy, seed: int) -> Recording:
-        """Film one episode from its reset on, until it ends or the time is up.
+        """Record one episode from its reset on, until it ends or the time is up.
 
         Args:
             policy: From observations (1, 1, S) to actions (1, 1, A) in [-1, 1].
@@ -210,12 +210,12 @@ class Rollouts:
     Attributes:
         policy: Of all R runs.
         due: Which of them to evaluate.
-        films: Which of these to film, each with its own policy, of R = 1.
+        videos: The runs to record, each with its own policy, of R = 1.
     """
 
     policy: Policy
     due: Sequence[bool]
-    films: Mapping[int, Policy]
+    videos: Mapping[int, Policy]
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,45 +224,45 @@ class RolledOut:
 
     Attributes:
         results: Of the episodes.
-        films: The GIF file of each run that was to be filmed, or why there is none. Runs whose policy's actions became
-            non-finite in their episodes are left out, and so is what came after `undrawable`.
+        videos: The GIF file of each run that was to be recorded, or why there is none. Runs whose policy's actions
+            became non-finite in their episodes are left out, and so is what came after `undrawable`.
         undrawable: Why no more pictures can be drawn.
     """
 
     results: EpisodeResults
-    films: Mapping[int, bytes | Exception]
+    videos: Mapping[int, bytes | Exception]
     undrawable: RenderingError | None = None
 
 
 def roll_out(evaluator: Evaluator, recorder: Recorder | None, rollouts: Rollouts) -> RolledOut:
-    """Evaluate and film.
+    """Evaluate and record.
 
     Args:
         evaluator: Of all R runs.
-        recorder: Needed where there is something to film; a film begins with the seed of its run's first episode.
+        recorder: Needed if there is something to record; a video starts from the seed of its run's first episode.
         rollouts: What is to be done.
 
     Returns:
-        The episodes' results and the films, which are written nowhere.
+        The episodes' results and the videos, which are not written to disk.
     """
     results = evaluator.evaluate(rollouts.policy, rollouts.due)
-    films: dict[int, bytes | Exception] = {}
-    for run, policy in rollouts.films.items():
+    videos: dict[int, bytes | Exception] = {}
+    for run, policy in rollouts.videos.items():
         if not np.isfinite(results.returns[run]).all():
             continue
         assert recorder is not None
         try:
             recording = recorder.record(policy, int(evaluator.seeds[run, 0]))
         except RenderingError as error:
-            return RolledOut(results, films, error)
+            return RolledOut(results, videos, error)
         except (OSError, ValueError) as error:
-            films[run] = error
+            videos[run] = error
             continue
         try:
-            films[run] = encode_gif(recording.frames, recording.seconds_per_frame)
+            videos[run] = encode_gif(recording.frames, recording.seconds_per_frame)
         except RenderingError as error:
-            films[run] = error
-    return RolledOut(results, films)
+            videos[run] = error
+    return RolledOut(results, videos)
 
 
 def rolling_out(
@@ -273,7 +273,7 @@ def rolling_out(
     Args:
         env_id: Gymnasium's id.
         seeds: One seed per episode, E in each of R rows.
-        size: Width and height of the films.
+        size: Width and height of the videos.
         seconds: Their length.
     """
     evaluator, recorder = Evaluator(env_id, seeds), Recorder(env_id, width=size, height=size, seconds=seconds)
@@ -363,7 +363,7 @@ _cameras: dict[tuple[str, int, int], _Camera] = {}
 
 
 def _camera(env_id: str, width: int, height: int) -> _Camera:
-    """Get the one camera for this environment and size, making it where there is none yet."""
+    """Get the one camera for this environment and size, making it if there is none yet."""
     key = (env_id, width, height)
     if key not in _cameras:
         if choose_backend() is None:

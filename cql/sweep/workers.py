@@ -77,7 +77,7 @@ def train_by_launcher(
     """
     edited = base.copy()
     with read_write(edited.hydra), open_dict(edited.hydra):
-        # Resolved first: its interpolations are relative to where it stands in the config.
+        # Resolved first: its interpolations are relative to its place in the config.
         edited.hydra.launcher = OmegaConf.to_container(base.hydra.launcher.inner, resolve=True)
     task = StackTask(context, base, stacks, first)
     inner = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=edited)
@@ -168,7 +168,7 @@ def _by_folder(stacks: Sequence[Sequence[Job]], results: Sequence[Any]) -> dict[
 
 
 def _wait_for_others(stacks: Sequence[Sequence[Job]]) -> None:
-    """Wait for the stacks that still train: launchers give up at the first lost job, but the other workers go on."""
+    """Wait for the stacks that still train: launchers give up at the first lost job, but the other workers continue."""
     directories = [job.directory for stack in stacks for job in stack]
     if not any(directory.exists() for directory in directories):
         return  # no job has started: the launcher itself failed

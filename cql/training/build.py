@@ -66,7 +66,7 @@ def agent_config(train_config: TrainConfig, info: EnvInfo) -> AgentConfig:
         num_sampled_actions=algorithm.num_sampled_actions,
         importance_weighted=algorithm.penalty.importance_weighted,
         next_actions=algorithm.penalty.next_actions,
-        temperature=algorithm.penalty.temperature,
+        gap_temperature=algorithm.penalty.temperature,
         gradient=algorithm.penalty.gradient.value,
         num_gradient_actions=algorithm.penalty.num_gradient_actions,
         target_update_period=algorithm.target_update_period,

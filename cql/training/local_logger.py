@@ -45,7 +45,7 @@ class EpisodeRow(NamedTuple):
         seed: Seed the environment was reset with.
         return_: Undiscounted return.
         length: Environment steps.
-        score: Normalised score, or None where the environment has no reference scores.
+        score: Normalised score, or None if the environment has no reference scores.
     """
 
     step: int
@@ -131,11 +131,11 @@ class LocalLogger:
         """
         for name, value in summary.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{SUMMARY_FILE}: {name} is {value}; write None where there is no number")
+                raise ValueError(f"{SUMMARY_FILE}: {name} is {value}; write None for a missing number")
         files.write_bytes(self.run_dir / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
 
     def write_provenance(self, provenance: Mapping[str, object]) -> None:
-        """Write ``provenance.json``; where a run goes on with another, what was before is kept under ``earlier``."""
+        """Write ``provenance.json``; if a run resumes with another, the previous one is kept under ``earlier``."""
         path = self.run_dir / PROVENANCE_FILE
         earlier: list[object] = []
         if path.exists():
@@ -176,7 +176,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
 
 
 def last_evaluations(run_dir: Path) -> list[float]:
-    """Mean returns of a run's last evaluations, in their order; fewer where it has had fewer.
+    """Mean returns of a run's last evaluations, in their order; fewer if it has had fewer.
 
     Raises:
         ValueError: A line of ``metrics.jsonl`` is damaged.

@@ -20,10 +20,10 @@ class Schedule:
 
     Attributes:
         n_steps: gradient steps in all.
-        n_steps_per_epoch: metrics are averaged and logged over so many; the last epoch may be shorter.
+        n_steps_per_epoch: steps over which metrics are averaged and logged; the last epoch may be shorter.
         n_epochs_per_eval: epochs between two evaluations. The last step is always evaluated.
         n_epochs_per_checkpoint: epochs between two checkpoints. The last step always has one.
-        n_evals_per_video: evaluations between two videos; 0 films the last policy only.
+        n_evals_per_video: evaluations between two videos; 0 records the last policy only.
     """
 
     n_steps: int
@@ -60,12 +60,12 @@ class Run:
         local: writes the folder's files.
         wandb: the run's mirror in W&B; may be switched off.
         checkpoints: the folder's checkpoints.
-        reference: lowest and highest reference return for normalised scores, None where the environment has none.
+        reference: lowest and highest reference return for normalised scores, None if the environment has none.
         log_checkpoints: at the end, copy the last and the best checkpoint to W&B.
         scores: of the evaluations so far.
         last_returns: mean returns of the last :data:`cql.training.local_logger.N_LAST_EVALUATIONS` evaluations.
         status: ``running`` until :func:`train` returns.
-        exit_code: 0, 1 where the run failed, 128 + the signal's number where one ended it.
+        exit_code: 0, 1 if the run failed, 128 + the signal's number if a signal ended it.
         failure: what went wrong, where ``status`` is ``failed``.
         last_metrics: the last row that was logged, with its step.
     """

@@ -1,10 +1,10 @@
 """The training loop of a stack of runs: one ``for``, and what happens at its cadences.
 
-An epoch is only the cadence of logging; evaluation, videos and checkpoints come every so many epochs. What a run
+An epoch is only the cadence of logging; evaluations, videos and checkpoints come every few epochs. What a run
 leaves in its folder depends on its config alone, and not on its neighbours in the stack, on the clock, or on how often
 it was stopped and resumed. All runs of a stack are at the same step.
 
-Evaluation and films may be left to a worker, while training goes on. What an epoch leaves is then written when the
+A worker may do evaluations and videos while training continues. What an epoch leaves is then written when the
 worker's answer is there, from what its end looked like: the same bytes in the same order. Only one epoch is pending.
 """
 
@@ -50,7 +50,7 @@ class _Epoch:
         step: at which it ended.
         metrics: of each run that had not failed.
         states: of the same runs, where they take further steps before checkpoints can be written; else empty.
-        rollouts: what is to be evaluated and filmed, if anything.
+        rollouts: what is to be evaluated and recorded, if anything.
         saved: whether it ends with a checkpoint.
         seconds: how long its updates took.
         rate: of them, in steps per second.
@@ -75,7 +75,7 @@ class Trainer:
         data: all transitions, on the agent's device.
         normaliser: of the observations; part of every checkpoint.
         evaluator: R x E environments.
-        recorder: films rollouts; None where videos are off or nothing can draw.
+        recorder: records rollouts; None if videos are off or no OpenGL backend works.
         runs: R of them, in the order of the stack. One whose status is not ``running`` keeps its slot, so that the
             rounding of the others stays what it was, and nothing of it is touched.
         schedule: shared by the stack.
@@ -84,7 +84,7 @@ class Trainer:
         label: names the stack in the one line that is logged of it at the end of an epoch; empty logs no such line.
         step: takes one training step and gives its metrics, like :class:`cql.algorithm.fast.cuda_graph.CapturedStep`;
             None calls the agent's ``update``.
-        worker: does evaluations and films beside training, like ``evaluator`` and ``recorder`` to the last bit; None
+        worker: does evaluations and videos beside training, bit for bit like ``evaluator`` and ``recorder``; None
             does them in between. It is the caller's to close.
     """
 
@@ -148,7 +148,7 @@ class Trainer:
 
         SIGINT and SIGTERM end it after the current step with a checkpoint; a second one ends it at once. Where somebody
         has a handler of their own for SIGTERM, SIGUSR1 or SIGUSR2, as submitit has to requeue a job, that handler is
-        called after the current step and a checkpoint; where it returns, training goes on.
+        called after the current step and a checkpoint; if it returns, training continues.
 
         A run with a value that is no longer finite fails alone, at the end of the epoch in which it appeared, and one
         whose folder cannot be written, at once. The outcome stands in ``status`` of each run, and in its folder.
@@ -276,7 +276,7 @@ class Trainer:
         self._stop_failures()
         due = [run.status == "running" for run in self.runs]
         evaluated = any(due) and (is_last or epoch % schedule.n_epochs_per_eval == 0)
-        filmed = not is_last and self.recorder is not None and self._is_film_due(epoch)
+        recorded = not is_last and self.recorder is not None and self._is_video_due(epoch)
         saved = is_last or epoch % schedule.n_epochs_per_checkpoint == 0
         metrics = {index: self._epoch.means(index) for index, _ in self._alive()}
         self._epoch.reset()
@@ -285,7 +285,7 @@ class Trainer:
             step=step,
             metrics=metrics,
             states={index: self._state(index) for index in metrics} if beside else {},
-            rollouts=self._rollouts(due, filmed) if evaluated else None,
+            rollouts=self._rollouts(due, recorded) if evaluated else None,
             saved=saved,
             seconds=seconds,
             rate=rate,
@@ -296,7 +296,7 @@ class Trainer:
         if not beside:
             self._complete()
 
-    def _is_film_due(self, epoch: int) -> bool:
+    def _is_video_due(self, epoch: int) -> bool:
         every = self.schedule.n_evals_per_video
         return every > 0 and epoch // self.schedule.n_epochs_per_eval % every == 0
 
@@ -315,8 +315,8 @@ class Trainer:
     def _complete(self) -> None:
         """Write what the pending epoch leaves, where there is one, when its rollouts have been done.
 
-        Runs that took further steps meanwhile are written as they stood. Where this raises, they count as standing
-        there for good, so that :meth:`abort` says of them what it would say without a worker.
+        Runs that took further steps meanwhile are written as they were then. If this raises, they stay at that step,
+        so that :meth:`abort` says of them what it would say without a worker.
         """
         if self._pending is None:
             return
@@ -339,10 +339,10 @@ class Trainer:
                     self._bar.set_postfix_str(f"return {run.scores.last_return:.0f}")
         if self.label:
             self._log_stack(epoch.step, epoch.rate)
-        if rolled is not None and epoch.rollouts is not None and epoch.rollouts.films:
+        if rolled is not None and epoch.rollouts is not None and epoch.rollouts.videos:
             for index, run in self._alive():
                 with self._own_failure(index):
-                    self._keep_film(epoch.step, index, run, rolled)
+                    self._keep_video(epoch.step, index, run, rolled)
         for index, run in self._alive(best):
             with self._own_failure(index):
                 run.checkpoints.write_best(self._contents(run, epoch.states.get(index) or self._state(index)))
@@ -417,7 +417,7 @@ class Trainer:
                 run.checkpoints.prune(written[index])
 
     def _state(self, index: int) -> dict[str, Any]:
-        """What a checkpoint holds of how a run stands now, on the CPU and apart from what goes on."""
+        """A snapshot of a run for its checkpoint, on the CPU."""
         return {
             "step": self._step_done,
             "agent": self.agent.state(index),
@@ -446,42 +446,42 @@ class Trainer:
         parameters = {name: tensor.detach()[chosen].to("cpu", copy=True) for name, tensor in self.agent.actor.items()}
         return Policy(self.agent.config.mlp, parameters, self.normaliser.mean.cpu(), self.normaliser.std.cpu())
 
-    def _rollouts(self, due: Sequence[bool], filmed: bool) -> Rollouts:
-        films = {index: self._policy(index) for index, is_due in enumerate(due) if is_due} if filmed else {}
-        return Rollouts(self._policy(), due, films)
+    def _rollouts(self, due: Sequence[bool], recorded: bool) -> Rollouts:
+        videos = {index: self._policy(index) for index, is_due in enumerate(due) if is_due} if recorded else {}
+        return Rollouts(self._policy(), due, videos)
 
     def _roll_out(self, rollouts: Rollouts) -> RolledOut:
         """Do in this process, and with its arithmetic, what a worker does."""
         with _one_thread():
             return roll_out(self.evaluator, self.recorder, rollouts)
 
-    def _keep_film(self, step: int, index: int, run: Run, rolled: RolledOut) -> None:
-        """Write a run's film among the rollouts to its folder."""
+    def _keep_video(self, step: int, index: int, run: Run, rolled: RolledOut) -> None:
+        """Write a run's video among the rollouts to its folder."""
         if self.recorder is None:
             return
-        path, film = _film_path(run, step), rolled.films.get(index)
-        if film is None:
-            self._stop_filming(rolled.undrawable)
+        path, video = _video_path(run, step), rolled.videos.get(index)
+        if video is None:
+            self._stop_recording(rolled.undrawable)
             return
         try:
-            if isinstance(film, Exception):
-                raise film
-            write_video(path, film)
+            if isinstance(video, Exception):
+                raise video
+            write_video(path, video)
         except RenderingError as error:
             log.warning("no video: %s", error, extra={"run_dir": run.directory})
             return
         run.wandb.log_video(step, path)
 
-    def _film_last(self, step: int, index: int, run: Run) -> None:
-        """Film the policy of a run's last step, as GIF and MP4."""
+    def _record_last(self, step: int, index: int, run: Run) -> None:
+        """Record the policy of a run's last step, as GIF and MP4."""
         if self.recorder is None:
             return
-        path = _film_path(run, step)
+        path = _video_path(run, step)
         try:
             with _one_thread():
                 recording = self.recorder.record(self._policy(index), int(self.evaluator.seeds[index, 0]))
         except RenderingError as error:
-            self._stop_filming(error)
+            self._stop_recording(error)
             return
         try:
             write_gif(path, recording.frames, recording.seconds_per_frame)
@@ -491,7 +491,7 @@ class Trainer:
             return
         run.wandb.log_video(step, path)
 
-    def _stop_filming(self, reason: RenderingError | None) -> None:
+    def _stop_recording(self, reason: RenderingError | None) -> None:
         log.warning("no more videos: %s", reason)
         self.recorder = None
 
@@ -504,7 +504,7 @@ class Trainer:
                     self._finish(index, run)
 
     def _finish(self, index: int, run: Run) -> None:
-        self._film_last(self._step_done, index, run)
+        self._record_last(self._step_done, index, run)
         title = f"{run.config['env']['id']}, seed {run.config['seed']}"
         run.wandb.log_figure(report.key_curves(run.directory, title=title))
         if run.log_checkpoints:
@@ -583,7 +583,7 @@ def _known(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _film_path(run: Run, step: int) -> Path:
+def _video_path(run: Run, step: int) -> Path:
     path = run.directory / "videos" / f"step_{step:07d}.gif"
     path.parent.mkdir(exist_ok=True)
     return path

@@ -64,7 +64,7 @@ class WandbLogger:
     a resumed run continues with the same id, and what W&B already has is not sent again.
 
     Attributes:
-        place: One line that says where the run is, and where it is offline, which command uploads it.
+        place: One line that says where the run is, and if it is offline, which command uploads it.
     """
 
     def __init__(
@@ -246,7 +246,7 @@ def open_wandb(
         tags: W&B tags, of which W&B takes 64 characters.
         name: Name shown for the run.
         mode: "online"; "offline" (files only, to be synced later); "disabled" (nothing is written, wandb is not
-            imported); "auto" obeys the environment variable WANDB_MODE where it is set, and else is online where a key
+            imported); "auto" obeys the environment variable WANDB_MODE if it is set, and else is online if a key
             is found, offline where none is.
 
     Returns:
@@ -301,7 +301,7 @@ def open_wandb(
             run = start(attempt)
             break
         except Exception as error:  # noqa: BLE001  a tracker that cannot start may not stop a training run
-            then = "it goes on offline" if attempt == "online" else "nothing is sent to it; the local files are written"
+            then = "it continues offline" if attempt == "online" else "nothing is sent; the local files are written"
             name = type(error).__name__
             _log.warning("W&B did not start %s (%s: %s): %s", attempt, name, error, then, extra={"run_dir": run_dir})
             reason = "the server was not reached"

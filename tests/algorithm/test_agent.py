@@ -26,7 +26,7 @@ CONFIG = AgentConfig(
     num_sampled_actions=2,
     importance_weighted=True,
     next_actions=True,
-    temperature=1.0,
+    gap_temperature=1.0,
     gradient="exact",
     num_gradient_actions=None,
     target_update_period=1,
@@ -148,12 +148,12 @@ def critic_gradients(agent):
 VARIANTS = {
     "cql_h, both learned": (CONFIG, LEARNED_RUN),
     "cql_h, both fixed, hard": (replace(CONFIG, backup="hard"), FIXED_RUN),
-    "cql_rho, max, T=2": (replace(CONFIG, backup="max", importance_weighted=False, temperature=2.0), FIXED_RUN),
+    "cql_rho, max, T=2": (replace(CONFIG, backup="max", importance_weighted=False, gap_temperature=2.0), FIXED_RUN),
     "blueprint, T=0.5": (
-        replace(CONFIG, importance_weighted=False, next_actions=False, temperature=0.5),
+        replace(CONFIG, importance_weighted=False, next_actions=False, gap_temperature=0.5),
         FIXED_RUN,
     ),
-    "cql_h, learned, T=3, max": (replace(CONFIG, backup="max", temperature=3.0), LEARNED_RUN),
+    "cql_h, learned, T=3, max": (replace(CONFIG, backup="max", gap_temperature=3.0), LEARNED_RUN),
     "bc, period, log_std clamp": (
         replace(CONFIG, target_update_period=2, log_std_min=-0.05, log_std_max=0.05),
         replace(LEARNED_RUN, bc_steps=2),
@@ -170,7 +170,7 @@ VARIANTS = {
             num_gradient_actions=3,
             importance_weighted=False,
             next_actions=False,
-            temperature=0.5,
+            gap_temperature=0.5,
         ),
         FIXED_RUN,
     ),
@@ -240,7 +240,7 @@ def test_an_update_in_float32_is_that_of_the_reference():
 def test_next_actions_are_valued_at_s_and_not_at_the_next_state():
     # Critics that ignore the action and differ wildly from state to state: at s, all values in the log-sum-exp are
     # Q(s), and the gap is T log(3 n) whatever s' is. Valued at s', it would hold Q(s') - Q(s).
-    config = replace(CONFIG, importance_weighted=False, temperature=2.0)
+    config = replace(CONFIG, importance_weighted=False, gap_temperature=2.0)
     agent, sampler = make(config, [FIXED_RUN])
     with torch.no_grad():
         agent.critics["0.weight"][:, :, S:] = 0.0

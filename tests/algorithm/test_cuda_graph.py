@@ -180,7 +180,7 @@ class NoSynchronisation(TorchDispatchMode):
     [
         (CONFIG, [LEARNED_RUN] * 3),
         (SAMPLED, [FIXED_RUN] * 3),
-        (replace(CONFIG, backup="max", importance_weighted=False, temperature=2.0), DIFFERENT),
+        (replace(CONFIG, backup="max", importance_weighted=False, gap_temperature=2.0), DIFFERENT),
         (
             replace(SAMPLED, mlp=Mlp(width=6, depth=3, activation="tanh", layer_norm=True), target_update_period=2),
             DIFFERENT,

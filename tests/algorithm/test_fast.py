@@ -212,7 +212,7 @@ def test_fast_updates_are_the_plain_ones(index, variant):
         **PENALTIES[penalty],
         **GRADIENTS[gradient],
         backup=backup,
-        temperature=temperature,
+        gap_temperature=temperature,
         num_sampled_actions=3,
         target_update_period=1 + index % 2,
         mlp=SHAPES[index % len(SHAPES)],

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from cql import config
 from cql.config import folders as folders_module
 from cql.config import schema
-from cql.config.folders import ClaimFolders, new_folder
+from cql.config.folders import MakeFolders, new_folder
 from cql.config.keys import all_keys, choice, kinds_of, variant_paths
 from cql.config.messages import ConfigError
 from cql.config.schema import (
@@ -715,7 +715,7 @@ def test_a_folder_is_named_by_resolvers_and_made_by_a_start(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
     twin = copy.deepcopy(cfg)
     for each in (cfg, twin):
-        ClaimFolders().on_run_start(each)
+        MakeFolders().on_run_start(each)
         assert list(Path(each.hydra.run.dir).iterdir()) == []
     assert (cfg.hydra.run.dir, twin.hydra.run.dir) == (named, f"{named}_2")
     assert copy.deepcopy(twin).hydra.run.dir == f"{named}_2"
@@ -723,7 +723,7 @@ def test_a_folder_is_named_by_resolvers_and_made_by_a_start(tmp_path, monkeypatc
 
 def test_a_folder_that_the_command_line_names_is_left_to_hydra(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ClaimFolders().on_run_start(composed("hydra.run.dir=mine"))
+    MakeFolders().on_run_start(composed("hydra.run.dir=mine"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -739,7 +739,7 @@ def test_two_sweeps_that_start_in_one_second_get_two_folders_and_logs(tmp_path, 
     logs = []
     monkeypatch.setattr(folders_module, "configure_log", lambda found, _: logs.append(found.handlers.sweep.filename))
     for each in (cfg, twin):
-        ClaimFolders().on_multirun_start(each)
+        MakeFolders().on_multirun_start(each)
         assert json.loads(Path(each.hydra.sweep.dir, "sweep.json").read_text())["swept"] == ["seed"]
     assert (cfg.hydra.sweep.dir, twin.hydra.sweep.dir, logs) == (named, f"{named}_2", [f"{named}_2/sweep.log"])
 

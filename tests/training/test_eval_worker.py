@@ -462,7 +462,7 @@ def assert_same_run_but_its_config(folder: Path, other: Path) -> None:
 def test_a_worker_imports_no_more_than_it_needs(configs: list[TrainConfig], tmp_path: Path) -> None:
     worker = Worker(functools.partial(jobs.imported_for_rollouts, ENV, SEEDS), name="worker")
     trainer = stack(configs, tmp_path)
-    worker.submit(trainer._rollouts([True] * 3, filmed=False))
+    worker.submit(trainer._rollouts([True] * 3, recorded=False))
     modules = worker.result(lambda _: pytest.fail("it died"))
     worker.close()
     assert "cql.rollout.evaluation" in modules
@@ -482,9 +482,9 @@ def test_a_worker_imports_no_more_than_it_needs(configs: list[TrainConfig], tmp_
 def test_a_snapshot_does_not_follow_training(configs: list[TrainConfig], tmp_path: Path) -> None:
     trainer = stack(configs, tmp_path)
     trainer.recorder = FakeRecorder()  # type: ignore[assignment]
-    rollouts = trainer._rollouts([True, False, True], filmed=True)
+    rollouts = trainer._rollouts([True, False, True], recorded=True)
     assert isinstance(rollouts, Rollouts)
-    assert list(rollouts.films) == [0, 2]
+    assert list(rollouts.videos) == [0, 2]
     before = trainer._roll_out(rollouts).results.returns.copy()
     threads = torch.get_num_threads()
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """Plain relu layers on a CPU, fast: the functions of :mod:`cql.algorithm.networks` in another order of summation.
 
-- Each network takes its products by itself. Its layers stay in the cache, and its rounding does not depend on how many
+- Products are computed per network. Its layers stay in the cache, and its rounding does not depend on how many
   runs are in the stack.
 - The critics' gradient is computed in pieces: a few states of one critic go forward and back before the next. The
   hidden layers are still in the cache on the way back, and a stack needs no more memory for them than a single run.
@@ -33,7 +33,7 @@ Layers = list[tuple[Tensor, Tensor | None]]
 
 
 def actor(
-    mlp: Mlp,  # noqa: ARG001  the parameters tell all of these layers
+    mlp: Mlp,  # noqa: ARG001  the parameters determine the layers
     parameters: Parameters,
     observations: Tensor,
     log_std_min: float,
@@ -278,6 +278,6 @@ def _unfolded(sums: list[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _through_relu(grad: Tensor, activated: Tensor, into: Tensor) -> Tensor:
-    """The gradient, zero where a relu gave zero, written into a tensor that may be one of the two."""
+    """The gradient, zero for the outputs that relu set to zero, written into a tensor that may be one of the two."""
     passed: Tensor = torch.ops.aten.threshold_backward.grad_input(grad, activated, 0.0, grad_input=into)
     return passed
