@@ -1,8 +1,9 @@
 """The folder of one run: its config, its summary, and what a person opens first.
 
 How a run comes to its folder: ``cql.config.folders`` names it (``run_dir``, ``job_name``) and makes it when Hydra
-starts the run or sweep; :func:`claim_folder` writes the config into it or checks that it is the same; ``experiment.run_stack``
-locks it and asks whether the run has ended; ``resume.stacks_to_resume`` finds the step to resume from.
+starts the run or sweep. :func:`claim_folder` writes the config into it or checks that it is the same.
+``experiment.run_stack`` locks it and asks whether the run has ended. ``resume.stacks_to_resume`` finds the step to
+resume from.
 """
 
 import json
