@@ -26,7 +26,7 @@ _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-unty
 _fused_linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _HAS_ONEDNN else None
 
 _FUSED_ROWS = 512  # with fewer, the BLAS is as fast
-_CACHED_NUMBERS = 2**19  # of a layer's outputs: two megabytes, which the next layer finds in the cache
+_CACHED_NUMBERS = 2**20  # of a layer's outputs: four megabytes; with fewer, the many small derivatives take longer
 
 Layers = list[tuple[Tensor, Tensor | None]]
 """Weight (in, out) and bias (out) of each layer of one network."""
