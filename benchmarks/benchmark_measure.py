@@ -181,7 +181,9 @@ def parts(spec: Spec, samples: int | None) -> tuple[Any, Any, Any]:
 
     from cql.algorithm.agent import Agent, HyperParams
     from cql.algorithm.sampling import Pool
+    from cql.training.memory import keep_freed_memory
 
+    keep_freed_memory()  # as training does
     device, seeds = torch.device(spec.device), list(range(spec.runs))
     run = HyperParams(
         alpha_cql=5.0,
@@ -373,6 +375,9 @@ def memory(spec: Spec) -> Answer:
     import torch
 
     if spec.path:
+        from cql.training import memory
+
+        memory.keep_freed_memory()
         transitions = loader(spec)()
         tensors = [value for value in vars(transitions).values() if isinstance(value, torch.Tensor)]
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -24,6 +24,7 @@ from cql.training.build import agent_config, as_pool, hyper_params, load_data, s
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
 from cql.training.device import choose_device, has_eval_worker
 from cql.training.local_logger import LocalLogger
+from cql.training.memory import keep_freed_memory
 from cql.training.provenance import provenance, versions
 from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
 from cql.training.run import Run, Schedule
@@ -212,6 +213,7 @@ def train(
     can_draw = first.video.enabled and choose_backend() is not None
     info = env_info(first.env.id)
     transitions = load_data(first, info, device)
+    keep_freed_memory()  # from now on: what loading the data frees goes back
     log.info("%d transitions of %s on %s", len(transitions), first.env.id, device)
     if first.env.reference == AUTO and scores_of(first) is None:
         log.info(

@@ -39,6 +39,7 @@ def small_parts(monkeypatch):
     """Cut small minibatches into several parts, and have oneDNN compute their products."""
     monkeypatch.setattr(layers, "_FUSED_ROWS", 8)
     monkeypatch.setattr(layers, "_CACHED_NUMBERS", 1)
+    monkeypatch.setattr(layers, "_GRADIENT_NUMBERS", 1)
 
 
 def made(mlp, dtype=torch.float64, batch=7, n_actions=4, own_actions=False):

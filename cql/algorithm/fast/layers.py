@@ -12,6 +12,7 @@ The loss of the critics is not known here. Its derivative in the values of a pie
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,7 +27,8 @@ _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-unty
 _fused_linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _HAS_ONEDNN else None
 
 _FUSED_ROWS = 512  # with fewer, the BLAS is as fast
-_CACHED_NUMBERS = 2**20  # of a layer's outputs: four megabytes; with fewer, the many small derivatives take longer
+_CACHED_NUMBERS = 2**19  # of a layer's outputs: two megabytes, which the next layer finds in the cache
+_GRADIENT_NUMBERS = 2**20  # of a piece with a gradient: with fewer, the many derivatives in the values take longer
 
 Layers = list[tuple[Tensor, Tensor | None]]
 """Weight (in, out) and bias (out) of each layer of one network."""
@@ -53,7 +55,7 @@ def critics(mlp: Mlp, parameters: Parameters, observations: Tensor, actions: Ten
     if actions.dim() == 4:
         actions = actions.unsqueeze(1)
     places = list(itertools.product(range(n_runs), range(n_critics)))
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or math.prod(actions.shape[2:4]) < 2 * _FUSED_ROWS:  # few rows: not worth a thread
         rows = _joined(observations[:, None, None], actions).expand(-1, n_critics, -1, -1, -1).flatten(2, 3)
         outputs = [_outputs(rows[place], layers) for place, layers in zip(places, _members(flat), strict=True)]
         return torch.stack(outputs).view(n_runs, n_critics, *actions.shape[2:4])
@@ -61,7 +63,7 @@ def critics(mlp: Mlp, parameters: Parameters, observations: Tensor, actions: Ten
     pieces = [
         functools.partial(_outputs, part, layers)
         for place, layers in zip(places, _members(_padded(flat)), strict=True)
-        for part in torch.split(rows[place], _cached_rows(mlp.width))
+        for part in torch.split(rows[place], max(_FUSED_ROWS, _CACHED_NUMBERS // mlp.width))
     ]
     return torch.cat(each_alone(pieces)).view(n_runs, n_critics, *actions.shape[2:4])
 
@@ -138,14 +140,10 @@ def _value_gradient(loss: ValueLoss, values: Tensor, inputs: Sequence[Tensor | N
 
 def _parts(n_states: int, n_actions: int, width: int) -> list[slice]:
     """Even parts of a minibatch, with as many states as stay in the cache; equal for all runs of a stack."""
-    n_parts = min(n_states, max(1, round(n_states * n_actions / _cached_rows(width))))
+    n_rows = max(_FUSED_ROWS, _GRADIENT_NUMBERS // width)
+    n_parts = min(n_states, max(1, round(n_states * n_actions / n_rows)))
     bounds = [part * n_states // n_parts for part in range(n_parts + 1)]
     return [slice(*pair) for pair in itertools.pairwise(bounds)]
-
-
-def _cached_rows(width: int) -> int:
-    """How many rows of a layer's outputs stay in the cache."""
-    return max(_FUSED_ROWS, _CACHED_NUMBERS // width)
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
