@@ -99,8 +99,8 @@ def plan_update(options: argparse.Namespace, _: "Datasets") -> list[Task]:
     """One run."""
     names = [EXACT, SAMPLED, "ours-sampled-k4", "d3rlpy", "d3rlpy-with-data", "torchrl", FLOOR]
     if options.device == "cuda":
-        names[1:1] = [f"{EXACT}-captured"]
-        names[3:3] = [f"{SAMPLED}-captured"]
+        names[1:1] = [f"{EXACT}-captured", f"{EXACT}-captured-tf32"]
+        names[4:4] = [f"{SAMPLED}-captured", f"{SAMPLED}-captured-tf32"]
         names += [f"{FLOOR}-tf32"]
     return [Task("update", name, "updates/s", seconds=options.seconds, against=(EXACT, {})) for name in names]
 

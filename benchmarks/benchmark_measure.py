@@ -211,14 +211,18 @@ def parts(spec: Spec, samples: int | None) -> tuple[Any, Any, Any]:
     return agent, agent.sampler(seeds, spec.batch_size), data
 
 
-def ours(spec: Spec, *, samples: int | None, captured: bool) -> Call:
+def ours(spec: Spec, *, samples: int | None, captured: bool, tf32: bool) -> Call:
     """One update of a stack with all that belongs to it: minibatch, noise, step.
 
     Args:
         spec: sizes and device.
         samples: k of the sampled gradient, None for the exact one.
         captured: replay the update as a CUDA graph instead of launching its operators one by one.
+        tf32: let matrix products round their factors to TF32.
     """
+    import torch
+
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     agent, sampler, data = parts(spec, samples)
     if captured:
         from cql.algorithm.fast.cuda_graph import CapturedStep
@@ -228,10 +232,11 @@ def ours(spec: Spec, *, samples: int | None, captured: bool) -> Call:
 
 
 def implementation(spec: Spec) -> Call:
-    """One update of what ``spec.impl`` names: ``ours-exact``, ``ours-sampled-k4-captured``, ``torchrl``, ..."""
-    named = re.fullmatch(r"ours-(?:exact|sampled-k(\d+))(-captured)?", spec.impl)
+    """One update of what ``spec.impl`` names: ``ours-exact``, ``ours-sampled-k4-captured-tf32``, ``torchrl``, ..."""
+    named = re.fullmatch(r"ours-(?:exact|sampled-k(\d+))(-captured)?(-tf32)?", spec.impl)
     if named:
-        return ours(spec, samples=int(named[1]) if named[1] else None, captured=bool(named[2]))
+        samples = int(named[1]) if named[1] else None
+        return ours(spec, samples=samples, captured=bool(named[2]), tf32=bool(named[3]))
     from benchmark_peers import PEERS
 
     return PEERS[spec.impl](spec)
@@ -241,7 +246,15 @@ def update(spec: Spec) -> Answer:
     """Updates per second; those of all runs together where a stack is updated."""
     if spec.impl.startswith("matmul-floor"):
         return matmul_floor(spec)
-    return {"rate": rate_of(implementation(spec), spec) * spec.runs}
+    call = implementation(spec)
+    answer: Answer = {"rate": rate_of(call, spec) * spec.runs}
+    if spec.device == "cuda":
+        import torch
+
+        answer["gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    if hasattr(call, "n_graphs"):
+        answer["graphs"] = call.n_graphs  # none: the capture failed, and this is the rate without
+    return answer
 
 
 _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "_addmm_activation"}

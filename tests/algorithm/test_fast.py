@@ -26,7 +26,7 @@ from test_agent import (
 from cql.algorithm import fast, networks
 from cql.algorithm.adam import plain_update
 from cql.algorithm.agent import Agent, Policy
-from cql.algorithm.fast import layers
+from cql.algorithm.fast import layers, state_groups
 from cql.algorithm.fast.fused_adam import fused_update
 from cql.algorithm.networks import Mlp
 
@@ -120,6 +120,24 @@ def test_critic_gradients_in_pieces(n_actions, batch, depth, own_actions, dtype)
         assert got.shape == parameter.shape
         assert not got.requires_grad
         torch.testing.assert_close(got, wanted, **DTYPES[dtype])
+
+
+@pytest.mark.parametrize("mlp", [Mlp(width=8), Mlp(width=8, activation="tanh", layer_norm=True)], ids=str)
+@pytest.mark.parametrize("own_actions", [False, True])
+@pytest.mark.parametrize(("batch", "n_groups"), [(32, 8), (12, 4), (7, 1)])
+def test_critic_gradients_in_groups_of_states(batch, n_groups, own_actions, mlp, monkeypatch):
+    critics, observations, actions, own = made(mlp, torch.float64, batch, 5, own_actions)
+    weights = torch.randn(R, 5, batch, generator=own).double()
+    given = mlp, critics, observations, actions, a_loss, [weights, torch.tensor([1.0, 2.0, -3.0]).double(), None]
+    expected_values, expected = networks.critic_gradients(*given)
+    valued, plain = [], networks.critics
+    monkeypatch.setattr(networks, "critics", lambda *each: valued.append(each) or plain(*each))
+    with torch.no_grad():
+        values, gradients = state_groups.critic_gradients(*given)
+    assert [len(each[2]) for each in valued] == [R * n_groups]
+    torch.testing.assert_close(values, expected_values, **DTYPES[torch.float64])
+    for got, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(got, wanted, **DTYPES[torch.float64])
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -239,7 +257,8 @@ def test_what_is_chosen():
     relu, gpu = Mlp(), torch.device("cuda")
     assert fast.choose(relu, CPU, True) == (layers.FAST, fused_update)
     assert fast.choose(relu, CPU, False) == (networks.PLAIN, plain_update)
-    assert fast.choose(relu, gpu, True) == (networks.PLAIN, fused_update)
+    assert fast.choose(relu, gpu, True) == (state_groups.GROUPED, fused_update)
+    assert fast.choose(relu, gpu, False) == (networks.PLAIN, plain_update)
     assert fast.choose(replace(relu, activation="elu"), CPU, True) == (networks.PLAIN, fused_update)
     assert Agent(CONFIG, [LEARNED_RUN], [0], CPU).networks is layers.FAST
 

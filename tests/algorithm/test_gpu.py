@@ -67,13 +67,14 @@ def test_each_phase_has_a_graph() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_a_step_does_not_wait_for_the_device() -> None:
     agent = Agent(SAMPLED, [LEARNED_RUN] * 2, [0, 1], torch.device("cuda"))
     sampler = agent.sampler([0, 1], batch_size=16)
     data = Batch(*(field.cuda() for field in transitions()))
     agent.update(*sampler.draw(data))
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         agent.update(*sampler.draw(data))
     finally:
         torch.cuda.set_sync_debug_mode("default")
