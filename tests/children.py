@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import hashlib
 import os
+import pickle
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
@@ -18,8 +21,10 @@ from typing import Any
 import gymnasium  # noqa: F401  these are imported here so that no child spends its life importing them
 import mujoco  # noqa: F401
 from entry_points import load_script
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.plugins.sweeper import Sweeper
 from matplotlib.backends import backend_agg  # noqa: F401
+from omegaconf import DictConfig
 from tiny import OVERRIDES
 
 from cql import config
@@ -84,7 +89,8 @@ def start(
     """Begin `scripts/train.py` with the tiny dataset and sizes, after something else; the process id.
 
     A lean process leaves out what takes longer than the training of tiny runs: figures are empty files, and Hydra
-    composes the config of each job once, not once more before all of them to see that it can.
+    composes the config of each job once, not once more before all of them to see that it can. A config that another
+    lean process composed from the same overrides in the same folder is read from a file.
     """
     # Options first: Python's argparse takes no overrides on both sides of one.
     options = [text for text in overrides if text.startswith("-")]
@@ -99,11 +105,28 @@ def start(
             curves.key_curves = lambda directory, **_: _empty(directory / curves.KEY_CURVES_FILE)
             sweep_figure.sweep_curves = lambda folder: _empty(folder / sweep_figure.SWEEP_CURVES_FILE)
             Sweeper.validate_batch_is_legal = lambda *_: None
+            ConfigLoaderImpl._load_configuration_impl = _shared_composition
         before()
         entry_point().main()
 
     cwd.mkdir(parents=True, exist_ok=True)
     return fork(task, cwd / "output.txt")
+
+
+_compose = ConfigLoaderImpl._load_configuration_impl
+_composed = tempfile.TemporaryDirectory(prefix="composed-")
+
+
+def _shared_composition(loader: ConfigLoaderImpl, *given: Any, **named: Any) -> DictConfig:
+    key = hashlib.sha256(repr((Path.cwd(), given, named)).encode()).hexdigest()
+    path = Path(_composed.name, key)
+    with contextlib.suppress(FileNotFoundError):
+        return pickle.loads(path.read_bytes())
+    composed = _compose(loader, *given, **named)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(pickle.dumps(composed))
+    partial.rename(path)
+    return composed
 
 
 def _empty(path: Path) -> Path:

@@ -26,7 +26,7 @@ from cql.data.local import minari_folder, minari_root_set_to, new_dataset
 from cql.data.policies import Behaviour, PolicyError, RandomPolicy
 from cql.data.raw import DatasetError
 from cql.rollout.envs import env_info, make_env, to_env_actions
-from cql.rollout.worker import do, started_pool
+from cql.rollout.worker import do, exit_code, how_it_ended, started_pool
 
 log = logging.getLogger(__name__)
 
@@ -143,15 +143,12 @@ def _in_processes(
                 logging.getLogger(logger).log(level, "%s", text)
             yield from episodes
     except BrokenProcessPool as error:
-        for process in processes:
-            process.join()
         # The pool ends the others by SIGTERM, upon which they exit with 0.
-        dead = next((each for each in processes if each.exitcode not in (0, -signal.SIGTERM)), processes[0])
-        code = dead.exitcode or 0
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        codes = {process: exit_code(process) for process in processes}
+        dead = next((each for each, code in codes.items() if code not in (0, -signal.SIGTERM)), processes[0])
         raise CollectionError(
-            f"collecting process {dead.pid} {how}, so nothing was written: is there too little memory? "
-            "Fewer workers (--workers) need less"
+            f"collecting process {dead.pid} {how_it_ended(codes[dead])}, so nothing was written: "
+            "is there too little memory? Fewer workers (--workers) need less"
         ) from error
     finally:
         for process in processes:

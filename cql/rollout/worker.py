@@ -15,6 +15,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -121,16 +122,7 @@ class Worker:
     def _bury(self, when: str, why: str = "") -> None:
         process = self._process
         assert process is not None
-        if not why:
-            process.join(_SECONDS_TO_END)
-        code, number = process.exitcode, process.pid
-        if why:
-            how = f"failed ({why})"
-        elif code is not None and code < 0:
-            names = {int(each): each.name for each in signal.Signals}
-            how = f"was killed by {names.get(-code, f'signal {-code}')}"
-        else:
-            how = f"ended with exit status {code}"
+        number, how = process.pid, f"failed ({why})" if why else how_it_ended(exit_code(process))
         self.close()
         self._report(f"(process {number}) {how} {when}")
 
@@ -171,6 +163,27 @@ def started_pool(
         pool.shutdown(cancel_futures=True)
         raise OSError("it ended as soon as it was started")
     return pool, processes
+
+
+def exit_code(process: BaseProcess) -> int | None:
+    """Wait for the end of a pool's process; None if it has not ended after ten seconds.
+
+    The pool's own thread waits for it as well. One of the two finds no process, and may do so before the other has
+    noted the code.
+    """
+    end = time.monotonic() + _SECONDS_TO_END
+    process.join(_SECONDS_TO_END)
+    while process.exitcode is None and time.monotonic() < end:
+        time.sleep(0.01)
+    return process.exitcode
+
+
+def how_it_ended(code: int | None) -> str:
+    """An exit code in words, such as "was killed by SIGKILL"."""
+    if code is None or code >= 0:
+        return f"ended with exit status {code}"
+    names = {int(each): each.name for each in signal.Signals}
+    return f"was killed by {names.get(-code, f'signal {-code}')}"
 
 
 def _glfw_found_here() -> dict[str, str]:

@@ -104,12 +104,12 @@ def a_loss(q, weights, of_run, nothing):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("own_actions", [False, True])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize(("n_actions", "batch"), [(9, 300), (2, 5), (3, 1)])
+@pytest.mark.parametrize(("n_actions", "batch"), [(9, 60), (2, 5), (3, 1)])
 @pytest.mark.usefixtures("small_parts")
 def test_critic_gradients_in_pieces(n_actions, batch, depth, own_actions, dtype):
     mlp = Mlp(width=32, depth=depth)
     critics, observations, actions, own = made(mlp, dtype, batch, n_actions, own_actions)
-    assert (batch, len(layers._parts(batch, n_actions, mlp.width))) in {(300, 300), (5, 1), (1, 1)}
+    assert (batch, len(layers._parts(batch, n_actions, mlp.width))) in {(60, 60), (5, 1), (1, 1)}
     inputs = [torch.randn(R, n_actions, batch, generator=own).to(dtype), torch.tensor([1.0, 2.0, -3.0]).to(dtype), None]
     given = mlp, critics, observations, actions, a_loss, inputs
     expected_values, expected = networks.critic_gradients(*given)
@@ -143,8 +143,8 @@ def test_critic_gradients_in_groups_of_states(batch, n_groups, own_actions, mlp,
 @pytest.mark.usefixtures("small_parts")
 def test_critic_gradients_depend_neither_on_threads_nor_on_the_stack():
     mlp = Mlp(width=32)
-    critics, observations, actions, own = made(mlp, torch.float32, 300, 9)
-    weights, n_threads = torch.randn(R, 9, 300, generator=own), torch.get_num_threads()
+    critics, observations, actions, own = made(mlp, torch.float32, 100, 9)
+    weights, n_threads = torch.randn(R, 9, 100, generator=own), torch.get_num_threads()
 
     def found(runs, threads):
         members = {name: tensor[runs].detach().requires_grad_() for name, tensor in critics.items()}

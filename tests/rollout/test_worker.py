@@ -12,13 +12,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jobs
 import pytest
 from processes import SECONDS, is_running, said, wait_until
 
-from cql.rollout.worker import Worker
+from cql.rollout.worker import Worker, exit_code, how_it_ended
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -269,3 +269,21 @@ def test_a_daemonic_process_does_the_jobs_itself(tmp_path: Path) -> None:
     assert process.exitcode == 0
     assert (tmp_path / "answer").read_text() == "no worker"
     process.close()
+
+
+def test_an_exit_code_that_another_thread_has_yet_to_note_is_waited_for() -> None:
+    class Reaped:
+        """Ended, and waited for by another thread, which notes the code a moment later."""
+
+        codes: ClassVar = [None, None, -signal.SIGKILL, -signal.SIGKILL]
+
+        def join(self, timeout: float) -> None:
+            assert timeout == pytest.approx(10.0)
+
+        @property
+        def exitcode(self) -> int | None:
+            return self.codes.pop(0)
+
+    code = exit_code(Reaped())  # type: ignore[arg-type]
+    assert how_it_ended(code) == "was killed by SIGKILL"
+    assert how_it_ended(3) == "ended with exit status 3"
