@@ -172,12 +172,13 @@ def _wait_for_others(stacks: Sequence[Sequence[Job]]) -> None:
     directories = [job.directory for stack in stacks for job in stack]
     if not any(directory.exists() for directory in directories):
         return  # no job has started: the launcher itself failed
-    last_seen = time.monotonic()
+    last_seen, said = time.monotonic(), False
     while time.monotonic() - last_seen < _GRACE:
-        if any(held(directory) for directory in directories):
-            if time.monotonic() - last_seen > 1:
-                log.info("waiting for the stacks that still train; Ctrl-C ends the waiting, not the training")
-            last_seen = time.monotonic()
         if all(run_folder.read_summary(directory).get("status") in ("finished", "failed") for directory in directories):
             return
+        if any(held(directory) for directory in directories):
+            last_seen = time.monotonic()
+            if not said:
+                log.info("waiting for the stacks that still train; Ctrl-C ends the waiting, not the training")
+            said = True
         time.sleep(0.5)

@@ -169,7 +169,7 @@ class Trainer:
             logging_above_bar(),
             tqdm(
                 total=last,
-                initial=first - 1,
+                initial=self._step_done,
                 desc=self.label or None,
                 unit="step",
                 disable=None if self.progress is None else not self.progress,

@@ -20,7 +20,7 @@ from four import (
 from nested import assert_same
 from tiny import tiny_config
 
-from cql.training import device, experiment, run_folder
+from cql.training import experiment, run_folder
 from cql.training.checkpoint import load
 from cql.training.local_logger import read_metrics
 
@@ -146,13 +146,3 @@ def test_the_size_of_a_stack_can_be_bounded(dataset: Path, tmp_path: Path) -> No
     ended = train(dataset, tmp_path, "-m", "sweep_name=four", "hydra.launcher.stack_size=2", "seed=0,1,2", "n_steps=10")
     assert ended.code == 0, ended.text
     assert [len(stack) for stack in json.loads((sweep_of(tmp_path) / "stacks.json").read_text())] == [2, 1]
-
-
-def test_the_default_size_is_what_fits(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_free_memory", lambda: 2**30)
-    wide = tiny_config(dataset, "network.width=1024", "batch_size=1024")
-    size, why = device.fitting_stack_size(wide)
-    assert 1 < size < 20
-    assert "of the 1024 MiB that are free on cpu" in why
-    assert device.fitting_stack_size(wide, workers=2)[0] == size // 2
-    assert device.fitting_stack_size(tiny_config(dataset, "network.width=4096"))[0] == 1

@@ -88,6 +88,16 @@ def test_another_config_under_an_old_name_is_refused(
     assert after == before
 
 
+def test_a_run_with_another_config_in_its_folder_is_refused(dataset: Path, swept: Path, tmp_path: Path) -> None:
+    folder = copy(swept, tmp_path)
+    path = sweep_of(folder) / POINTS[1] / ".hydra" / "config.yaml"
+    path.write_text(path.read_text().replace("discount: 0.99", "discount: 0.9"))
+    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
+    assert ended.code == 2
+    assert f"{POINTS[1]}: algorithm.discount: 0.9 -> 0.99" in ended.text
+    assert "Traceback" not in ended.text
+
+
 def test_runs_resume_from_a_step_that_all_have_and_else_in_stacks_of_their_own(
     dataset: Path, swept: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from children import ROOT, wait
@@ -29,6 +30,7 @@ from wandb_reader import offline_runs
 
 from cql import points
 from cql.sweep import workers
+from cql.sweep.jobs import Job
 from cql.training import device
 from cql.training.local_logger import read_metrics
 
@@ -74,6 +76,41 @@ def test_a_lost_worker_costs_its_own_stack_alone(dataset: Path, tmp_path: Path) 
     ended = train(dataset, tmp_path, "-m", "sweep_name=four", "hydra.launcher.stack_size=2", *GRID)
     assert ended.code == 0, ended.text
     assert "2 finished, 1 stopped, 1 new" in ended.text
+
+
+@pytest.mark.parametrize(
+    ("states", "held_until", "seconds"),
+    [
+        (["finished", "failed"], 100.0, 0.0),  # all have ended, so nothing is waited for
+        (["finished", "running"], 40.0, 70.0),  # the grace begins when a lock was seen last
+        (["running", "running"], 0.0, 30.0),
+        ([None, None], 100.0, 0.0),  # no job has started
+    ],
+)
+def test_stacks_that_still_train_are_waited_for(
+    states: list[str | None],
+    held_until: float,
+    seconds: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 0.0
+
+    def sleep(step: float) -> None:
+        nonlocal now
+        now += step
+
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    monkeypatch.setattr(workers, "held", lambda directory: directory.name == "1" and now < held_until)
+    for number, state in enumerate(states):
+        if state is not None:
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / str(number) / "summary.json").write_text(json.dumps({"status": state}))
+    caplog.set_level("INFO")
+    workers._wait_for_others([[Job(number, [], tmp_path / str(number), "key")] for number in range(len(states))])
+    assert now == pytest.approx(seconds, abs=0.5)
+    assert caplog.text.count("waiting for the stacks that still train") == (held_until > 0 and seconds > 0)
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=[pytest.mark.slow, pytest.mark.ci])])
@@ -130,8 +167,6 @@ def test_other_launchers_leave_the_same_folders(dataset: Path, swept: Path, tmp_
     assert again.code == 0, again.text
 
 
-@pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.ci
 def test_optuna_gets_the_score_of_each_run(dataset: Path, tmp_path: Path) -> None:

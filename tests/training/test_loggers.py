@@ -549,6 +549,7 @@ def test_modes(
     messages = [record.getMessage() for record in caplog.records]
     assert sum("wandb sync" in message for message in messages) == bool(expected)
     assert sum("has timed out" in message for message in messages) == expected.count("online")
+    assert sum("it continues offline" in message for message in messages) == expected.count("online")
 
 
 def test_a_key_in_netrc_counts(tmp_path: Path, wandb_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

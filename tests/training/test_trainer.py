@@ -36,7 +36,7 @@ from cql.training.local_logger import LocalLogger, read_metrics
 from cql.training.resume import stacks_to_resume
 from cql.training.run import Run, Schedule
 from cql.training.trainer import Trainer
-from cql.training.wandb_logger import open_wandb
+from cql.training.wandb_logger import WandbLogger, open_wandb
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -410,8 +410,10 @@ class FakeRecorder:
 
 
 def test_a_film_that_cannot_be_kept_fails_its_run_alone(
-    configs: list[TrainConfig], undisturbed: Path, tmp_path: Path
+    configs: list[TrainConfig], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    logged = []
+    monkeypatch.setattr(WandbLogger, "log_video", lambda _, step, path: logged.append((step, path.parents[1].name)))
     trainer = stack(configs, tmp_path)
     trainer.recorder = FakeRecorder()  # type: ignore[assignment]
     (folders_in(tmp_path)[2] / "videos").write_text("in the way")
@@ -419,6 +421,7 @@ def test_a_film_that_cannot_be_kept_fails_its_run_alone(
     for index in (0, 1):
         assert_same_run(folders_in(tmp_path)[index], folders_in(undisturbed)[index])
         assert len(list((folders_in(tmp_path)[index] / "videos").glob("*.gif"))) == 6
+    assert logged == [(step, run) for step in range(10, 70, 10) for run in ("run-a", "run-b")]
 
 
 def test_where_nothing_can_draw_the_stack_goes_on_without_films(
