@@ -22,6 +22,8 @@ memory          peak memory of a process, against the dataset's size and the sta
 profile         where a step's time goes
 """
 
+# Longer than a module of the package may be: a script that is read from its plans to its tables.
+
 import argparse
 import json
 import os

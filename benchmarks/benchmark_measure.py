@@ -6,6 +6,8 @@ machine or this version cannot do it. torch and all else that is large is import
 environment variables are set that it reads.
 """
 
+# Longer than a module of the package may be: every measurement starts this file alone, in a process of its own.
+
 import dataclasses
 import importlib.util
 import json

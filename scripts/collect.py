@@ -159,7 +159,7 @@ def collect(chosen: argparse.Namespace) -> None:
 
 
 def checked(chosen: argparse.Namespace) -> int:
-    """Collect; errors of the user's go to stderr with exit code 2."""
+    """Collect; user errors are printed to stderr, with exit code 2."""
     from cql.data import DatasetError
     from cql.data.collect import CollectionError
     from cql.data.policies import PolicyError

@@ -32,7 +32,7 @@ def command(chosen: argparse.Namespace) -> str:
 
 
 def main() -> int:
-    """Build the workspace, and save it if W&B is online; errors of the user are printed to stderr, with exit code 2."""
+    """Build the workspace, and save it if W&B is online; user errors are printed to stderr, with exit code 2."""
     chosen = arguments()
     from cql.results import dashboard
     from cql.training import wandb_logger

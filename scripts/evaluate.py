@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Load, run and report; errors of the user's go to stderr with exit code 2."""
+    """Load, run and report; user errors are printed to stderr, with exit code 2."""
     chosen = arguments()
     from cql.rollout.rendering import RenderingError
     from cql.training.checkpoint import CheckpointError

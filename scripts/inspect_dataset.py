@@ -65,7 +65,7 @@ def inspect(chosen: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Inspect; errors of the user's go to stderr with exit code 2."""
+    """Inspect; user errors are printed to stderr, with exit code 2."""
     chosen = arguments()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("cql").setLevel(logging.INFO)  # says that it makes an embedded dataset

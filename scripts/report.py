@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Read, draw and write. Errors of the user are printed to stderr, with exit code 2."""
+    """Read, draw and write. User errors are printed to stderr, with exit code 2."""
     chosen = arguments()
     from cql.results import dashboard, groups, report, wandb_report
 

@@ -139,7 +139,7 @@ def show(table: spec.Table, folders: list[str], statistic: results.Statistic, ou
 
 
 def main() -> int:
-    """List, train or show; errors of the user are printed to stderr, with exit code 2."""
+    """List, train or show; user errors are printed to stderr, with exit code 2."""
     chosen = arguments()
     try:
         if chosen.command == "list":

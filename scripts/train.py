@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from cql import config
 
-# OpenMP's threads wait for each other in a busy loop by default. If another process has one of the cores, that made
-# updates three times slower; they now sleep after a thousand turns. It must be set before torch is imported.
+# OpenMP's threads wait for each other in a busy loop by default, which makes updates three times slower if another
+# process has one of the cores. With this they sleep after 1000 turns. It must be set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 config.register()
 
@@ -37,7 +37,7 @@ def train(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """The entry point: an error that is the user's to mend ends the program with its message, any other is raised."""
+    """The entry point: a user error ends the program with its message, any other error is raised."""
     try:
         with config.friendly_errors():
             sys.argv[1:] = config.arranged(sys.argv[1:])

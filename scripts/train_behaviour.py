@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Train; errors of the user are printed to stderr, with exit code 2."""
+    """Train; user errors are printed to stderr, with exit code 2."""
     chosen = arguments()
     from cql.data.policies import PolicyError
     from cql.data.train_behaviour import train

@@ -206,7 +206,7 @@ def _sweep_plan(root: DictConfig, folder: Path) -> dict[str, Any]:
     if not path.exists() or not any(folder.glob(f"*/{RUN_CONFIG_FILE}")):
         return {"base": base, "swept": swept}
     before = json.loads(path.read_text(encoding="utf-8"))
-    # A part of a grid may be swept in one start and fixed in another: its runs tell for themselves.
+    # A key may be swept in one start and fixed in another, so it is compared run by run.
     free = {*swept, *before["swept"]}
     # An option that is one of several here or there has changed the base in keys that its name does not tell.
     chosen = {key.lstrip("+") for key in _typed_keys(root)} & set(GROUPS)

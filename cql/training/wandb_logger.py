@@ -14,7 +14,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from cql import files
@@ -262,48 +262,27 @@ def open_wandb(
     if mode == "disabled" or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
         return WandbLogger(None, run_dir, progress)
 
-    # Read by wandb when it starts; without it even an offline run looks up a host of W&B's error reports.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb
-
     mode, reason = choose_mode(mode)
-    settings = {key: value for key, value in _WANDB_SETTINGS.items() if key in wandb.Settings.model_fields}
-    if "WANDB_INIT_TIMEOUT" not in os.environ:
-        settings["init_timeout"] = _INIT_TIMEOUT
-
-    def start(mode: str) -> wandb.Run:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
-            dir=run_dir,
-            id=progress.id,
-            config=dict(config),
-            project=project,
-            entity=entity,
-            group=group,
-            job_type=job_type,
-            tags=[wandb_tag(tag) for tag in tags],
-            name=name,
-            mode="online" if mode == "online" else "offline",
-            resume="allow",
-            # Without it a second run in this process would be given the first one's, or finish it.
-            reinit="create_new",
-            # A run may be resumed with another length or device.
-            allow_val_change=True,
-            settings=wandb.Settings(**settings),
-        )
-        run.define_metric("step", hidden=True)
-        run.define_metric("*", step_metric="step")
-        return run
-
+    options: dict[str, Any] = {
+        "id": progress.id,
+        "config": dict(config),
+        "project": project,
+        "entity": entity,
+        "group": group,
+        "job_type": job_type,
+        "tags": [wandb_tag(tag) for tag in tags],
+        "name": name,
+    }
     run = None
-    for attempt in ("online", "offline") if mode == "online" else ("offline",):
+    attempts: tuple[Literal["online", "offline"], ...] = ("online", "offline") if mode == "online" else ("offline",)
+    for attempt in attempts:
         try:
-            run = start(attempt)
+            run = _start(run_dir, attempt, options)
             break
         except Exception as error:  # noqa: BLE001  a tracker that cannot start may not stop a training run
             then = "it continues offline" if attempt == "online" else "nothing is sent; the local files are written"
-            name = type(error).__name__
-            _log.warning("W&B did not start %s (%s: %s): %s", attempt, name, error, then, extra={"run_dir": run_dir})
+            kind = type(error).__name__
+            _log.warning("W&B did not start %s (%s: %s): %s", attempt, kind, error, then, extra={"run_dir": run_dir})
             reason = "the server was not reached"
     if run is None:
         return WandbLogger(None, run_dir, progress)
@@ -320,6 +299,31 @@ def open_wandb(
     for row in read_metrics(run_dir):
         logger.log(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
     return logger
+
+
+def _start(run_dir: Path, mode: Literal["online", "offline"], options: Mapping[str, Any]) -> wandb.Run:
+    # Read by wandb when it starts; without it even an offline run looks up a host of W&B's error reports.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    settings = {key: value for key, value in _WANDB_SETTINGS.items() if key in wandb.Settings.model_fields}
+    if "WANDB_INIT_TIMEOUT" not in os.environ:
+        settings["init_timeout"] = _INIT_TIMEOUT
+    run_dir.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(
+        dir=run_dir,
+        mode=mode,
+        resume="allow",
+        # Without it a second run in this process would be given the first one's, or finish it.
+        reinit="create_new",
+        # A run may be resumed with another length or device.
+        allow_val_change=True,
+        settings=wandb.Settings(**settings),
+        **options,
+    )
+    run.define_metric("step", hidden=True)
+    run.define_metric("*", step_metric="step")
+    return run
 
 
 class _Progress(NamedTuple):

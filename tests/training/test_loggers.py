@@ -540,12 +540,12 @@ def test_modes(
         monkeypatch.setenv(name, value)
     caplog.set_level(logging.INFO, "cql.training.wandb_logger")
     run_dir = tmp_path / "run"
-    with open_offline(run_dir, mode=mode) as logger:
+    with open_offline(run_dir, mode=mode, name="alpha_cql-5__seed-0") as logger:
         assert logger.active == bool(expected)
         logger.log(1, {"critic_td": 1.0})
 
     assert modes == expected
-    assert len(offline_runs(run_dir)) == bool(expected)
+    assert [run.name for run in offline_runs(run_dir)] == ["alpha_cql-5__seed-0"] * bool(expected)
     messages = [record.getMessage() for record in caplog.records]
     assert sum("wandb sync" in message for message in messages) == bool(expected)
     assert sum("has timed out" in message for message in messages) == expected.count("online")
