@@ -114,6 +114,8 @@ def test_kill_9_at_counted_points(
     assert n_calls > 60
     number = 1 + point * n_calls // 10  # in different places of an epoch
     assert exit_code(fork(lambda: dying_before_call(train_config, tmp_path, number))) == -signal.SIGKILL
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / ".partial-1-step_0000010.gif").touch()  # as if it had been killed while it wrote a video
     assert exit_code(fork(lambda: experiment.run(train_config, tmp_path))) == 0
     assert_same_run(tmp_path, undisturbed[0])
     assert not list(tmp_path.rglob(".partial-*"))
