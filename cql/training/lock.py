@@ -1,7 +1,8 @@
 """Who trains in a run's folder: one process at a time, seen by every process that can see the folder.
 
 The lock is the kernel's (``flock``), so it ends with its process, however that ends: no stale lock remains.
-Not ``filelock``: to only ask, it needs an exclusive lock, which creates the file, or a shared one, which is in SQLite.
+Not ``filelock``: it cannot tell whether a lock is held without taking it, which creates the file, and its shared lock
+is an SQLite database.
 """
 
 import contextlib
