@@ -1,7 +1,7 @@
 r"""The losses of Conservative Q-Learning.
 
-Pure functions: tensors in, one number per run out. Nothing here draws random numbers, trains or knows a network: random
-numbers and the values of actions are arguments.
+Pure functions of tensors. The losses are one number per run, (R,), or one per run and critic, (R, C). Nothing here
+draws random numbers, trains or knows a network: random numbers and the values of actions are arguments.
 
 Axes, in this order: R runs, C critics, N sampled actions, B batch, A action. Reductions go over C, N and B as the
 equation says and never over R: the runs of a stack have independent losses.

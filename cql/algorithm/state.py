@@ -88,7 +88,7 @@ class HyperParams:
 
 
 class Constants(NamedTuple):
-    """The :class:`HyperParams` of R runs that do not change, each (R,); 0 for what a run does not have."""
+    """The :class:`HyperParams` that every run has as constants of a step, each (R,); 0 for what a run does not have."""
 
     w_cql: Tensor
     tau_cql: Tensor

@@ -63,7 +63,7 @@ _AT_LEAST_0 = Bounds(at_least=0)
 _AT_LEAST_1 = Bounds(at_least=1)
 _RATE = Bounds(above=0, at_most=1)
 _SEED = Bounds(at_least=0, at_most=2**32 - 1)
-ALPHA_CQL_MAX = 1e6  # cql.algorithm.losses.ALPHA_CQL_MAX, which torch comes with
+ALPHA_CQL_MAX = 1e6  # equal to cql.algorithm.losses.ALPHA_CQL_MAX, whose module imports torch
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -226,7 +226,8 @@ class Penalty:
     Attributes:
         kind: The estimator's name.
         temperature: T of T logsumexp(q / T).
-        gradient: `exact`, or `sampled`: unbiased, and about twice as fast (see `cql.algorithm.losses.sampled_gap`).
+        gradient: `exact`, or `sampled`: unbiased, and faster where many actions are sampled, see
+            `cql.algorithm.losses.sampled_gap`.
         num_gradient_actions: Actions per state and critic that a sampled gradient goes through; null if exact.
     """
 
@@ -323,8 +324,8 @@ class Dataset:
     Attributes:
         kind: Where the data come from.
         normalise_observations: Subtract the data's mean and divide by its standard deviation, in evaluation too.
-        reward_scale: Rewards are multiplied by it,
-        reward_bias: and then this is added.
+        reward_scale: Multiplies the rewards.
+        reward_bias: Is added to the scaled rewards.
         n_episodes: Use that many episodes, chosen by `subset_seed`; null for all.
         fraction: Use that share of the episodes; null for all.
         subset_seed: Seed of that choice.
@@ -493,8 +494,8 @@ class TrainConfig:
         n_kept_checkpoints: The newest that are kept, besides the best.
         resume: The folder of a run to resume.
         n_threads: Torch's threads; null leaves the choice to torch.
-        fast: Compute Adam in one kernel, and on a CPU relu networks in pieces that stay in its cache: the same numbers
-            but for rounding, faster.
+        fast: Compute Adam in one kernel, relu networks on a CPU in pieces that stay in its cache, and the critics'
+            gradient on a GPU in groups of states: the same numbers but for rounding, faster.
         cuda_graph: On a GPU, capture training steps as CUDA graphs: the same numbers, faster.
         tf32: On a GPU, let matrix products round their factors to TF32's 10 bits: faster, and other numbers.
         eval_worker: Whether evaluations and videos run in another process, beside training.

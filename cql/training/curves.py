@@ -47,7 +47,7 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
 
     Six panels over gradient steps: the evaluation return (mean over the episodes, with a band of one standard
     deviation on either side), the Q values of dataset, policy and uniform actions, ``critic_td``, ``cql_residual``
-    (``cql_gap`` if there is no ``tau_cql``), ``alpha_cql``, and the policy's entropy with ``alpha_temp``. A panel
+    (``cql_gap`` in files without it), ``alpha_cql``, and the policy's entropy with ``alpha_temp``. A panel
     without data says so.
 
     Args:

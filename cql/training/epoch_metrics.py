@@ -53,6 +53,12 @@ class EpochMetrics:
         return {"sums": self._sums[:, run].cpu().clone(), "count": self._count}
 
     def load_state(self, run: int, state: Mapping[str, Any]) -> None:
-        """Resume from what :meth:`state` gave."""
+        """Resume from what :meth:`state` gave.
+
+        If :data:`METRICS` had other entries then, the epoch's means are those of the steps after the resume.
+        """
+        if len(state["sums"]) != len(METRICS):
+            self.reset()
+            return
         self._sums[:, run] = state["sums"].to(self._sums.device)
         self._count = int(state["count"])
