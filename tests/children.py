@@ -90,7 +90,7 @@ def start(
 
     A lean process leaves out what takes longer than the training of tiny runs: figures are empty files, and Hydra
     composes the config of each job once, not once more before all of them to see that it can. A config that another
-    lean process composed from the same overrides in the same folder is read from a file.
+    lean process composed from the same overrides is read from a file.
     """
     # Options first: Python's argparse takes no overrides on both sides of one.
     options = [text for text in overrides if text.startswith("-")]
@@ -118,14 +118,15 @@ _composed = tempfile.TemporaryDirectory(prefix="composed-")
 
 
 def _shared_composition(loader: ConfigLoaderImpl, *given: Any, **named: Any) -> DictConfig:
-    key = hashlib.sha256(repr((Path.cwd(), given, named)).encode()).hexdigest()
-    path = Path(_composed.name, key)
-    with contextlib.suppress(FileNotFoundError):
-        return pickle.loads(path.read_bytes())
-    composed = _compose(loader, *given, **named)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(pickle.dumps(composed))
-    partial.rename(path)
+    path = Path(_composed.name, hashlib.sha256(repr((given, named)).encode()).hexdigest())
+    try:
+        composed = pickle.loads(path.read_bytes())
+    except FileNotFoundError:
+        composed = _compose(loader, *given, **named)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(pickle.dumps(composed))
+        partial.rename(path)
+    composed.hydra.runtime.cwd = str(Path.cwd())  # all else depends on the overrides alone
     return composed
 
 

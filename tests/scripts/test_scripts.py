@@ -186,6 +186,8 @@ def test_an_unusable_dataset_is_a_message(dataset: Path, tmp_path: Path) -> None
     assert "Traceback" not in result.text
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_multirun_gives_each_run_its_folder_and_torch_reads_its_checkpoints(dataset: Path, tmp_path: Path) -> None:
     result = train(
         dataset, "seed=0,1", "n_steps=10", "logger=wandb", "logger.mode=offline", "hydra.sweep.dir=sweep", "-m",
