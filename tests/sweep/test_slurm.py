@@ -44,9 +44,12 @@ def plain(cluster: dict[str, str], dataset: Path, tmp_path_factory: pytest.TempP
 
 
 def job_of(run: Path) -> str:
-    """The id of the SLURM job in which a run is being trained."""
-    variables = Path(f"/proc/{worker(run)}/environ").read_bytes().decode().split("\0")
-    return next(value for name, _, value in (each.partition("=") for each in variables) if name == "SLURM_JOB_ID")
+    """The SLURM job in which a run is being trained, as a task of its array: one task has the whole array's id."""
+    entries = Path(f"/proc/{worker(run)}/environ").read_bytes().decode().split("\0")
+    variables = dict(entry.split("=", 1) for entry in entries if "=" in entry)
+    if "SLURM_ARRAY_JOB_ID" in variables:
+        return f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
+    return variables["SLURM_JOB_ID"]
 
 
 def end_time_of(run: Path, cluster: dict[str, str]) -> None:
