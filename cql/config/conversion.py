@@ -104,7 +104,8 @@ def _fill(
                 node[name] = OmegaConf.structured(cls)
                 _fill(node[name], value, f"{key}.", problems, kinds)
             else:
-                node[name] = _reference(value) if key == "env.reference" else value
+                # Not by assignment: OmegaConf 2.4 warns of the conversions that it makes there.
+                OmegaConf.update(node, name, _reference(value) if key == "env.reference" else value)
         except (OmegaConfBaseException, TypeError):
             problems[key] = wrong_type(key, value)
 
