@@ -262,6 +262,9 @@ def open_wandb(
     if mode == "disabled" or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
         return WandbLogger(None, run_dir, progress)
 
+    # Read by wandb when it starts, which looking for a key does too; without it even an offline run looks up a host of
+    # W&B's error reports.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     mode, reason = choose_mode(mode)
     options: dict[str, Any] = {
         "id": progress.id,
@@ -302,8 +305,6 @@ def open_wandb(
 
 
 def _start(run_dir: Path, mode: Literal["online", "offline"], options: Mapping[str, Any]) -> wandb.Run:
-    # Read by wandb when it starts; without it even an offline run looks up a host of W&B's error reports.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     settings = {key: value for key, value in _WANDB_SETTINGS.items() if key in wandb.Settings.model_fields}

@@ -552,6 +552,23 @@ def test_modes(
     assert sum("it continues offline" in message for message in messages) == expected.count("online")
 
 
+def test_error_reports_are_off_before_wandb_starts(
+    tmp_path: Path, wandb_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    found, setup = [], wandb.setup
+
+    def noted(*given: Any, **named: Any) -> object:
+        found.append(os.environ.get("WANDB_ERROR_REPORTING"))
+        return setup(*given, **named)
+
+    monkeypatch.setattr(wandb, "setup", noted)
+    monkeypatch.delenv("WANDB_ERROR_REPORTING")
+    open_offline(tmp_path / "run", mode="auto").finish(0)  # looks for a key
+    assert set(found) == {"false"}
+
+
 def test_a_key_in_netrc_counts(tmp_path: Path, wandb_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
