@@ -119,6 +119,8 @@ def critic_gradients(
     actions: Tensor,
     loss: ValueLoss,
     inputs: Sequence[Tensor | None],
+    *,
+    critics: Callable[[Mlp, Parameters, Tensor, Tensor], Tensor] = critics,
 ) -> tuple[Tensor, list[Tensor]]:
     """Values of N actions in each state, and the gradient of a loss of them with respect to the critics' parameters.
 
@@ -129,6 +131,7 @@ def critic_gradients(
         actions: as for :func:`critics`.
         loss: see :data:`ValueLoss`.
         inputs: what else the loss takes: tensors with the axis R first, and if they have more axes, B last.
+        critics: computes the values, like :func:`critics`.
 
     Returns:
         Values (R, C, N, B), and one gradient per parameter, in the order of ``parameters``; all without a graph.

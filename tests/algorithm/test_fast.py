@@ -133,7 +133,7 @@ def test_critic_gradients_in_groups_of_states(batch, n_groups, own_actions, mlp,
     valued, plain = [], networks.critics
     monkeypatch.setattr(networks, "critics", lambda *each: valued.append(each) or plain(*each))
     with torch.no_grad():
-        values, gradients = state_groups.critic_gradients(*given)
+        values, gradients = state_groups.GROUPED.critic_gradients(*given)
     assert [len(each[2]) for each in valued] == [R * n_groups]
     torch.testing.assert_close(values, expected_values, **DTYPES[torch.float64])
     for got, wanted in zip(gradients, expected, strict=True):
