@@ -2,6 +2,7 @@
 
 import functools
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ VERSION_BASE = {"version_base": "1.3"} if _HYDRA_1_3 else {}
 def register() -> None:
     """Register with Hydra what `configs/` uses: schemas, resolvers, launcher. Calling it again changes nothing."""
     _register_schemas_and_resolvers()
+    # Hydra 1.4 makes our callback without a list of what may be called, and warns of it.
+    warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved _target_='cql\.", UserWarning)
     from hydra.core.plugins import Plugins
 
     # First the instance: it scans for plugins, and in an editable install does not find ours.

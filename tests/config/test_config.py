@@ -597,6 +597,7 @@ def main(cfg):
         file.write(folder + "\\n")
 if __name__ == "__main__":
     with config.friendly_errors():
+        sys.argv[1:] = config.arranged(sys.argv[1:])
         main()
 """
 
