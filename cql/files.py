@@ -39,8 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left beside their files in a folder that nobody writes to now."""
-    for path in folder.glob(f"{_ASIDE}*"):
+    """Remove what killed writers left beside their files, in a folder and those in it that nobody writes to now."""
+    for path in folder.rglob(f"{_ASIDE}*"):
         path.unlink(missing_ok=True)
 
 

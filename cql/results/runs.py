@@ -25,6 +25,7 @@ from cql.training.local_logger import (
     N_LAST_EVALUATIONS,
     PROVENANCE_FILE,
     SUMMARY_FILE,
+    VIDEO_FOLDER,
     EpisodeRow,
     read_episodes,
     read_metrics,
@@ -124,7 +125,7 @@ class Run:
     @property
     def video(self) -> Path | None:
         """The last rollout video, a GIF."""
-        return max((self.directory / "videos").glob("*.gif"), default=None)
+        return max((self.directory / VIDEO_FOLDER).glob("*.gif"), default=None)
 
 
 def run_directories(folder: Path) -> list[Path]:

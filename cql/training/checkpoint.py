@@ -102,8 +102,7 @@ class CheckpointFolder:
             self.path(old).unlink()
 
     def cut(self, step: int) -> None:
-        """Drop the checkpoints of later steps, the newest first, and what a kill left half-written."""
-        files.remove_leftovers(self.directory)
+        """Drop the checkpoints of later steps, the newest first."""
         for later in [each for each in reversed(self.steps()) if each > step]:
             self.path(later).unlink()
 

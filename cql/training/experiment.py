@@ -324,8 +324,7 @@ def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, step: int,
     local, logger = LocalLogger(directory), train_config.logger
     checkpoints = CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints)
     if not is_failed:
-        for folder in ((directory / config.RUN_CONFIG_FILE).parent, directory / "videos"):
-            files.remove_leftovers(folder)
+        files.remove_leftovers(directory)
         checkpoints.cut(step)  # before the rows: no checkpoint may count on rows that are gone
         checkpoints.prune(step)  # a kill may have come before
         local.rewind(step)

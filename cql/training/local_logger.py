@@ -29,6 +29,7 @@ TIMING_FILE = "timing.jsonl"
 EPISODES_FILE = "episodes.csv"
 SUMMARY_FILE = "summary.json"
 PROVENANCE_FILE = "provenance.json"
+VIDEO_FOLDER = "videos"
 
 N_LAST_EVALUATIONS = 5
 """The last evaluations of a run that are averaged: a single one is noisy, and the best was chosen by its noise."""
@@ -155,7 +156,6 @@ class LocalLogger:
         Raises:
             ValueError: A line other than the last is damaged.
         """
-        files.remove_leftovers(self.run_dir)
         for name in (METRICS_FILE, TIMING_FILE):
             _cut(self.run_dir / name, step, _json_step, header_lines=0)
         _cut(self.run_dir / EPISODES_FILE, step, _csv_step, header_lines=1)

@@ -18,7 +18,7 @@ from cql import config, files
 from cql.config import TrainConfig
 from cql.training.checkpoint import CheckpointFolder
 from cql.training.curves import KEY_CURVES_FILE
-from cql.training.local_logger import SUMMARY_FILE
+from cql.training.local_logger import SUMMARY_FILE, VIDEO_FOLDER
 
 CONFIG_FILE = Path(config.RUN_CONFIG_FILE)
 
@@ -100,5 +100,5 @@ def sweep_name(directory: Path) -> str | None:
 
 def shown_results(directory: Path) -> list[Path]:
     """What a person opens first: the last video and the figure, if they exist."""
-    videos = sorted((directory / "videos").glob("*.gif"))[-1:]
+    videos = sorted((directory / VIDEO_FOLDER).glob("*.gif"))[-1:]
     return [path for path in (*videos, directory / KEY_CURVES_FILE) if path.exists()]

@@ -34,7 +34,7 @@ from cql.rollout.worker import Worker
 from cql.training import curves as report
 from cql.training.checkpoint import CheckpointError
 from cql.training.epoch_metrics import EpochMetrics
-from cql.training.local_logger import N_LAST_EVALUATIONS, last_evaluations
+from cql.training.local_logger import N_LAST_EVALUATIONS, VIDEO_FOLDER, last_evaluations
 from cql.training.progress import duration, logging_above_bar
 from cql.training.run import Run, Schedule, Scores, Status
 from cql.training.signals import noted_signals
@@ -584,7 +584,7 @@ def _known(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
 
 
 def _video_path(run: Run, step: int) -> Path:
-    path = run.directory / "videos" / f"step_{step:07d}.gif"
+    path = run.directory / VIDEO_FOLDER / f"step_{step:07d}.gif"
     path.parent.mkdir(exist_ok=True)
     return path
 
