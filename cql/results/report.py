@@ -21,7 +21,8 @@ from cql.results import checks, figures, pages, statistics, writers
 from cql.results.comparison import Comparison
 from cql.results.groups import NOT_BEGUN, Group, Results
 from cql.results.runs import STATISTICS, Run, Statistic, overrides_of, provenance_of, shown_value
-from cql.results.verdict import FEW_SEEDS, evaluation, plural, verdict
+from cql.results.verdict import FEW_SEEDS, evaluation, verdict
+from cql.sweep.status import counted
 from cql.training.curves import SERIES
 from cql.training.local_logger import EPISODES_FILE, METRICS_FILE, N_LAST_EVALUATIONS, SUMMARY_FILE, read_episodes
 
@@ -269,7 +270,7 @@ class _Page:
         said = [f"{n_failed} failed"] if n_failed else []
         said += [f"{n_going} {'has' if n_going == 1 else 'have'} not finished"] if n_going else []
         said += [f"{len(unreadable)} cannot be read"] if unreadable else []
-        summary = f"Of {plural(len(runs) + len(self.results.unread), 'run')} {', '.join(said)}." if said else ""
+        summary = f"Of {counted(len(runs) + len(self.results.unread), 'run')} {', '.join(said)}." if said else ""
         return summary, lines + unreadable, waiting
 
     def number(self, row: dict[str, Any], label: str, sign: str = "") -> tuple[str, float | None]:

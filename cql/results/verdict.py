@@ -14,6 +14,7 @@ from cql.results import statistics
 from cql.results.comparison import Comparison, ranked, tied
 from cql.results.groups import NOT_BEGUN
 from cql.results.statistics import MIN_RUNS, Estimate
+from cql.sweep.status import counted
 
 MOST_LEADS = 8
 """Tasks of which the verdict speaks one by one."""
@@ -57,11 +58,6 @@ def evaluation(compared: Comparison) -> str:
     if compared.statistic == "last five":
         return "the mean of the last five evaluations"
     return f"the {compared.statistic} evaluation"
-
-
-def plural(n: int, noun: str) -> str:
-    """A number with its noun."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def joined(arms: Sequence[str]) -> list[str]:
@@ -182,7 +178,7 @@ class _Verdict:
             known = [gap for task in tasks if (gap := self.compared.difference(task, arm)).has_interval]
             better, worse = sum(gap.low > 0.0 for gap in known), sum(gap.high < 0.0 for gap in known)
             few, even = len(tasks) - len(known), len(known) - better - worse
-            of = plural(len(tasks), "task")
+            of = counted(len(tasks), "task")
             if better or worse:
                 said = f"significantly better on {better}, worse on {worse}, not distinguishable on {even} of {of}"
                 yield [Arm(arm), f" against {base}: {said}{f'; too few seeds on {few}' if few else ''}."]

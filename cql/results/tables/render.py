@@ -15,8 +15,9 @@ from cql.results.groups import Group
 from cql.results.runs import STATISTICS, Statistic
 from cql.results.statistics import MIN_RUNS, Estimate, mean_estimate, overlap
 from cql.results.tables.cells import Arm, Comparison
-from cql.results.tables.spec import MARKS, NOT_SAID, OF_DATASET, Published, Table, Value, counted
+from cql.results.tables.spec import MARKS, NOT_SAID, OF_DATASET, Published, Table, Value
 from cql.results.writers import Row, csv_text, escape_latex, escape_markdown, latex_table, markdown_table, text_table
+from cql.sweep.status import counted
 
 NOTHING = "-"
 

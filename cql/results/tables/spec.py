@@ -19,6 +19,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from cql.results.runs import STATISTICS, Statistic
 from cql.results.statistics import Estimate, published_estimate
+from cql.sweep.status import counted
 
 MARKS = {
     "V": "read in the named file or log",
@@ -227,11 +228,6 @@ def rescaled(value: float, reference: Reference | None) -> float:
         return value
     low, high = reference
     return 100.0 * (value - low) / (high - low)
-
-
-def counted(n: int, noun: str) -> str:
-    """A number with its noun: ``1 seed``, ``2 seeds``."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def known_tables(folder: Path) -> list[str]:
