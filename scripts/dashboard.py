@@ -35,12 +35,12 @@ def main() -> int:
     """Build the workspace, and save it if W&B is online; user errors are printed to stderr, with exit code 2."""
     chosen = arguments()
     from cql.results import dashboard
-    from cql.training import wandb_logger
+    from cql.training import wandb_mode
 
     try:
         folder = sweeps.find_sweep(chosen.sweep)
         path = chosen.json or folder / dashboard.DASHBOARD_FILE
-        mode, reason = wandb_logger.choose_mode("auto")
+        mode, reason = wandb_mode.choose_mode("auto")
         found = dashboard.in_wandb(folder, project=chosen.project, entity=chosen.entity)
         built = dashboard.workspace(found)
         address = dashboard.saved_address(path)

@@ -91,7 +91,7 @@ def main() -> int:
     print(f"written: {written.page} ({written.page.stat().st_size / 1e6:.1f} MB), tables and figures beside it")
     if chosen.wandb:
         project, entity = where
-        line = wandb_report.log_report(
+        line, arrived = wandb_report.log_report(
             out,
             files=list(written.files),
             table=list(written.rows),
@@ -101,6 +101,7 @@ def main() -> int:
             sweep=folders[0].resolve().name,
         )
         print(line)
+        return 0 if arrived else 1
     return 0
 
 

@@ -442,6 +442,7 @@ class WandbLoggerConfig(Logger):
         name: The run's name; null for one made from the config.
         mode: Where the run goes.
         log_checkpoints: Upload the final and the best checkpoint as artifacts.
+        finish_timeout: Seconds to wait at the end, for all runs of a stack together, until W&B has everything.
     """
 
     kind: str = "wandb"
@@ -453,6 +454,7 @@ class WandbLoggerConfig(Logger):
     name: str | None
     mode: LoggerMode
     log_checkpoints: bool
+    finish_timeout: float = field(default=600.0, metadata={"bounds": Bounds(above=0.0), "hint": ""})
 
 
 @dataclass(kw_only=True)

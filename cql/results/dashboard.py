@@ -19,7 +19,7 @@ from cql.points import SEED, without_seed
 from cql.results.runs import ResultsError, read_run
 from cql.sweep.status import read_sweep
 from cql.training.local_logger import N_LAST_EVALUATIONS
-from cql.training.wandb_logger import VIDEO_KEY, WANDB_FILE, wandb_tag
+from cql.training.wandb_logger import VIDEO_KEY, WANDB_FILE, wandb_text
 
 DASHBOARD_FILE = "dashboard.json"
 REPORT = "report"
@@ -238,7 +238,7 @@ def workspace(sweep: SweepInWandb) -> Any:
         sections=sections,
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=sweep.n_runs),
         runset_settings=ws.RunsetSettings(
-            filters=expr.And(expr.Tags().isin([wandb_tag(sweep.name)]), expr.Metric("JobType") != REPORT),
+            filters=expr.And(expr.Tags().isin([wandb_text("tags", sweep.name)]), expr.Metric("JobType") != REPORT),
             groupby=[expr.Metric("Group")],
             order=[expr.Ordering(expr.Summary(f"{_JUDGED}{judged}"), ascending=False)],
             pinned_columns=[f"summary:{outcome}{judged}" for outcome in _OUTCOMES],

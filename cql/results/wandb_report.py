@@ -25,7 +25,7 @@ def log_report(
     sweep: str | None = None,
     table: Sequence[Mapping[str, object]] = (),
     figures: Sequence[Path] = (),
-) -> str:
+) -> tuple[str, bool]:
     """Log a report to W&B as the run ``report`` of its sweep; the same folder always continues the same run.
 
     The table is logged as ``results``, each figure by its file's name without the ending, and all files together as the
@@ -42,7 +42,8 @@ def log_report(
         figures: Pictures.
 
     Returns:
-        One line for people: where the run is, or which command uploads it if W&B is offline.
+        One line for people, which says where the run is or which command uploads it if W&B is offline; and whether the
+        report is where it was to go.
 
     Raises:
         FileNotFoundError: One of the files or figures does not exist; nothing was logged.
@@ -64,7 +65,7 @@ def log_report(
         mode=mode,
     ) as logger:
         if not logger.active:
-            return logger.place
+            return logger.place, not logger.missed
         if table:
             logger.log_table("results", table)
         for figure in figures:
@@ -73,7 +74,8 @@ def log_report(
             # W&B allows these characters in an artifact's name, and 128 of them.
             artifact = re.sub(r"[^\w.-]", "_", f"{REPORT}-{name}", flags=re.ASCII)[:128]
             logger.log_artifact({_name_in(folder, path): path for path in files}, artifact, REPORT)
-        return logger.place if logger.active else "the report was not logged to W&B: see the warning above"
+        line = logger.place if logger.active else "the report was not logged to W&B: see the warning above"
+    return line, not logger.missed
 
 
 def _name_in(folder: Path, path: Path) -> str:

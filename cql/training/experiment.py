@@ -31,7 +31,8 @@ from cql.training.run import Run, Schedule
 from cql.training.run_folder import FolderError, claim_folder, read_summary, score, shown_results, sweep_name
 from cql.training.run_logs import run_logs
 from cql.training.trainer import Trainer
-from cql.training.wandb_run import open_wandb_run
+from cql.training.wandb_logger import WandbLogger
+from cql.training.wandb_run import complete_wandb_run, finished_together, open_wandb_run
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,8 @@ def run_stack(
                     known = _known_outcome(train_config, directory)
                 if known is not None:
                     outcomes[directory] = known
+                    if not isinstance(known, Exception):
+                        complete_wandb_run(train_config, directory)
                     if not label and not isinstance(known, Exception):
                         log.info("%s: finished already, nothing to do", directory)
                 if known is None or isinstance(known, Exception):
@@ -149,7 +152,7 @@ def _train_all(members: Mapping[Path, TrainConfig], todo: Sequence[Path], label:
 
 
 def _exit_if_stopped(results: Collection["Run | Exception"]) -> None:
-    stopped = [result for result in results if isinstance(result, Run) and result.status == "interrupted"]
+    stopped = [result for result in results if isinstance(result, Run) and result.exit_code >= 128]
     if not stopped:
         return
     step = min(int(read_summary(each.directory)["step"]) for each in stopped)
@@ -178,11 +181,9 @@ def _known_outcome(train_config: TrainConfig, directory: Path) -> float | Except
 def _outcome(result: Run | Exception, directory: Path) -> float | Exception:
     """What :func:`run_stack` returns of a run; a failure that is not yet in the run's summary is written to it."""
     if isinstance(result, Run):
-        return (
-            score(read_summary(directory))
-            if result.status == "finished"
-            else RunFailed(f"{directory}: {result.failure or result.status}")
-        )
+        if result.status == "finished":
+            return score(read_summary(directory))
+        return RunFailed(f"{directory}: {result.failure or 'stopped on its page in W&B; the same command resumes it'}")
     summary = read_summary(directory)
     # An interrupted run has its summary: the exception is how the batch system ended the job.
     if not isinstance(result, FolderError) and summary.get("status") not in ("failed", "interrupted"):
@@ -221,7 +222,9 @@ def train(
             first.env.id,
         )
     results: dict[Path, Run | Exception] = {}
+    mirrors: list[WandbLogger] = []
     with contextlib.ExitStack() as held:
+        held.enter_context(finished_together(mirrors, first))
         for directory, each in configs.items():
             try:
                 checkpoint = stack.checkpoints.get(directory)
@@ -234,7 +237,7 @@ def train(
                 log.error("%s: %s", directory, error, extra={"run_dir": directory})
                 results[directory] = error
             else:
-                held.enter_context(one.wandb)
+                mirrors.append(one.wandb)
                 results[directory] = one
         begun = {directory: one for directory, one in results.items() if isinstance(one, Run)}
         if not any(one.status == "running" for one in begun.values()):

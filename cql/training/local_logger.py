@@ -167,7 +167,20 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
     Raises:
         ValueError: A line other than the last is damaged.
     """
-    path = Path(run_dir) / METRICS_FILE
+    return _read_rows(Path(run_dir) / METRICS_FILE)
+
+
+def read_timing(run_dir: Path) -> list[dict[str, float]]:
+    """The rows of ``timing.jsonl``, as :func:`read_metrics` reads the other file."""
+    return _read_rows(Path(run_dir) / TIMING_FILE)
+
+
+def video_path(run_dir: Path, step: int) -> Path:
+    """Where a run keeps the video of an evaluation."""
+    return Path(run_dir) / VIDEO_FOLDER / f"step_{step:07d}.gif"
+
+
+def _read_rows(path: Path) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     for number, line in _whole_lines(path):
         _parsed_step(path, number, line, _json_step)

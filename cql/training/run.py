@@ -65,7 +65,7 @@ class Run:
         scores: of the evaluations so far.
         last_returns: mean returns of the last :data:`cql.training.local_logger.N_LAST_EVALUATIONS` evaluations.
         status: ``running`` until :func:`train` returns.
-        exit_code: 0, 1 if the run failed, 128 + the signal's number if a signal ended it.
+        exit_code: 0, 1 if the run failed or was stopped on its page in W&B, 128 + the number of a signal that ended it.
         failure: what went wrong, where ``status`` is ``failed``.
         last_metrics: the last row that was logged, with its step.
     """

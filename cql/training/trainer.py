@@ -34,7 +34,7 @@ from cql.rollout.worker import Worker
 from cql.training import curves as report
 from cql.training.checkpoint import CheckpointError
 from cql.training.epoch_metrics import EpochMetrics
-from cql.training.local_logger import N_LAST_EVALUATIONS, VIDEO_FOLDER, last_evaluations
+from cql.training.local_logger import N_LAST_EVALUATIONS, last_evaluations, video_path
 from cql.training.progress import duration, logging_above_bar
 from cql.training.run import Run, Schedule, Scores, Status
 from cql.training.signals import noted_signals
@@ -189,6 +189,8 @@ class Trainer:
                     self._synchronise()
                     seconds = time.perf_counter() - began
                     self._end_epoch(step, seconds, count / seconds)
+                    if step != last:
+                        self._stop_those_asked()
                     began, count = time.perf_counter(), 0
                 while signals.of_others:
                     self._hand_on(*signals.of_others.pop(0))
@@ -507,10 +509,22 @@ class Trainer:
         self._record_last(self._step_done, index, run)
         title = f"{run.config['env']['id']}, seed {run.config['seed']}"
         run.wandb.log_figure(report.key_curves(run.directory, title=title))
+        self._end(index, run, "finished", exit_code=0)
         if run.log_checkpoints:
             for path in (run.checkpoints.find("last"), run.checkpoints.best):
                 run.wandb.log_artifact({path.name: path}, f"checkpoint-{run.wandb.run_id}-{path.stem}", "checkpoint")
-        self._end(index, run, "finished", exit_code=0)
+
+    def _stop_those_asked(self) -> None:
+        """End the runs that somebody has stopped on their pages in W&B; the others go on."""
+        asked = [index for index, run in self._alive() if run.wandb.is_stop_requested]
+        if asked:
+            self._complete()
+        for index, run in self._alive(asked):
+            with self._own_failure(index):
+                state = self._state(index)
+                run.checkpoints.write(state["step"], self._contents(run, state))
+                log.warning("stopped on its page in W&B at step %d", state["step"], extra={"run_dir": run.directory})
+                self._end(index, run, "interrupted", exit_code=1)
 
     def _stop_failures(self) -> None:
         for index, run in self._alive():
@@ -547,7 +561,7 @@ class Trainer:
                 return
             log.error("the summary could not be written: %s", error, extra={"run_dir": run.directory})
         run.wandb.summary({"status": status, **_known(self._summary_scores(run))})
-        run.wandb.finish(exit_code)
+        run.wandb.end(exit_code)
 
     def _summary_scores(self, run: Run) -> dict[str, float | int | None]:
         """The last and the best evaluation and the mean of the last few, as returns and as scores."""
@@ -584,7 +598,7 @@ def _known(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
 
 
 def _video_path(run: Run, step: int) -> Path:
-    path = run.directory / VIDEO_FOLDER / f"step_{step:07d}.gif"
+    path = video_path(run.directory, step)
     path.parent.mkdir(exist_ok=True)
     return path
 

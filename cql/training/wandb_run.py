@@ -1,15 +1,19 @@
 """A run's place in Weights & Biases: its project, name, group and tags."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cql import config, points
 from cql.config import TrainConfig
-from cql.rollout.envs import EnvInfo
+from cql.rollout.envs import EnvInfo, env_info
 from cql.training.build import hyper_params
+from cql.training.curves import KEY_CURVES_FILE
 from cql.training.provenance import versions
-from cql.training.run_folder import sweep_name
-from cql.training.wandb_logger import WandbLogger, open_wandb
+from cql.training.run_folder import read_summary, sweep_name
+from cql.training.wandb_logger import SHORT_TIMEOUT, WandbLogger, finish_all, is_complete, open_wandb
+from cql.training.wandb_mode import SERVER, choose_mode, is_disabled
 
 
 def open_wandb_run(train_config: TrainConfig, info: EnvInfo, directory: Path, *, disabled: bool) -> WandbLogger:
@@ -41,9 +45,45 @@ def open_wandb_run(train_config: TrainConfig, info: EnvInfo, directory: Path, *,
                 tags=tags,
                 name=chosen.name or name,
                 mode=chosen.mode,
+                finish_timeout=chosen.finish_timeout,
             )
         case _:
             return open_wandb(directory, config=plain, project="", mode="disabled")
+
+
+@contextlib.contextmanager
+def finished_together(mirrors: Sequence[WandbLogger], train_config: TrainConfig) -> Iterator[None]:
+    """Finish W&B runs when the block ends, all of them under one deadline.
+
+    Args:
+        mirrors: those opened in the block; a run whose end is not noted by then has failed if the block raises.
+        train_config: of one of the runs.
+    """
+    logger = train_config.logger
+    seconds = logger.finish_timeout if isinstance(logger, config.WandbLoggerConfig) else 0.0
+    try:
+        yield
+    except BaseException as error:
+        for mirror in mirrors:
+            mirror.end(1)
+        finish_all(mirrors, seconds if isinstance(error, Exception) else min(seconds, SHORT_TIMEOUT))
+        raise
+    finish_all(mirrors, seconds)
+
+
+def complete_wandb_run(train_config: TrainConfig, directory: Path) -> None:
+    """Send what W&B lacks of a run that has finished, if a server is there."""
+    logger = train_config.logger
+    if not isinstance(logger, config.WandbLoggerConfig) or is_disabled(logger.mode) or is_complete(directory):
+        return
+    if choose_mode(logger.mode)[0] != "online" or SERVER.problem() is not None:
+        return
+    with open_wandb_run(train_config, env_info(train_config.env.id), directory, disabled=False) as mirror:
+        if (figure := directory / KEY_CURVES_FILE).exists():
+            mirror.log_figure(figure)
+        summary = read_summary(directory)
+        own = {name: summary[name] for name in summary if "eval_" in name or name in ("status", "best_step")}
+        mirror.summary({name: value for name, value in own.items() if value is not None})
 
 
 def human_name(train_config: TrainConfig) -> str:

@@ -471,7 +471,7 @@ def test_plain_values_are_plain():
     assert plain["device"] == "auto"
     assert type(plain["device"]) is str
     assert plain["algorithm"]["alpha_cql"] == {"kind": "fixed", "value": 5.0}
-    assert config.differing_keys(plain, OmegaConf.to_container(compose([]), enum_to_str=True)) == []
+    assert config.differing_keys(plain, OmegaConf.to_container(compose([]), enum_to_str=True, resolve=True)) == []
 
 
 FIXED_TEMP = ["algorithm/alpha_temp=fixed"]
