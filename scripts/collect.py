@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cql import config
+from cql.commands import override, train
 
 if TYPE_CHECKING:
     from cql.data.collect import Episode
@@ -99,10 +99,10 @@ def train_command(dataset_id: str, env_id: str, reference: tuple[float, float] |
     """The command that trains on a dataset with the same reference scores."""
     from cql.rollout.reference_scores import known_scores
 
-    overrides = ["dataset=minari", f"dataset.id={dataset_id}", f"env.id={env_id}"]
+    overrides = ["dataset=minari", override("dataset.id", dataset_id), override("env.id", env_id)]
     if reference is not None and reference != known_scores(env_id):
         overrides.append(f"env.reference=[{reference[0]},{reference[1]}]")
-    return shlex.join(["python", "scripts/train.py", *overrides])
+    return train(*overrides)
 
 
 def summary(episodes: "Sequence[Episode]", reference: tuple[float, float] | None, name: str) -> str:

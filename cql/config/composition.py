@@ -1,6 +1,7 @@
 """Composition of the config by Hydra: registration of schemas, resolvers and launcher."""
 
 import functools
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ def arranged(arguments: Sequence[str]) -> list[str]:
     among the arguments, and refuses one that it meets later; an experiment in a folder of the user's own
     (`--config-dir`) needs `-m` there.
     """
+    if "WANDB_SWEEP_ID" in os.environ:  # `wandb agent` writes --KEY=VALUE unless its sweep's file says otherwise
+        arguments = [re.sub(r"^--(?=[\w./]+=)", "", text) for text in arguments]
     flags = [text for text in arguments if text in ("-m", "--multirun")]
     found: list[str] = flags[:1]
     for text in arguments:

@@ -195,6 +195,11 @@ def _sweep_plan(root: DictConfig, folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The folder's sweep was begun with another config, or a key of the whole sweep has several values.
     """
+    if "WANDB_SWEEP_ID" in os.environ:
+        raise ConfigError(
+            "a multirun has no place under `wandb agent`, whose W&B run can be one run's only: leave out -m and the "
+            "experiments that are sweeps, and let W&B's sweep vary the keys"
+        )
     path, swept = folder / SWEEP_FILE, _swept_keys(root)
     for key in ("sweep_name", "retry_failed", "resume"):
         if key in swept:

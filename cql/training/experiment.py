@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cql import config, data, files
+from cql import commands, config, data, files
 from cql.algorithm.agent import Agent, HyperParams
 from cql.algorithm.fast.cuda_graph import CapturedStep
 from cql.config import TrainConfig
@@ -158,7 +158,7 @@ def _exit_if_stopped(results: Collection["Run | Exception"]) -> None:
     step = min(int(read_summary(each.directory)["step"]) for each in stopped)
     sweep = sweep_name(stopped[0].directory)
     again = (
-        f"resume it with: python scripts/train.py resume={stopped[0].directory}"
+        f"resume it with: {commands.train(commands.override('resume', stopped[0].directory))}"
         if sweep is None
         else f"to resume, give the sweep's command again, with sweep_name={sweep}"
     )

@@ -17,7 +17,6 @@ import math
 import numbers
 import os
 import secrets
-import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from cql import files
+from cql.commands import command
 from cql.training.local_logger import read_metrics, read_timing, video_path
 from cql.training.wandb_mode import SERVER, check_mode, choose_mode, is_disabled, settings
 
@@ -58,6 +58,7 @@ SHORT_TIMEOUT = 10.0
 _SECONDS_IN_SILENCE = 3.0
 _SECONDS_UNTIL_REPEATED = 60.0
 _GRACE = 3.0
+_SAID_ANYWAY = ("Timed out finishing", "Problem finishing run")  # by a line of ours
 
 # W&B refuses longer texts: online when the run starts, offline when it is synced.
 _LONGEST = {"name": 128, "group": 128, "job_type": 64, "tags": 64}
@@ -203,6 +204,7 @@ class WandbLogger:
                 artifact.add_file(str(path), name=inside)
             self._run.log_artifact(artifact)
         except Exception as error:  # noqa: BLE001  W&B raises what it likes
+            self.missed = True
             self._warn("W&B did not take the artifact %s (%s: %s)", name, type_name(error), error)
 
     def summary(self, values: Mapping[str, object]) -> None:
@@ -348,8 +350,9 @@ class _Messages:
 
     def warning(self, text: str) -> None:
         now = time.monotonic()
-        if "Timed out finishing" in text:  # our own line follows
+        if any(known in text for known in _SAID_ANYWAY):
             return
+        text = text.removeprefix("wandb: ").removeprefix("WARNING ").removeprefix("ERROR ")
         if "Fatal error while uploading" in text:
             self.gave_up = now
             text = (
@@ -463,8 +466,8 @@ def open_wandb(
         progress = progress._replace(number=max(run.starting_step - 1, progress.first_number))
     progress.write(run_dir)
     if run.offline:
-        unsynced = " ".join(shlex.quote(str(path)) for path in _folders(run_dir, run.id, "offline-run"))
-        place = f"W&B is offline ({reason}); to upload the run when it has ended: wandb sync {unsynced}"
+        upload = command("wandb", "sync", *_folders(run_dir, run.id, "offline-run"))
+        place = f"W&B is offline ({reason}); to upload the run when it has ended: {upload}"
     else:
         place = f"W&B run: {run.url}"
     _log.info("%s", place, extra={"run_dir": run_dir})

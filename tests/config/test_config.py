@@ -878,3 +878,38 @@ def test_a_fixed_alpha_cql_is_bounded_as_a_learned_one_is():
     from cql.algorithm import losses
 
     assert schema.ALPHA_CQL_MAX == losses.ALPHA_CQL_MAX
+
+
+# --- under W&B's agent ---
+
+
+AGENT = {"WANDB_SWEEP_ID": "swp12345", "WANDB_RUN_ID": "agentrun1"}
+
+
+def test_an_agents_way_of_writing_overrides_is_read(start, tmp_path):
+    result = start("--seed=3", "--algorithm.alpha_cql.value=7", env={**os.environ, **AGENT})
+    assert result.returncode == 0, result.stderr
+    (folder,) = folders(tmp_path)
+    assert folder.name.endswith("_seed3")
+
+
+def test_a_multirun_is_refused_under_an_agent(start, tmp_path):
+    result = start("-m", "seed=0,1", env={**os.environ, **AGENT})
+    assert result.returncode == 2
+    assert result.stderr.startswith("Config error: a multirun has no place under `wandb agent`")
+    assert folders(tmp_path) == []
+
+
+def test_wandbs_variables_count_unless_a_key_is_given(monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    assert (load("seed=11").logger.project, load("seed=11").logger.entity) == ("theirs", "team")
+    assert load("seed=11", "logger.project=mine").logger.project == "mine"
+
+
+def test_the_sweep_for_wandb_is_a_command_that_trains():
+    plan = yaml.safe_load((config.CONFIG_DIR.parent / "scripts" / "wandb_sweep.yaml").read_text())
+    assert plan["command"][2:4] == ["${program}", "+experiment=quickstart"]
+    values = [f"{key}={each.get('values', [each.get('min')])[0]}" for key, each in plan["parameters"].items()]
+    trained = config.checked(config.compose([plan["command"][3], *values]))
+    assert (trained.algorithm.alpha_cql.value, trained.seed) == (0.5, 0)

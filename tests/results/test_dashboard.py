@@ -520,7 +520,7 @@ def test_what_wandb_raises_stays_a_warning(
         logging.WARNING
     ]
     monkeypatch.setattr(wandb, "init", fail)
-    assert log_report(**report) == ("W&B is switched off", True)
+    assert log_report(**report) == ("W&B is switched off", False)
 
 
 def test_nothing_is_sent_where_wandb_is_off_or_a_file_is_missing(report: dict[str, Any]) -> None:

@@ -650,3 +650,30 @@ def _handlers_are_restored() -> Iterator[None]:
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
     assert {each: signal.getsignal(each) for each in before} == before
+
+
+# Stopped in W&B -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [15, 20])  # in the middle of an epoch, and at its last step
+def test_a_run_that_is_stopped_in_wandb_ends_alone(
+    configs: list[TrainConfig],
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    trainer = stack(configs, tmp_path)
+    stopped = trainer.runs[1].wandb
+    at_update(monkeypatch, number, stopped._stopped.set)
+    assert train(trainer) == ["finished", "interrupted", "finished"]
+    monkeypatch.undo()
+    assert [run.exit_code for run in trainer.runs] == [0, 1, 0]
+    assert summary(folders_in(tmp_path)[1])["status"] == "interrupted"
+    assert "stopped on its page in W&B at step 20" in caplog.text
+    for index in (0, 2):
+        assert_same_run(folders_in(tmp_path)[index], folders_in(undisturbed)[index])
+    steps = [row["step"] for row in read_metrics(folders_in(tmp_path)[1])]
+    assert steps == [10, 20]
+    assert CheckpointFolder(folders_in(tmp_path)[1] / "checkpoints").steps()[-1] == 20

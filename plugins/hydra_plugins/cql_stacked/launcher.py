@@ -132,6 +132,7 @@ class StackedLauncher(Launcher):
 
 def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
     """Log how the sweep went, tell each failure their number (the exit code), and draw the figure."""
+    from cql.commands import command
     from cql.results import sweep_figure
     from cql.sweep.status import counted
     from cql.training.lock import FolderInUseError
@@ -145,7 +146,7 @@ def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
         len(failures) - in_use, f", {in_use} being trained by another process" if in_use else "",
     )  # fmt: skip
     if any(sweep.glob("*/wandb/offline-run-*")):
-        log.info("to upload the offline W&B runs: wandb sync %s/*/wandb/offline-run-*", sweep)
+        log.info("to upload the offline W&B runs: %s/*/wandb/offline-run-*", command("wandb", "sync", sweep))
     try:
         log.info("figure: %s", sweep_figure.sweep_curves(sweep))
     except FileNotFoundError as error:
