@@ -1,10 +1,15 @@
-"""Commands that are printed to be pasted: quoted for Hydra's grammar, then for the shell."""
+"""What commands print: commands to be pasted, quoted for Hydra's grammar and for the shell, and errors."""
 
 import re
 import shlex
 from pathlib import Path
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")
+
+
+def is_own(error: Exception) -> bool:
+    """Whether an error is one of the program's own, whose text is written for users."""
+    return type(error).__module__.startswith("cql.")
 
 
 def override(key: str, value: object) -> str:

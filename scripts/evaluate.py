@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from cql.commands import is_own
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
@@ -19,19 +21,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gif", type=Path, metavar="PATH", help="record the beginning of the first episode")
     parser.add_argument("--mp4", type=Path, metavar="PATH", help="the same as MP4")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the video (default 10)")
+    parser.add_argument("--env", metavar="PACKAGE:ID", help="the run's environment, if a package of yours registers it")
     chosen = parser.parse_args()
     if chosen.episodes < 1:
         parser.error(f"--episodes {chosen.episodes}: at least 1")
+    if chosen.seed is not None and not 0 <= chosen.seed < 2**31:
+        parser.error(f"--seed {chosen.seed}: at least 0 and less than 2**31")
+    if not 0.0 < chosen.seconds < float("inf"):
+        parser.error(f"--seconds {chosen.seconds:g}: greater than 0")
     return chosen
 
 
 def main() -> int:
     """Load, run and report; user errors are printed to stderr, with exit code 2."""
     chosen = arguments()
-    from cql.rollout.rendering import RenderingError
-    from cql.training.checkpoint import CheckpointError
     from cql.training.evaluate import evaluate
-    from cql.training.run_folder import FolderError
 
     try:
         found = evaluate(
@@ -42,8 +46,11 @@ def main() -> int:
             gif=chosen.gif,
             mp4=chosen.mp4,
             seconds=chosen.seconds,
+            env=chosen.env,
         )
-    except (CheckpointError, FolderError, RenderingError) as error:
+    except Exception as error:
+        if not is_own(error):
+            raise
         print(error, file=sys.stderr)
         return 2
     returns, scores = found.returns, found.scores

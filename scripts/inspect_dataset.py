@@ -49,12 +49,13 @@ def inspect(chosen: argparse.Namespace) -> None:
     """
     from cql.data import DatasetError, inspection
     from cql.results.inspection_page import write_page
-    from cql.rollout.envs import env_info
+    from cql.rollout.envs import env_info, refuse_foreign_package
 
     name, source = inspection.find(chosen.dataset, chosen.env)
     env_id = chosen.env or source.raw.env_id
     if env_id is None:
         raise DatasetError(f"{chosen.dataset} does not name its environment: add --env, such as --env Hopper-v5")
+    refuse_foreign_package(env_id, f"{chosen.dataset}", chosen.env, "--env")
     reference = None if chosen.reference is None else (chosen.reference[0], chosen.reference[1])
     found = inspection.inspect(source, env_info(env_id), reference=reference, discount=chosen.discount)
     out = chosen.out or Path("outputs", "datasets", re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed")

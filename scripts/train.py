@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cql import config
+from cql.commands import is_own
 
 # OpenMP's threads wait for each other in a busy loop by default, which makes updates three times slower if another
 # process has one of the cores. With this they sleep after 1000 turns. It must be set before torch is imported.
@@ -47,7 +48,7 @@ def main() -> None:
         sys.stderr.write("interrupted at once; the run resumes from its last checkpoint, if it has one\n")
         sys.exit(130)
     except Exception as error:
-        if not type(error).__module__.startswith("cql."):
+        if not is_own(error):
             raise
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         # Of a sweep the number of its runs that failed; the numbers from 126 on have other meanings.

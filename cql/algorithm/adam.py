@@ -65,6 +65,21 @@ class Adam:
             for exp_avg, exp_avg_sq in zip(self.exp_avg, self.exp_avg_sq, strict=True)
         ]
 
+    def check(self, state: Sequence[Mapping[str, Tensor]]) -> None:
+        """Refuse what :meth:`state` of the same parameters would not give.
+
+        Raises:
+            ValueError: a moment is missing, or has another shape or type than its parameter.
+        """
+        if len(state) != len(self.parameters):
+            raise ValueError(f"moments of {len(state)} parameters, expected {len(self.parameters)}")
+        for parameter, moments in zip(self.parameters, state, strict=True):
+            own = tuple(parameter.shape[1:]), parameter.dtype
+            expected = {"step": ((), torch.float32), "exp_avg": own, "exp_avg_sq": own}
+            found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in moments.items()}
+            if found not in ({}, expected):
+                raise ValueError(f"moments {found}, expected {expected}")
+
     def load_state(self, run: int, state: Sequence[Mapping[str, Tensor]]) -> None:
         """Continue from :meth:`state`. The step count is the stack's: all runs have to be loaded at the same step."""
         for exp_avg, exp_avg_sq, moments in zip(self.exp_avg, self.exp_avg_sq, state, strict=True):

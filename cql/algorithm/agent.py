@@ -146,6 +146,10 @@ class Agent:
             )
         for state in states:
             self._check(state["parameters"])
+            for part, optimiser in self.stack.optimisers.items():
+                if part not in state["optimisers"]:
+                    raise ValueError(f"the state has no optimiser of {part}")
+                optimiser.check(state["optimisers"][part])
         for run, state in enumerate(states):
             for part, own in self.stack.parts().items():
                 for name, tensor in own.items():
@@ -160,9 +164,9 @@ class Agent:
             if names != own.keys():
                 raise ValueError(f"{part}: the state holds {sorted(names)}, this agent {sorted(own)}")
             for name, tensor in own.items():
-                if given[part][name].shape != tensor.shape[1:]:
-                    shapes = tuple(given[part][name].shape), tuple(tensor.shape[1:])
-                    raise ValueError(f"{part}.{name}: shape {shapes[0]}, expected {shapes[1]}")
+                forms = [(tuple(each.shape), each.dtype) for each in (given[part][name], tensor[0])]
+                if forms[0] != forms[1]:
+                    raise ValueError(f"{part}.{name}: {forms[0]}, expected {forms[1]}")
 
 
 _ROWS = 16  # of one product of a policy's evaluation

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.data.raw import DatasetError, RawData, empty_error, slices
+from cql.rollout.envs import same_env
 
 # Actions are stored in float32, so an action on a bound may exceed it by a rounding error.
 ACTION_TOLERANCE = 1e-5
@@ -91,8 +92,7 @@ def check_source(raw: RawData, env_id: str, observation_size: int, action_size: 
     Raises:
         DatasetError: the dataset names another environment, or has other sizes.
     """
-    # A dataset does not record the module of PACKAGE:ID.
-    if raw.env_id is not None and raw.env_id != env_id.rpartition(":")[2]:
+    if raw.env_id is not None and not same_env(raw.env_id, env_id):
         raise DatasetError(
             f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: "
             f"set {option}{raw.env_id} or choose another dataset"

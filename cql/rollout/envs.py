@@ -96,11 +96,36 @@ def make_env(
     try:
         # The checker walks over every observation of every step; `env_info` and the tests have looked at the spaces.
         return gymnasium.make(env_id, disable_env_checker=True, **options)
-    except (gymnasium.error.Error, ImportError) as error:
+    except Exception as error:  # a package's own code runs here
+        reason = f"{type(error).__name__}: {error}"
         raise EnvError(
-            f"env: gymnasium cannot make {env_id!r} ({error}). Give the id of an environment that is installed, "
+            f"env: gymnasium cannot make {env_id!r} ({reason}). Give the id of an environment that is installed, "
             "such as HalfCheetah-v5; the id of one that a package registers is written PACKAGE:ID."
         ) from error
+
+
+def same_env(one: str, other: str) -> bool:
+    """Whether two ids name the same environment; the package of PACKAGE:ID is only where it is registered."""
+    return one.rpartition(":")[2] == other.rpartition(":")[2]
+
+
+def refuse_foreign_package(env_id: str, source: str, allowed: str | None, option: str) -> None:
+    """Refuse an id of the form PACKAGE:ID that a file names: to make the environment would import and run the package.
+
+    Args:
+        env_id: as the file has it.
+        source: the file, for the message.
+        allowed: the id that the user gave, if any.
+        option: with which a user gives it.
+
+    Raises:
+        EnvError: the id names a package, and the user did not give it.
+    """
+    if ":" in env_id and env_id != allowed:
+        raise EnvError(
+            f"{source} names the environment {env_id!r}, and to make it would run code of the package "
+            f"{env_id.partition(':')[0]!r}. If you trust it: {option} {env_id}"
+        )
 
 
 def to_env_actions(

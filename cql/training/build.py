@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cql import config, data
@@ -13,7 +14,7 @@ from cql.config import TrainConfig
 from cql.data import embedded, policies
 from cql.rollout.envs import EnvInfo
 from cql.rollout.reference_scores import reference_scores
-from cql.training.checkpoint import load
+from cql.training.checkpoint import CheckpointError, load
 
 
 def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) -> data.Transitions:
@@ -140,11 +141,15 @@ def load_policy(path: Path) -> tuple[Policy, TrainConfig, int]:
     Raises:
         CheckpointError: the file is absent, damaged or of another format.
     """
-    checkpoint = load(path)
+    checkpoint = load(path, policy_only=True)
     train_config = config.from_dict(checkpoint["config"])
-    parameters = {name: tensor.unsqueeze(0) for name, tensor in checkpoint["agent"]["parameters"]["actor"].items()}
     normaliser = checkpoint["normaliser"]
-    policy = Policy(mlp(train_config), parameters, normaliser["mean"], normaliser["std"])
+    try:
+        parameters = {name: tensor.unsqueeze(0) for name, tensor in checkpoint["agent"]["parameters"]["actor"].items()}
+        policy = Policy(mlp(train_config), parameters, normaliser["mean"], normaliser["std"])
+        policy(np.zeros((1, 1, len(normaliser["mean"])), np.float32))
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{path}: its actor does not fit its config ({type(error).__name__}: {error})") from error
     return policy, train_config, int(checkpoint["step"])
 
 
@@ -158,7 +163,7 @@ def load_behaviour(path: Path, name: str) -> policies.ActorPolicy:
     Raises:
         CheckpointError: the file is absent, damaged or of another format.
     """
-    checkpoint = load(path)
+    checkpoint = load(path, policy_only=True)
     train_config = config.from_dict(checkpoint["config"])
     return policies.ActorPolicy(
         f"{name} (step {checkpoint['step']})",

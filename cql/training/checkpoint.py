@@ -43,24 +43,100 @@ def save(path: Path, contents: dict[str, Any]) -> None:
     files.write_bytes(path, body + _TRAILER + hashlib.sha256(body).hexdigest().encode())
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+def load(path: Path, *, policy_only: bool = False) -> dict[str, Any]:
+    """Read the checkpoint of a run onto the CPU.
+
+    Args:
+        path: of the file.
+        policy_only: ask only for what its policy needs, which is not enough to resume from.
 
     Raises:
-        CheckpointError: the file is absent, truncated, altered, or of another format version.
+        CheckpointError: the file is absent, cannot be read, is damaged or of another format version, or it does not
+            hold what the checkpoint of a run does.
     """
+    contents = read(path)
+    problem = _problem(contents, _POLICY if policy_only else _SCHEMA)
+    if problem is not None:
+        raise CheckpointError(f"{path}: not the checkpoint of a run: {problem}")
+    return contents
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What :func:`save` wrote, whatever it is.
+
+    Raises:
+        CheckpointError: the file is absent, cannot be read, is damaged, or of another format version.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: not a file")  # a pipe would be waited for
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); the file may be whole") from error
     body, trailer = data[:-_TRAILER_SIZE], data[-_TRAILER_SIZE:]
     if trailer != _TRAILER + hashlib.sha256(body).hexdigest().encode():
         raise CheckpointError(f"{path}: damaged, or not a checkpoint: its {len(data)} bytes do not match its checksum")
-    contents: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:
+        contents = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint ({type(error).__name__})") from error
+    if not isinstance(contents, dict):
+        raise CheckpointError(f"{path}: not a checkpoint: it holds a {type(contents).__name__}")
     version = contents.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format version {version}, this program reads version {FORMAT_VERSION}")
     return contents
+
+
+_EACH = "each"
+_NUMBER = (int, float)
+_NUMBER_OR_NONE = (int, float, type(None))
+# What the checkpoint of a run holds: types, members of dictionaries, and the same for each member.
+_SCHEMA: dict[str, Any] = {
+    "step": int,
+    "config": dict,
+    "agent": {
+        "n_steps_done": int,
+        "parameters": {_EACH: {_EACH: torch.Tensor}},
+        "optimisers": {_EACH: [{_EACH: torch.Tensor}]},
+    },
+    "sampler": torch.Tensor,
+    "epoch": {"sums": torch.Tensor, "count": int},
+    "normaliser": {"mean": torch.Tensor, "std": torch.Tensor},
+    "scores": dict.fromkeys(("last_return", "last_std", "best_return", "best_step"), _NUMBER_OR_NONE),
+    "last_metrics": {_EACH: _NUMBER},
+    "versions": {_EACH: str},
+    "data_fingerprint": str,
+}
+
+_POLICY: dict[str, Any] = {
+    "step": int,
+    "config": dict,
+    "agent": {"parameters": {"actor": {_EACH: torch.Tensor}}},
+    "normaliser": _SCHEMA["normaliser"],
+}
+
+
+def _problem(value: Any, wanted: Any, name: str = "") -> str | None:
+    """The first member that is missing or of another type, None if there is none."""
+    kinds = type(wanted) if isinstance(wanted, (dict, list)) else wanted
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        return f"{name} is a {type(value).__name__}"
+    members: list[tuple[Any, Any]] = []
+    if isinstance(wanted, list):
+        members = [(index, wanted[0]) for index in range(len(value))]
+    elif isinstance(wanted, dict) and _EACH in wanted:
+        members = [(key, wanted[_EACH]) for key in value]
+    elif isinstance(wanted, dict):
+        members = list(wanted.items())
+    for key, own in members:
+        if isinstance(value, dict) and key not in value:
+            return f"it has no {name}.{key}".replace(" .", " ")
+        if (found := _problem(value[key], own, f"{name}.{key}".removeprefix("."))) is not None:
+            return found
+    return None
 
 
 class CheckpointFolder:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cql.rollout.envs import normalised_score
+from cql.rollout.envs import normalised_score, refuse_foreign_package
 from cql.rollout.evaluation import Evaluator, Recorder
 from cql.rollout.reference_scores import scores_name
 from cql.rollout.rendering import choose_backend, write_gif, write_mp4
@@ -47,6 +47,7 @@ def evaluate(
     gif: Path | None = None,
     mp4: Path | None = None,
     seconds: float = 10.0,
+    env: str | None = None,
 ) -> Evaluation:
     """Run the deterministic policy of a checkpoint, and record a video if asked.
 
@@ -58,8 +59,10 @@ def evaluate(
         gif: where to write a GIF of the first episode's beginning.
         mp4: where to write the same as MP4.
         seconds: length of the video.
+        env: the run's environment, if it is of the form PACKAGE:ID: its package is imported only if it is given here.
 
     Raises:
+        EnvError: the environment cannot be made, or its package was not given.
         CheckpointError: there is no such checkpoint, or it is damaged.
         FolderError: this is not the folder of a run, or the folder for a video does not exist.
         RenderingError: a video was asked for and no OpenGL backend works here.
@@ -74,6 +77,7 @@ def evaluate(
     torch.set_num_threads(1)  # products of a few rows are slower in two threads than in one
     path = CheckpointFolder(directory / "checkpoints").find(which)
     policy, train_config, step = load_policy(path)
+    refuse_foreign_package(train_config.env.id, str(path), env, "--env")
     first_seed = train_config.env.eval_seed if seed is None else seed
     evaluator = Evaluator(train_config.env.id, [[first_seed + e for e in range(n_episodes)]])
     returns = evaluator.evaluate(policy).returns[0]

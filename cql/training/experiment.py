@@ -229,7 +229,7 @@ def train(
             try:
                 checkpoint = stack.checkpoints.get(directory)
                 if checkpoint is not None:
-                    check_checkpoint(checkpoint, directory, transitions, device)
+                    check_checkpoint(checkpoint, each, directory, transitions, device)
                 one = _begin(each, info, directory, stack.step, is_failed=directory not in stack.checkpoints)
                 if one.status == "running":
                     one.local.write_provenance(provenance(each, transitions, device))
@@ -252,7 +252,10 @@ def train(
         trainer.label, trainer.progress = label, progress
         if not can_draw:
             trainer.recorder = None
-        trainer.load([stack.checkpoints.get(directory) for directory in begun])
+        try:
+            trainer.load([stack.checkpoints.get(directory) for directory in begun])
+        except ValueError as error:
+            raise CheckpointError(f"the checkpoints of step {stack.step} do not fit the runs: {error}") from error
         try:
             trainer.train()
         except Exception as error:

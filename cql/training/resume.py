@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from cql import data
+from cql.config import TrainConfig, to_dict
+from cql.config.identity import differences
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load
 from cql.training.local_logger import METRICS_FILE
 from cql.training.provenance import versions
@@ -108,13 +110,24 @@ def _steps(directory: Path) -> set[int]:
 
 
 def check_checkpoint(
-    checkpoint: Mapping[str, Any], directory: Path, transitions: data.Transitions, device: torch.device
+    checkpoint: Mapping[str, Any],
+    train_config: TrainConfig,
+    directory: Path,
+    transitions: data.Transitions,
+    device: torch.device,
 ) -> None:
     """Check that a run can resume from a checkpoint on this data and device; warn if versions have changed.
 
     Raises:
-        FolderError: the checkpoint is of other data, or of another kind of device.
+        FolderError: the checkpoint is of another run, of other data, or of another kind of device.
     """
+    # A run may be trained for longer than it was meant to be.
+    others = differences({**checkpoint["config"], "n_steps": train_config.n_steps}, to_dict(train_config))
+    if others:
+        raise FolderError(
+            f"{directory}: its checkpoint is of another run ({'; '.join(others)}). Put back the run's own, or start a "
+            "new run"
+        )
     log.info("resuming from step %d", checkpoint["step"], extra={"run_dir": directory})
     before = checkpoint["data_fingerprint"]
     if before != transitions.fingerprint:
@@ -123,7 +136,8 @@ def check_checkpoint(
             f"{transitions.fingerprint}: the dataset has changed, so this run cannot resume. Restore the dataset, or "
             "start a new run"
         )
-    if len(checkpoint["sampler"]) != len(torch.Generator(device).get_state()):
+    fresh = torch.Generator(device).get_state()
+    if checkpoint["sampler"].shape != fresh.shape or checkpoint["sampler"].dtype != fresh.dtype:
         raise FolderError(
             f"{directory}: its checkpoint holds the random state of another kind of device than {device.type}; resume "
             "it where it was trained, e.g. with device=cpu"

@@ -611,7 +611,9 @@ def test_states_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="1 states for a stack of 2 runs"):
         agent.load_states(states[:1])
     wider, _ = make(replace(CONFIG, mlp=Mlp(width=9)), RUNS[:2])
-    with pytest.raises(ValueError, match=r"actor.0.weight: shape \(3, 6\), expected \(3, 9\)"):
+    with pytest.raises(
+        ValueError, match=r"actor.0.weight: \(\(3, 6\), torch.float32\), expected \(\(3, 9\), torch.float32\)"
+    ):
         wider.load_states(states)
     fixed, _ = make(CONFIG, [FIXED_RUN] * 2)
     with pytest.raises(ValueError, match="alpha_temp: the state holds"):

@@ -9,7 +9,15 @@ import gymnasium
 import numpy as np
 import pytest
 
-from cql.rollout.envs import EnvError, env_info, make_env, normalised_score, to_env_actions
+from cql.rollout.envs import (
+    EnvError,
+    env_info,
+    make_env,
+    normalised_score,
+    refuse_foreign_package,
+    same_env,
+    to_env_actions,
+)
 
 
 @pytest.mark.parametrize(
@@ -142,3 +150,28 @@ def test_mujoco_leaves_no_litter_and_its_warnings_are_logged(tmp_path: Path, mon
     env.close()
     assert any(record.levelno == logging.WARNING and "MuJoCo" in record.message for record in caplog.records)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("env_id", ["a:b:c", "", "../x", "json:NoSuch-v0", "Hopper-v2", "no_such_package:X-v0"])
+def test_ids_that_gymnasium_cannot_make_are_named(env_id):
+    with pytest.raises(EnvError, match=f"cannot make {env_id!r}"):
+        env_info(env_id)
+
+
+def test_what_a_package_raises_is_named(tmp_path, monkeypatch):
+    (tmp_path / "broken_robots.py").write_text("raise RuntimeError('no licence')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnvError, match="RuntimeError: no licence"):
+        env_info("broken_robots:Robot-v0")
+
+
+def test_a_package_is_imported_only_if_the_user_gives_it():
+    refuse_foreign_package("Hopper-v5", "data.hdf5", None, "--env")
+    refuse_foreign_package("robots:Arm-v0", "data.hdf5", "robots:Arm-v0", "--env")
+    with pytest.raises(EnvError, match=r"data.hdf5 names .* If you trust it: --env robots:Arm-v0"):
+        refuse_foreign_package("robots:Arm-v0", "data.hdf5", None, "--env")
+
+
+def test_a_package_is_no_part_of_what_an_environment_is():
+    assert same_env("robots:Arm-v0", "Arm-v0")
+    assert not same_env("robots:Arm-v0", "Arm-v1")

@@ -13,7 +13,7 @@ CONTENTS = {"step": 7, "config": {"seed": 0, "name": None}, "agent": {"w": torch
 
 def test_round_trip_is_exact(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a.pt", CONTENTS)
-    loaded = checkpoint.load(tmp_path / "a.pt")
+    loaded = checkpoint.read(tmp_path / "a.pt")
     assert torch.equal(loaded["agent"]["w"], CONTENTS["agent"]["w"])
     assert {key: loaded[key] for key in ("step", "config", "format_version")} == {
         "step": 7,
@@ -36,7 +36,7 @@ def test_an_altered_byte_is_noticed(tmp_path: Path, position: int) -> None:
     data[position] ^= 1
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"a\.pt: damaged"):
-        checkpoint.load(path)
+        checkpoint.read(path)
 
 
 @pytest.mark.parametrize("size", [0, 10, 500])
@@ -45,7 +45,7 @@ def test_a_truncated_file_is_noticed(tmp_path: Path, size: int) -> None:
     checkpoint.save(path, CONTENTS)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"a\.pt: damaged"):
-        checkpoint.load(path)
+        checkpoint.read(path)
 
 
 def test_another_format_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_another_format_version_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         patched.setattr(checkpoint, "FORMAT_VERSION", 99)
         checkpoint.save(tmp_path / "a.pt", CONTENTS)
     with pytest.raises(CheckpointError, match="format version 99"):
-        checkpoint.load(tmp_path / "a.pt")
+        checkpoint.read(tmp_path / "a.pt")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     checkpoint.save(path, CONTENTS)
     with pytest.raises((AttributeError, TypeError, RuntimeError), match=r"pickle|local"):
         checkpoint.save(path, {"bad": lambda: None})
-    assert checkpoint.load(path)["step"] == 7
+    assert checkpoint.read(path)["step"] == 7
 
 
 def test_the_folder_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_folder_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
         folder.prune(step)
     folder.write_best({"step": 10})
     assert folder.steps() == [20, 30]
-    assert checkpoint.load(folder.find("best"))["step"] == 10
+    assert checkpoint.read(folder.find("best"))["step"] == 10
     assert folder.find("last") == folder.path(30)
     for name in ("20", "step_0000020", "step_0000020.pt"):
         assert folder.find(name) == folder.path(20)

@@ -21,9 +21,9 @@ from cql.algorithm import networks
 from cql.algorithm.agent import METRICS, Agent
 from cql.algorithm.fast import layers
 from cql.config.schema import TrainConfig
-from cql.rollout.envs import env_info
+from cql.rollout.envs import EnvError, env_info
 from cql.training import build, device, evaluate, experiment, resume, run_folder
-from cql.training.checkpoint import CheckpointError, CheckpointFolder, load
+from cql.training.checkpoint import CheckpointError, CheckpointFolder, load, save
 from cql.training.experiment import RunFailed
 from cql.training.local_logger import read_episodes, read_metrics
 from cql.training.run import Run
@@ -423,3 +423,38 @@ def test_a_run_without_the_fast_path_has_the_same_numbers_but_for_rounding(
         agents.append(load(tmp_path / name / "checkpoints" / "step_0000060.pt")["agent"])
     assert made == [layers.FAST, networks.PLAIN]
     assert_same(agents[0], agents[1], rtol=1e-4, atol=2e-5)
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_what_differs(dataset: Path, tmp_path: Path) -> None:
+    for seed in range(2):
+        train_in(tmp_path / str(seed), tiny_config(dataset, f"seed={seed}", "algorithm/alpha_cql=learned"))
+    own, foreign = (tmp_path / str(seed) / "checkpoints" / "step_0000060.pt" for seed in range(2))
+    own.write_bytes(foreign.read_bytes())
+    (tmp_path / "0" / "summary.json").unlink()
+    with pytest.raises(FolderError, match=r"is of another run \(seed: 1 -> 0\)"):
+        experiment.run(tiny_config(dataset, "seed=0", "algorithm/alpha_cql=learned"), tmp_path / "0")
+
+
+def test_a_run_may_be_trained_for_longer(dataset: Path, tmp_path: Path) -> None:
+    train_in(tmp_path, tiny_config(dataset))
+    path = tmp_path / ".hydra" / "config.yaml"
+    path.write_text(path.read_text().replace("n_steps: 60", "n_steps: 80"))
+    (tmp_path / "summary.json").unlink()
+    experiment.run(tiny_config(dataset, "n_steps=80"), tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text())["step"] == 80
+
+
+def test_the_package_that_a_checkpoint_names_is_not_imported(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "strangers_package.py").write_text("raise SystemExit('code of a stranger was run')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "run" / "checkpoints" / "step_0000060.pt"
+    contents = load(path)
+    contents["config"]["env"]["id"] = "strangers_package:Pendulum-v0"
+    save(path, {key: value for key, value in contents.items() if key != "format_version"})
+    with pytest.raises(EnvError, match="--env strangers_package:Pendulum-v0"):
+        evaluate.evaluate(tmp_path / "run")
+    with pytest.raises(SystemExit, match="was run"):
+        evaluate.evaluate(tmp_path / "run", env="strangers_package:Pendulum-v0")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import tiny_config
 
 from cql.training import experiment, run_folder
@@ -32,10 +33,24 @@ def test_runs_with_a_step_in_common_are_together(steps, groups):
     assert grouped_by_step(steps) == groups
 
 
+# As little as the checkpoint of a run can hold.
+CONTENTS = {
+    "config": {},
+    "agent": {"n_steps_done": 0, "parameters": {}, "optimisers": {}},
+    "sampler": torch.zeros(0),
+    "epoch": {"sums": torch.zeros(0), "count": 0},
+    "normaliser": {"mean": torch.zeros(0), "std": torch.zeros(0)},
+    "scores": dict.fromkeys(("last_return", "last_std", "best_return", "best_step")),
+    "last_metrics": {},
+    "versions": {},
+    "data_fingerprint": "",
+}
+
+
 def with_checkpoints(folder: Path, *steps: int) -> Path:
     checkpoints = CheckpointFolder(folder / "checkpoints")
     for step in steps:
-        checkpoints.write(step, {"step": step})
+        checkpoints.write(step, {**CONTENTS, "step": step})
     return folder
 
 
