@@ -105,7 +105,7 @@ def _fill(
                 _fill(node[name], value, f"{key}.", problems, kinds)
             else:
                 # Not by assignment: OmegaConf 2.4 warns of the conversions that it makes there.
-                OmegaConf.update(node, name, _reference(value) if key == "env.reference" else value)
+                OmegaConf.update(node, name, _READ.get(key, _as_it_is)(value), merge=False)
         except (OmegaConfBaseException, TypeError):
             problems[key] = wrong_type(key, value)
 
@@ -126,6 +126,21 @@ def _unknown_kind(base: type, key: str, kind: Any) -> str:
     return f"{key}.kind {wrong}: choose {' or '.join(choice(key, name) for name in kinds_of(base))}"
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _arguments(value: Any) -> dict[str, Any] | None:
+    """`env.kwargs`: a mapping of names to plain values, None if there are none.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+        raise TypeError("not a mapping of names")
+    return dict(value) if value else None
+
+
 def _reference(value: Any) -> Any:
     """`env.reference` as "auto", None or a list of two numbers; run folders of older versions hold a mapping.
 
@@ -139,3 +154,6 @@ def _reference(value: Any) -> Any:
     except ValueError as error:
         raise TypeError(str(error)) from error
     return None if scores is None else list(scores)
+
+
+_READ = {"env.reference": _reference, "env.kwargs": _arguments}  # keys whose type OmegaConf cannot tell

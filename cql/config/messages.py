@@ -214,6 +214,8 @@ def wrong_type(key: str, value: Any) -> str:
             f"{key}={'null' if value is None else value}: it must be auto (the known scores of env.id), null "
             f"(no score) or the returns that score 0 and 100, e.g. {key}=[0,1000]"
         )
+    if key == "env.kwargs":
+        return f"{key}={value}: it must be the environment's arguments, {{name:value,...}}, or null"
     annotation, optional = without_none(all_keys()[key][0])
     null = ", or null" if optional else ""
     shown = "null" if value is None else value
@@ -229,7 +231,13 @@ def wrong_type(key: str, value: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         near = did_you_mean(difflib.get_close_matches(str(value), annotation.__members__, n=1))
         return f"{key}={shown}: it must be one of {', '.join(annotation.__members__)}{null}{near}"
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "a text", list[str]: "a list of texts"}
+    words = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        list[str]: "a list of texts",
+    }
     hint = ""
     whole = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", value) is not None
     if annotation is int and (whole or isinstance(value, float)) and float(value).is_integer():

@@ -412,12 +412,17 @@ class EnvConfig:
         id: Gymnasium's, such as `Hopper-v5`, or with the module that registers it, such as `my_package:MyEnv-v0`.
         reference: The returns that score 0 and 100: `auto` for D4RL's constants of this environment, if there are any;
             null for no score; or `[MIN, MAX]`. See `cql.rollout.reference_scores`.
+        kwargs: Arguments that the environment is made with besides those of its registration, such as
+            `{healthy_reward:2}`; null for none.
+        max_episode_steps: Time limit of an episode; null for the environment's own.
         n_eval_episodes: Episodes per evaluation.
         eval_seed: Episode e of every evaluation is reset with `eval_seed + e`.
     """
 
     id: str
     reference: Any  # OmegaConf knows no union of a text and a list; `conversion` checks it
+    kwargs: Any = None  # a mapping or null; Hydra adds no keys to one whose type is known, and `conversion` checks it
+    max_episode_steps: int | None = field(default=None, metadata={"bounds": _AT_LEAST_1, "hint": ""})
     n_eval_episodes: int = _number(_AT_LEAST_1)
     eval_seed: int = _number(Bounds(at_least=0, at_most=2**31))
 

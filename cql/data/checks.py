@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.commands import command
 from cql.data.raw import DatasetError, RawData, empty_error, slices
-from cql.rollout.envs import same_env
+from cql.rollout.envs import EnvSpec, as_spec, env_differences, same_env
 
 # Actions are stored in float32, so an action on a bound may exceed it by a rounding error.
 ACTION_TOLERANCE = 1e-5
@@ -21,7 +22,7 @@ def check(
     action_size: int,
     action_low: NDArray[np.float32],
     action_high: NDArray[np.float32],
-    env_id: str,
+    env: str | EnvSpec,
 ) -> None:
     """Refuse a dataset that does not fit its environment or holds impossible values.
 
@@ -31,7 +32,7 @@ def check(
         action_size: A of the environment.
         action_low: (A,) lower bounds of its actions.
         action_high: (A,) upper bounds of its actions.
-        env_id: the environment the policy will be evaluated in.
+        env: the environment the policy will be evaluated in.
 
     Raises:
         DatasetError: the dataset is empty; it was recorded in another environment; its sizes, shapes or dtypes do not
@@ -39,8 +40,8 @@ def check(
     """
     if not len(raw):
         raise empty_error(raw.name)
-    check_source(raw, env_id, observation_size, action_size)
-    m = len(raw)
+    check_source(raw, env, observation_size, action_size)
+    env_id, m = as_spec(env).id, len(raw)
     for key, shape, dtype in (
         ("rows", (len(raw.rows), observation_size), np.float32),
         ("row", (m,), np.int64),
@@ -79,12 +80,14 @@ def check(
         )
 
 
-def check_source(raw: RawData, env_id: str, observation_size: int, action_size: int, option: str = "env.id=") -> None:
+def check_source(
+    raw: RawData, env: str | EnvSpec, observation_size: int, action_size: int, option: str = "env.id="
+) -> None:
     """Refuse a dataset from another environment.
 
     Args:
         raw: the dataset.
-        env_id: the environment.
+        env: the environment.
         observation_size: S of the environment.
         action_size: A of the environment.
         option: how a user names the environment.
@@ -92,10 +95,21 @@ def check_source(raw: RawData, env_id: str, observation_size: int, action_size: 
     Raises:
         DatasetError: the dataset names another environment, or has other sizes.
     """
+    env = as_spec(env)
+    env_id = env.id
     if raw.env_id is not None and not same_env(raw.env_id, env_id):
         raise DatasetError(
             f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: "
             f"set {option}{raw.env_id} or choose another dataset"
+        )
+    recorded_with = EnvSpec.of("", raw.env_kwargs, raw.max_episode_steps)
+    if raw.env_id is not None and (others := env_differences(recorded_with, env)):
+        own = ",".join(f"{key}:{value}" for key, value in recorded_with.kwargs.items())
+        settings = [f"env.kwargs={{{own}}}"] if own else []
+        settings += [f"env.max_episode_steps={raw.max_episode_steps}"] if "max_episode_steps" in others[-1] else []
+        raise DatasetError(
+            f"dataset '{raw.name}' was recorded in {raw.env_id} with {', '.join(others)}: "
+            f"set {command(*settings)} or choose another dataset"
         )
     for key, array, wanted in (
         ("observations", raw.rows, observation_size),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -53,16 +54,24 @@ def load_minari(dataset_id: str, *, download: bool = True) -> RawData:
         n_episodes = int(metadata["total_episodes"])
         n_steps = max(0, int(metadata.get("total_steps", 0)))
         env_spec = metadata.get("env_spec")
-        env_id = json.loads(env_spec)["id"] if env_spec else None
+        spec = json.loads(env_spec) if env_spec else {"id": None}
+        env_id, env_kwargs, limit = spec["id"], dict(spec.get("kwargs") or {}), spec.get("max_episode_steps")
+        counts, raw = (n_steps, n_episodes), None
         if metadata.get("data_format", "hdf5") == "hdf5":
-            episodes = _hdf5_episodes(folder / "data" / "main_data.hdf5", n_episodes)
-            return _join(episodes, dataset_id, env_id, (n_steps, n_episodes))
+            raw = _join(_hdf5_episodes(folder / "data" / "main_data.hdf5", n_episodes), dataset_id, counts)
+    except (PermissionError, BlockingIOError) as error:
+        raise DatasetError(
+            f"Minari dataset '{dataset_id}' in {folder} cannot be read now ({error}); it may be whole: look at who may "
+            "read it, and whether another program has it open"
+        ) from error
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise DatasetError(
             f"Minari dataset '{dataset_id}' in {folder} is incomplete or damaged ({type(error).__name__}: {error}): "
             "remove that folder and make or download the dataset again"
         ) from error
-    return _join(_minari_episodes(dataset_id), dataset_id, env_id, (n_steps, n_episodes))
+    if raw is None:
+        raw = _join(_minari_episodes(dataset_id), dataset_id, counts)
+    return dataclasses.replace(raw, env_id=env_id, env_kwargs=env_kwargs, max_episode_steps=limit)
 
 
 def _hdf5_episodes(path: Path, n_episodes: int) -> Iterator[_Episode]:
@@ -97,13 +106,12 @@ def _minari_episodes(dataset_id: str) -> Iterator[_Episode]:
         yield tuple(getattr(episode, key) for key in _EPISODE_KEYS)
 
 
-def _join(episodes: Iterable[_Episode], name: str, env_id: str | None, counts: tuple[int, int]) -> RawData:
+def _join(episodes: Iterable[_Episode], name: str, counts: tuple[int, int]) -> RawData:
     """Put episodes of T + 1 observations and T steps end to end.
 
     Args:
         episodes: of the file.
         name: of the dataset.
-        env_id: of its environment.
         counts: how many steps and episodes there will be, if known.
     """
     columns = [
@@ -157,7 +165,6 @@ def _join(episodes: Iterable[_Episode], name: str, env_id: str | None, counts: t
             truncated=truncated,
             episode=episode_of,
             name=name,
-            env_id=env_id,
         )
     )
 

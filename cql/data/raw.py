@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class RawData:
         episode: (M,) int64, 0 for the first episode, 1 for the second, and so on.
         name: the dataset's id or path, for messages.
         env_id: the environment it was recorded in, None if the dataset does not name it.
+        env_kwargs: its arguments, as far as the dataset names them.
+        max_episode_steps: its time limit, None if the dataset does not name it.
     """
 
     rows: NDArray[np.float32]
@@ -57,6 +59,8 @@ class RawData:
     episode: NDArray[np.int64]
     name: str
     env_id: str | None = None
+    env_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_episode_steps: int | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)

@@ -7,7 +7,9 @@ MuJoCo are imported inside the functions, so that importing this module costs no
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,12 +28,49 @@ class EnvError(ValueError):
     """An environment does not exist, or is not one that CQL as written here can act in."""
 
 
+@dataclass(frozen=True)
+class EnvSpec:
+    """An environment: its id, and how it is made.
+
+    Attributes:
+        id: Gymnasium's id, or PACKAGE:ID.
+        arguments: of the environment, as JSON; those that are not given are as it was registered.
+        max_episode_steps: the time limit; None for the one that it was registered with.
+    """
+
+    id: str
+    arguments: str = "{}"
+    max_episode_steps: int | None = None
+
+    @classmethod
+    def of(cls, id: str, kwargs: Mapping[str, Any] | None = None, max_episode_steps: int | None = None) -> EnvSpec:
+        """From arguments as a mapping. Those that only concern pictures are left out."""
+        own = {key: value for key, value in sorted((kwargs or {}).items()) if key not in _OF_PICTURES}
+        return cls(id, json.dumps(own, sort_keys=True, default=str), max_episode_steps)
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments."""
+        return dict(json.loads(self.arguments))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is made as it was registered."""
+        return self.arguments == "{}" and self.max_episode_steps is None
+
+
+# Arguments of Gymnasium's environments that do not change their task.
+_OF_PICTURES = (
+    "render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config", "max_geom", "visual_options",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class EnvInfo:
     """What the program needs to know of an environment.
 
     Attributes:
-        env_id: Gymnasium's id.
+        spec: The environment.
         observation_size: S, the length of an observation.
         action_size: A, the length of an action.
         action_low: Lower bounds of the actions in the environment's own units, float32 (A,).
@@ -40,7 +79,7 @@ class EnvInfo:
         step_seconds: Simulated seconds per step.
     """
 
-    env_id: str
+    spec: EnvSpec
     observation_size: int
     action_size: int
     action_low: NDArray[np.float32]
@@ -48,34 +87,45 @@ class EnvInfo:
     max_episode_steps: int
     step_seconds: float
 
+    @property
+    def env_id(self) -> str:
+        """Gymnasium's id."""
+        return self.spec.id
 
-def env_info(env_id: str) -> EnvInfo:
+
+def env_info(env: str | EnvSpec) -> EnvInfo:
     """Make the environment once, read its sizes, bounds and clock, and close it.
 
     Args:
-        env_id: Gymnasium's id, such as "HalfCheetah-v5".
+        env: Gymnasium's id, such as "HalfCheetah-v5", or an environment with arguments.
 
     Returns:
         The environment's description.
 
     Raises:
-        EnvError: The id is unknown, a space is not a one-dimensional `Box`, an action bound is not finite, or episodes
-            have no time limit.
+        EnvError: The id is unknown, a space is not a one-dimensional `Box`, actions are not real numbers, an action
+            bound is not finite, or episodes have no time limit.
     """
-    env = make_env(env_id)
+    spec = as_spec(env)
+    made = make_env(spec)
     try:
-        return _describe(env_id, env)
+        return _describe(spec, made)
     finally:
-        env.close()
+        made.close()
+
+
+def as_spec(env: str | EnvSpec) -> EnvSpec:
+    """An environment by its id alone is made as it was registered."""
+    return EnvSpec(env) if isinstance(env, str) else env
 
 
 def make_env(
-    env_id: str, *, render: bool = False, width: int = 480, height: int = 480, **options: Any
+    env: str | EnvSpec, *, render: bool = False, width: int = 480, height: int = 480, **options: Any
 ) -> gymnasium.Env[Any, Any]:
     """Make an environment, quietly.
 
     Args:
-        env_id: Gymnasium's id.
+        env: Gymnasium's id, or an environment with arguments.
         render: Whether `env.render()` shall return pictures, uint8 (height, width, 3).
         width: Width of the pictures in pixels; without `render` it is not used.
         height: Height of the pictures in pixels; without `render` it is not used.
@@ -91,6 +141,10 @@ def make_env(
     import gymnasium
 
     _log_mujoco_warnings()
+    spec = as_spec(env)
+    env_id, options = spec.id, {**spec.kwargs, **options}
+    if spec.max_episode_steps is not None:
+        options["max_episode_steps"] = spec.max_episode_steps
     if render:
         options = {"render_mode": "rgb_array", "width": width, "height": height, **options}
     try:
@@ -99,9 +153,40 @@ def make_env(
     except Exception as error:  # a package's own code runs here
         reason = f"{type(error).__name__}: {error}"
         raise EnvError(
-            f"env: gymnasium cannot make {env_id!r} ({reason}). Give the id of an environment that is installed, "
-            "such as HalfCheetah-v5; the id of one that a package registers is written PACKAGE:ID."
+            f"env: gymnasium cannot make {env_id!r}{_with_arguments(spec)} ({reason}). Give the id of an environment "
+            "that is installed, such as HalfCheetah-v5; the id of one that a package registers is written PACKAGE:ID."
         ) from error
+
+
+def _with_arguments(spec: EnvSpec) -> str:
+    return "" if spec.is_plain else f" with {', '.join(f'{key}={value}' for key, value in spec.kwargs.items())}"
+
+
+def env_differences(recorded: EnvSpec, own: EnvSpec) -> list[str]:
+    """In what two environments of one id differ, what their registration says included; one line each.
+
+    A time limit that the user has set is meant to be another, and is no difference.
+    """
+    import gymnasium
+
+    try:
+        registered = gymnasium.spec(own.id)
+    except (gymnasium.error.Error, ImportError, ValueError):  # whoever makes it says so
+        return []
+    theirs, ours = ({**EnvSpec.of("", registered.kwargs).kwargs, **each.kwargs} for each in (recorded, own))
+    lines = [
+        f"{key}={_shown(theirs, key)} (here {_shown(ours, key)})"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key) != ours.get(key)
+    ]
+    limit = registered.max_episode_steps
+    if own.max_episode_steps is None and recorded.max_episode_steps not in (None, limit):
+        lines.append(f"max_episode_steps={recorded.max_episode_steps} (here {limit})")
+    return lines
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return str(values[key]) if key in values else "its default"
 
 
 def same_env(one: str, other: str) -> bool:
@@ -168,15 +253,18 @@ def normalised_score(returns: Returns, reference_min: float, reference_max: floa
     return 100.0 * (returns - reference_min) / (reference_max - reference_min)
 
 
-def _describe(env_id: str, env: gymnasium.Env[Any, Any]) -> EnvInfo:
+def _describe(spec: EnvSpec, env: gymnasium.Env[Any, Any]) -> EnvInfo:
     from gymnasium.spaces import Box
 
+    env_id = spec.id
     for name, space in (("observation", env.observation_space), ("action", env.action_space)):
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise EnvError(f"env: the {name} space of {env_id!r} is {space}; a Box with one dimension is needed.")
     observation_space, action_space = env.observation_space, env.action_space
     assert isinstance(observation_space, Box)
     assert isinstance(action_space, Box)
+    if action_space.dtype is None or action_space.dtype.kind != "f":
+        raise EnvError(f"env: the actions of {env_id!r} are of type {action_space.dtype}; real numbers are needed.")
     low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
         raise EnvError(
@@ -185,11 +273,14 @@ def _describe(env_id: str, env: gymnasium.Env[Any, Any]) -> EnvInfo:
         )
     max_episode_steps = env.spec.max_episode_steps if env.spec is not None else None
     if max_episode_steps is None:
-        raise EnvError(f"env: {env_id!r} has no max_episode_steps, so that an evaluation might never end.")
+        raise EnvError(
+            f"env: {env_id!r} has no time limit, so that an evaluation might never end: give one, such as "
+            "env.max_episode_steps=1000"
+        )
     low.setflags(write=False)
     high.setflags(write=False)
     return EnvInfo(
-        env_id=env_id,
+        spec=spec,
         observation_size=int(observation_space.shape[0]),
         action_size=int(action_space.shape[0]),
         action_low=low,

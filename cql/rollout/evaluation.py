@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.rollout.envs import EnvInfo, env_info, make_env, to_env_actions
+from cql.rollout.envs import EnvInfo, EnvSpec, env_info, make_env, to_env_actions
 from cql.rollout.rendering import MIN_FRAME_STD, RenderingError, choose_backend, encode_gif
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Evaluator:
     The environments are made when they are first needed.
 
     Args:
-        env_id: Gymnasium's id.
+        env: Gymnasium's id, or an environment with arguments.
         seeds: One seed per episode, E in each of R rows.
 
     Raises:
@@ -63,16 +63,16 @@ class Evaluator:
         EnvError: The environment cannot be used (see :func:`cql.rollout.envs.env_info`).
     """
 
-    def __init__(self, env_id: str, seeds: Sequence[Sequence[int]]) -> None:
+    def __init__(self, env: str | EnvSpec, seeds: Sequence[Sequence[int]]) -> None:
         lengths = {len(row) for row in seeds}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(f"seeds must be R rows of E seeds each, with R and E at least 1; got {list(seeds)}")
-        self.info: EnvInfo = env_info(env_id)
+        self.info: EnvInfo = env_info(env)
         self.seeds: NDArray[np.int64] = np.array(seeds, dtype=np.int64)
 
     @functools.cached_property
     def _envs(self) -> list[gymnasium.Env[Any, Any]]:
-        return [make_env(self.info.env_id) for _ in range(self.seeds.size)]
+        return [make_env(self.info.spec) for _ in range(self.seeds.size)]
 
     def evaluate(self, policy: Policy, due: Sequence[bool] | None = None) -> EpisodeResults:
         """Run every episode of the runs that are due to its end.
@@ -150,7 +150,7 @@ class Recorder:
     """Records the beginning of an episode in real time, with a camera that follows the robot.
 
     Args:
-        env_id: Gymnasium's id.
+        env: Gymnasium's id, or an environment with arguments.
         width: Width of the pictures in pixels.
         height: Height of the pictures in pixels.
         seconds: Simulated time to record at most.
@@ -160,9 +160,14 @@ class Recorder:
     """
 
     def __init__(
-        self, env_id: str, width: int = 200, height: int = 200, seconds: float = 6.0, frames_per_second: float = 25.0
+        self,
+        env: str | EnvSpec,
+        width: int = 200,
+        height: int = 200,
+        seconds: float = 6.0,
+        frames_per_second: float = 25.0,
     ) -> None:
-        self.info: EnvInfo = env_info(env_id)
+        self.info: EnvInfo = env_info(env)
         self.steps_per_frame = steps_per_frame(self.info.step_seconds, frames_per_second)
         self.seconds_per_frame = self.steps_per_frame * self.info.step_seconds
         self._n_frames = max(1, round(seconds / self.seconds_per_frame))
@@ -182,7 +187,7 @@ class Recorder:
             RenderingError: Nothing can draw here, drawing failed, or the pictures are blank.
             ValueError: The policy returned another shape, or an action that is not finite.
         """
-        camera = _camera(self.info.env_id, self._width, self._height)
+        camera = _camera(self.info.spec, self._width, self._height)
         observation, _ = camera.env.reset(seed=seed)
         camera.aim()
         frames = [camera.shoot()]
@@ -266,17 +271,17 @@ def roll_out(evaluator: Evaluator, recorder: Recorder | None, rollouts: Rollouts
 
 
 def rolling_out(
-    env_id: str, seeds: Sequence[Sequence[int]], *, size: int, seconds: float
+    env: str | EnvSpec, seeds: Sequence[Sequence[int]], *, size: int, seconds: float
 ) -> Callable[[Rollouts], RolledOut]:
     """:func:`roll_out` with an evaluator and a recorder of its own, for another process.
 
     Args:
-        env_id: Gymnasium's id.
+        env: Gymnasium's id, or an environment with arguments.
         seeds: One seed per episode, E in each of R rows.
         size: Width and height of the videos.
         seconds: Their length.
     """
-    evaluator, recorder = Evaluator(env_id, seeds), Recorder(env_id, width=size, height=size, seconds=seconds)
+    evaluator, recorder = Evaluator(env, seeds), Recorder(env, width=size, height=size, seconds=seconds)
     return functools.partial(roll_out, evaluator, recorder)
 
 
@@ -310,10 +315,10 @@ class _Camera:
     because a good cheetah runs off its 40 metres within six seconds. None of this touches the physics.
     """
 
-    def __init__(self, env_id: str, width: int, height: int) -> None:
+    def __init__(self, env: EnvSpec, width: int, height: int) -> None:
         import mujoco
 
-        self.env = make_env(env_id, render=True, width=width, height=height)
+        self.env = make_env(env, render=True, width=width, height=height)
         unwrapped: Any = self.env.unwrapped
         self._model, self._data = unwrapped.model, unwrapped.data
         self._model.vis.quality.shadowsize = 0
@@ -359,19 +364,19 @@ class _Camera:
 
 #: Rendering environments, kept until the process ends. With gymnasium 1.4 and MuJoCo 4, collecting a closed rendering
 #: environment turns every other one's pictures black, silently and for good; so none is ever closed before the end.
-_cameras: dict[tuple[str, int, int], _Camera] = {}
+_cameras: dict[tuple[EnvSpec, int, int], _Camera] = {}
 
 
-def _camera(env_id: str, width: int, height: int) -> _Camera:
+def _camera(env: EnvSpec, width: int, height: int) -> _Camera:
     """Get the one camera for this environment and size, making it if there is none yet."""
-    key = (env_id, width, height)
+    key = (env, width, height)
     if key not in _cameras:
         if choose_backend() is None:
             raise RenderingError("nothing can draw here; the log says why and what to install")
         try:
-            _cameras[key] = _Camera(env_id, width, height)
+            _cameras[key] = _Camera(env, width, height)
         except Exception as error:  # a missing or broken OpenGL shows in many ways, AttributeError among them
-            raise RenderingError(f"{env_id} cannot be drawn: {error!r}") from error
+            raise RenderingError(f"{env.id} cannot be drawn: {error!r}") from error
     return _cameras[key]
 
 

@@ -33,13 +33,14 @@ def known_scores(env_id: str) -> tuple[float, float] | None:
     return _D4RL.get(name) if version in _VERSIONS else None
 
 
-def reference_scores(env_id: str, reference: Any) -> tuple[float, float] | None:
+def reference_scores(env_id: str, reference: Any, *, is_plain: bool = True) -> tuple[float, float] | None:
     """The reference scores that `env.reference` asks for.
 
     Args:
         env_id: Gymnasium's id.
         reference: "auto", None or two returns. Also the form of older run folders: a mapping with `min_score` and
             `max_score`.
+        is_plain: Whether the environment is made as it was registered: the known scores are of no other.
 
     Returns:
         The returns that score 0 and 100, or None if returns are to stay raw.
@@ -50,7 +51,7 @@ def reference_scores(env_id: str, reference: Any) -> tuple[float, float] | None:
     if reference is None:
         return None
     if reference == AUTO:
-        return known_scores(env_id)
+        return known_scores(env_id) if is_plain else None
     if isinstance(reference, Mapping):
         reference = [reference.get("min_score"), reference.get("max_score")]
     if isinstance(reference, Sequence) and [type(each) in (int, float) for each in reference] == [True, True]:
@@ -68,5 +69,6 @@ def with_scores(plain: Mapping[str, Any]) -> dict[str, Any]:
     env = plain.get("env")
     if not isinstance(env, Mapping) or "reference" not in env:
         return dict(plain)
-    scores = reference_scores(str(env.get("id")), env["reference"])
+    is_plain = not env.get("kwargs") and env.get("max_episode_steps") is None
+    scores = reference_scores(str(env.get("id")), env["reference"], is_plain=is_plain)
     return {**plain, "env": {**env, "reference": None if scores is None else list(scores)}}

@@ -12,7 +12,7 @@ from cql.algorithm.sampling import Pool
 from cql.algorithm.threshold import neutral_threshold
 from cql.config import TrainConfig
 from cql.data import embedded, policies
-from cql.rollout.envs import EnvInfo
+from cql.rollout.envs import EnvInfo, EnvSpec
 from cql.rollout.reference_scores import reference_scores
 from cql.training.checkpoint import CheckpointError, load
 
@@ -35,7 +35,7 @@ def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) ->
         action_size=info.action_size,
         action_low=info.action_low,
         action_high=info.action_high,
-        env_id=info.env_id,
+        env=info.spec,
     )
     raw = data.select_episodes(raw, n_episodes=chosen.n_episodes, fraction=chosen.fraction, seed=chosen.subset_seed)
     return data.prepare(
@@ -132,7 +132,14 @@ def mlp(train_config: TrainConfig) -> networks.Mlp:
 
 def scores_of(train_config: TrainConfig) -> tuple[float, float] | None:
     """Lowest and highest reference return of the environment, None if it has none."""
-    return reference_scores(train_config.env.id, train_config.env.reference)
+    spec = env_spec(train_config)
+    return reference_scores(spec.id, train_config.env.reference, is_plain=spec.is_plain)
+
+
+def env_spec(train_config: TrainConfig) -> EnvSpec:
+    """The environment that policies are evaluated in."""
+    env = train_config.env
+    return EnvSpec.of(env.id, env.kwargs, env.max_episode_steps)
 
 
 def load_policy(path: Path) -> tuple[Policy, TrainConfig, int]:

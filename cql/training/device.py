@@ -10,7 +10,7 @@ from cql.algorithm import fast as fast_path
 from cql.algorithm.agent import AgentConfig
 from cql.config import TrainConfig
 from cql.rollout.envs import env_info
-from cql.training.build import agent_config
+from cql.training.build import agent_config, env_spec
 
 _USABLE = 0.6  # of the free memory; the data, libraries and other programs need some as well
 _LARGEST_STACK = 256  # each run is a level of nested jobs, and an open log file
@@ -54,7 +54,7 @@ def fitting_stack_size(train_config: TrainConfig, workers: int = 1) -> tuple[int
     Returns:
         The number, at least 1, and a line that explains it.
     """
-    info = env_info(train_config.env.id)
+    info = env_info(env_spec(train_config))
     device = choose_device(train_config.device)
     shape = agent_config(train_config, info)
     one = run_bytes(shape, train_config.batch_size, device, fast=train_config.fast)

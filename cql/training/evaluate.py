@@ -11,7 +11,7 @@ from cql.rollout.envs import normalised_score, refuse_foreign_package
 from cql.rollout.evaluation import Evaluator, Recorder
 from cql.rollout.reference_scores import scores_name
 from cql.rollout.rendering import choose_backend, write_gif, write_mp4
-from cql.training.build import load_policy, scores_of
+from cql.training.build import env_spec, load_policy, scores_of
 from cql.training.checkpoint import CheckpointFolder
 from cql.training.run_folder import CONFIG_FILE, FolderError
 
@@ -78,14 +78,15 @@ def evaluate(
     path = CheckpointFolder(directory / "checkpoints").find(which)
     policy, train_config, step = load_policy(path)
     refuse_foreign_package(train_config.env.id, str(path), env, "--env")
+    spec = env_spec(train_config)
     first_seed = train_config.env.eval_seed if seed is None else seed
-    evaluator = Evaluator(train_config.env.id, [[first_seed + e for e in range(n_episodes)]])
+    evaluator = Evaluator(spec, [[first_seed + e for e in range(n_episodes)]])
     returns = evaluator.evaluate(policy).returns[0]
     evaluator.close()
     reference = scores_of(train_config)
     if gif is not None or mp4 is not None:
         size = train_config.video.size
-        recording = Recorder(train_config.env.id, width=size, height=size, seconds=seconds).record(policy, first_seed)
+        recording = Recorder(spec, width=size, height=size, seconds=seconds).record(policy, first_seed)
         if gif is not None:
             write_gif(gif, recording.frames, recording.seconds_per_frame)
         if mp4 is not None:

@@ -20,7 +20,7 @@ from cql.rollout.reference_scores import AUTO
 from cql.rollout.rendering import choose_backend
 from cql.rollout.worker import Worker
 from cql.training import lock
-from cql.training.build import agent_config, as_pool, hyper_params, load_data, scores_of
+from cql.training.build import agent_config, as_pool, env_spec, hyper_params, load_data, scores_of
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
 from cql.training.device import choose_device, has_eval_worker
 from cql.training.local_logger import LocalLogger
@@ -212,7 +212,7 @@ def train(
     device = _prepare_torch(first)
     # Before anything imports mujoco, which reads the choice of a backend only once.
     can_draw = first.video.enabled and choose_backend() is not None
-    info = env_info(first.env.id)
+    info = env_info(env_spec(first))
     transitions = load_data(first, info, device)
     keep_freed_memory()  # from now on: what loading the data frees goes back
     log.info("%d transitions of %s on %s", len(transitions), first.env.id, device)
@@ -274,15 +274,15 @@ def _trainer(
 ) -> Trainer:
     """The trainer of runs, in the order of the stack; ``held`` closes what it holds open."""
     first, seeds = configs[0], [each.seed for each in configs]
-    agent = Agent(agent_config(first, env_info(first.env.id)), numbers, seeds, device, fast=first.fast)
+    agent = Agent(agent_config(first, env_info(env_spec(first))), numbers, seeds, device, fast=first.fast)
     sampler, pool = agent.sampler(seeds, first.batch_size), as_pool(transitions)
     eval_seeds = [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each in configs]
-    evaluator = Evaluator(first.env.id, eval_seeds)
+    evaluator = Evaluator(env_spec(first), eval_seeds)
     held.callback(evaluator.close)
     size, seconds = first.video.size, first.video.seconds
     worker = None
     if has_eval_worker(first, device):
-        build = functools.partial(rolling_out, first.env.id, eval_seeds, size=size, seconds=seconds)
+        build = functools.partial(rolling_out, env_spec(first), eval_seeds, size=size, seconds=seconds)
         worker = Worker(build, name="evaluation worker")
         held.callback(worker.close)
     captured = CapturedStep(agent, sampler, pool) if first.cuda_graph and device.type == "cuda" else None
@@ -292,7 +292,7 @@ def _trainer(
         data=pool,
         normaliser=transitions.normaliser,
         evaluator=evaluator,
-        recorder=Recorder(first.env.id, width=size, height=size, seconds=seconds) if first.video.enabled else None,
+        recorder=Recorder(env_spec(first), width=size, height=size, seconds=seconds) if first.video.enabled else None,
         runs=runs,
         schedule=_schedule(first),
         provenance={"versions": versions(), "data_fingerprint": transitions.fingerprint},

@@ -8,7 +8,7 @@ from pathlib import Path
 from cql import config, points
 from cql.config import TrainConfig
 from cql.rollout.envs import EnvInfo, env_info
-from cql.training.build import hyper_params
+from cql.training.build import env_spec, hyper_params
 from cql.training.curves import KEY_CURVES_FILE
 from cql.training.provenance import versions
 from cql.training.run_folder import read_summary, sweep_name
@@ -78,7 +78,7 @@ def complete_wandb_run(train_config: TrainConfig, directory: Path) -> None:
         return
     if choose_mode(logger.mode)[0] != "online" or SERVER.problem() is not None:
         return
-    with open_wandb_run(train_config, env_info(train_config.env.id), directory, disabled=False) as mirror:
+    with open_wandb_run(train_config, env_info(env_spec(train_config)), directory, disabled=False) as mirror:
         if (figure := directory / KEY_CURVES_FILE).exists():
             mirror.log_figure(figure)
         summary = read_summary(directory)

@@ -913,3 +913,24 @@ def test_the_sweep_for_wandb_is_a_command_that_trains():
     values = [f"{key}={each.get('values', [each.get('min')])[0]}" for key, each in plan["parameters"].items()]
     trained = config.checked(config.compose([plan["command"][3], *values]))
     assert (trained.algorithm.alpha_cql.value, trained.seed) == (0.5, 0)
+
+
+# --- environments with arguments ---
+
+
+def test_arguments_of_the_environment_are_keys_and_make_another_run():
+    plain, other = load(), load("env.kwargs={healthy_reward:2.0}", "env.max_episode_steps=500")
+    assert (other.env.kwargs, other.env.max_episode_steps) == ({"healthy_reward": 2.0}, 500)
+    assert config.differences(config.to_dict(plain), config.to_dict(other)) == [
+        "env.reference: [-280.178953, 12135.0] -> null",  # known scores are of no other environment
+        "env.kwargs: null -> (absent)",
+        "env.max_episode_steps: null -> 500",
+        "env.kwargs.healthy_reward: (absent) -> 2.0",
+    ]
+    assert load("env.kwargs={}").env.kwargs is None
+
+
+@pytest.mark.parametrize("value", ["3", "text", "[1,2]"])
+def test_arguments_that_are_none_are_refused(value):
+    assert "env.kwargs=" in message(f"env.kwargs={value}")
+    assert "it must be the environment's arguments, {name:value,...}, or null" in message(f"env.kwargs={value}")

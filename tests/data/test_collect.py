@@ -343,7 +343,7 @@ def test_any_minari_user_can_read_the_dataset(policy, root):
     assert "tests/pendulum/wild-v0" in listed.output
     raw = load_minari("tests/pendulum/wild-v0")
     low = np.array([-3], np.float32)
-    check(raw, observation_size=4, action_size=1, action_low=low, action_high=-low, env_id=PENDULUM)
+    check(raw, observation_size=4, action_size=1, action_low=low, action_high=-low, env=PENDULUM)
     assert raw.n_episodes == 5
     assert not leftovers(root)
 

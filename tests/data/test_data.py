@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from children import fork
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from minari.data_collector import EpisodeBuffer
 
 from cql import data
@@ -37,6 +40,8 @@ from cql.data import (
 from cql.data import local as local_module
 from cql.data import minari as minari_module
 from cql.data import raw as raw_module
+from cql.data.checks import check_source
+from cql.rollout.envs import EnvSpec
 from cql.training import build
 
 S, A = 3, 2
@@ -118,7 +123,7 @@ def test_minari_episodes_become_transitions():
     # The last observation of an episode is the next observation of its last step, not the first of the next episode.
     np.testing.assert_array_equal(raw.next_observations[3], buffers[0].observations[4].astype(np.float32))
     np.testing.assert_array_equal(raw.next_observations[:3], raw.observations[1:4])
-    check(raw, **SIZES, env_id="whatever the file does not name")
+    check(raw, **SIZES, env="whatever the file does not name")
 
 
 def test_the_direct_reading_agrees_with_minari():
@@ -160,9 +165,9 @@ def test_the_environment_is_read_from_the_metadata():
     assert raw.env_id == "InvertedPendulum-v5"
     low = np.array([-3], np.float32)
     sizes = {"observation_size": 4, "action_size": 1, "action_low": low, "action_high": -low}
-    check(raw, **sizes, env_id="InvertedPendulum-v5")
+    check(raw, **sizes, env="InvertedPendulum-v5")
     with pytest.raises(DatasetError, match=r"recorded in InvertedPendulum-v5, but the environment is Hopper-v5"):
-        check(raw, **sizes, env_id="Hopper-v5")
+        check(raw, **sizes, env="Hopper-v5")
 
 
 def test_an_absent_dataset_is_reported_with_what_is_there(monkeypatch):
@@ -430,7 +435,7 @@ def test_d4rl_with_next_observations_keeps_every_transition(path):
     assert raw.episode.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3]
     assert raw.terminated.tolist() == TERMINALS.tolist()  # row 7, flagged twice, counts as terminal
     assert np.flatnonzero(raw.truncated).tolist() == [5, 8]
-    check(raw, **SIZES, env_id="Hopper-v5")
+    check(raw, **SIZES, env="Hopper-v5")
 
 
 def test_d4rl_without_next_observations_leaves_out_what_it_cannot_know(path):
@@ -496,7 +501,7 @@ def test_d4rl_without_timeouts_is_cut_at_the_time_limit(path, caplog):
     assert np.flatnonzero(raw.truncated).tolist() == [1, 11]
     following = [1, 2, 4, 6, 7, 9, 10, 13]  # never that of another episode
     np.testing.assert_array_equal(raw.next_observations[~raw.terminated], arrays["observations"][following])
-    check(raw, **SIZES, env_id="Hopper-v5")
+    check(raw, **SIZES, env="Hopper-v5")
     assert "has no timeouts, so they were derived: 1 episode(s) taken to be cut at 3 steps" in caplog.text
 
 
@@ -543,7 +548,7 @@ def test_d4rl_rewards_and_flags_may_stand_in_a_column(path):
         columns = {key: arrays[key][:, None] for key in ("rewards", "terminals", "timeouts") if key in arrays}
         write_d4rl(path, leave_out=leave_out, **columns)
         raw = load_d4rl(path)
-        check(raw, **SIZES, env_id="Hopper-v5")
+        check(raw, **SIZES, env="Hopper-v5")
         assert fingerprint(raw) == fingerprint(expected)
 
 
@@ -661,12 +666,12 @@ def spoil(key, index, value):
 )
 def test_unfit_data_are_refused_by_name_and_place(raw, message):
     with pytest.raises(DatasetError, match=message):
-        check(raw, **SIZES, env_id="Made-v5")
+        check(raw, **SIZES, env="Made-v5")
 
 
 def test_fit_data_pass_and_rounding_errors_at_the_bounds_too():
-    check(make_raw(), **SIZES, env_id="Made-v5")
-    check(spoil("actions", (0, 0), np.float32(1) + np.float32(5e-6)), **SIZES, env_id="Made-v5")
+    check(make_raw(), **SIZES, env="Made-v5")
+    check(spoil("actions", (0, 0), np.float32(1) + np.float32(5e-6)), **SIZES, env="Made-v5")
 
 
 def test_tensors_hold_scaled_actions_and_untouched_states():
@@ -926,7 +931,7 @@ def test_loading_never_holds_a_second_copy(kind, path, monkeypatch):
             leave_out={"next_observations"} if kind.endswith("without next observations") else (),
         )
     observation_bytes = n * size * 4
-    sizes = {"observation_size": size, "action_size": A, "action_low": LOW, "action_high": HIGH, "env_id": "any"}
+    sizes = {"observation_size": size, "action_size": A, "action_low": LOW, "action_high": HIGH, "env": "any"}
     tracemalloc.start()
     try:
         raw = load_minari("tests/peak-v0") if kind == "minari" else load_d4rl(path)
@@ -962,3 +967,20 @@ def test_importing_the_readers_loads_no_library_of_theirs():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )
     assert out.stdout.strip() == "[]"
+
+
+def test_data_that_were_recorded_with_other_arguments_are_refused_until_these_are_given():
+    raw = dataclasses.replace(
+        make_raw(),
+        env_id="Hopper-v5",
+        env_kwargs={"healthy_reward": 100.0, "terminate_when_unhealthy": False, "render_mode": "rgb_array"},
+        max_episode_steps=50,
+    )
+    with pytest.raises(DatasetError) as refused:
+        check_source(raw, "Hopper-v5", S, A)
+    assert "healthy_reward=100.0 (here its default)" in str(refused.value)
+    (settings,) = re.findall(": set (.*) or choose another dataset", str(refused.value))
+    overrides = OverridesParser.create().parse_overrides(shlex.split(settings))
+    values = {each.key_or_group: each.value() for each in overrides}
+    own = EnvSpec.of("Hopper-v5", values["env.kwargs"], values["env.max_episode_steps"])
+    check_source(raw, own, S, A)

@@ -34,12 +34,12 @@ from cql.data.inspection import (
 )
 from cql.results import inspection_page
 from cql.results.inspection_page import write_page
-from cql.rollout.envs import EnvInfo
+from cql.rollout.envs import EnvInfo, EnvSpec
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "inspect_dataset.py"
 S, A, LIMIT = 3, 2, 20
 LOW, HIGH = np.array([-1, -3], np.float32), np.array([1, 3], np.float32)
-INFO = EnvInfo("Made-v5", S, A, LOW, HIGH, max_episode_steps=LIMIT, step_seconds=0.05)
+INFO = EnvInfo(EnvSpec("Made-v5"), S, A, LOW, HIGH, max_episode_steps=LIMIT, step_seconds=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ class Made:
 
     def inspect(self, env_id: str = "Made-v5", **options: Any) -> Inspection:
         source = Source(self.raw(), self.metadata, **self.others)
-        return inspect(source, dataclasses.replace(INFO, env_id=env_id), **options)
+        return inspect(source, dataclasses.replace(INFO, spec=EnvSpec(env_id)), **options)
 
     def says(self, env_id: str = "Made-v5") -> list[str]:
         """Codes of the warnings."""
@@ -448,7 +448,7 @@ def write_pendulum(dataset_id: str = "tests/pendulum-v0", offset: float = 0.0, *
     return buffers
 
 
-PENDULUM = EnvInfo("InvertedPendulum-v5", 4, 1, np.float32([-3]), np.float32([3]), 1000, 0.04)
+PENDULUM = EnvInfo(EnvSpec("InvertedPendulum-v5"), 4, 1, np.float32([-3]), np.float32([3]), 1000, 0.04)
 
 
 def test_a_minari_dataset_with_its_metadata() -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from cql.rollout.envs import (
     EnvError,
+    EnvSpec,
+    env_differences,
     env_info,
     make_env,
     normalised_score,
@@ -175,3 +177,65 @@ def test_a_package_is_imported_only_if_the_user_gives_it():
 def test_a_package_is_no_part_of_what_an_environment_is():
     assert same_env("robots:Arm-v0", "Arm-v0")
     assert not same_env("robots:Arm-v0", "Arm-v1")
+
+
+def test_an_environment_with_arguments_and_a_time_limit():
+    spec = EnvSpec.of("Hopper-v5", {"terminate_when_unhealthy": False, "render_mode": "rgb_array"}, 50)
+    assert spec.kwargs == {"terminate_when_unhealthy": False}  # pictures make no other environment
+    assert env_info(spec).max_episode_steps == 50
+    env = make_env(spec)
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.low)[2:4] for _ in range(50)]
+    env.close()
+    assert ends == [(False, False)] * 49 + [(False, True)]
+
+
+def test_arguments_that_the_environment_does_not_take_are_named():
+    with pytest.raises(EnvError, match=r"cannot make 'Hopper-v5' with no_such=1 \(TypeError"):
+        env_info(EnvSpec.of("Hopper-v5", {"no_such": 1}))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "own", "lines"),
+    [
+        ({}, {}, []),
+        ({"healthy_reward": 100.0}, {"healthy_reward": 100.0}, []),
+        ({"healthy_reward": 100.0}, {}, ["healthy_reward=100.0 (here its default)"]),
+        ({}, {"healthy_reward": 2.0}, ["healthy_reward=its default (here 2.0)"]),
+    ],
+)
+def test_arguments_are_compared(recorded, own, lines):
+    assert env_differences(EnvSpec.of("", recorded), EnvSpec.of("Hopper-v5", own)) == lines
+
+
+def test_a_recorded_time_limit_is_compared_unless_the_user_gives_one():
+    assert env_differences(EnvSpec("", "{}", 50), EnvSpec("Hopper-v5")) == ["max_episode_steps=50 (here 1000)"]
+    assert env_differences(EnvSpec("", "{}", 50), EnvSpec("Hopper-v5", "{}", 1000)) == []
+    assert env_differences(EnvSpec("", "{}", 1000), EnvSpec("Hopper-v5")) == []
+
+
+def test_an_environment_of_whole_numbers_is_refused():
+    class Whole(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+        action_space = gymnasium.spaces.Box(0, 5, (2,), np.int64)
+
+    gymnasium.register("Whole-v0", Whole, max_episode_steps=10)
+    try:
+        with pytest.raises(EnvError, match="int64; real numbers are needed"):
+            env_info("Whole-v0")
+    finally:
+        del gymnasium.registry["Whole-v0"]
+
+
+def test_an_environment_without_a_time_limit_is_told_how_to_have_one():
+    class Endless(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+        action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+    gymnasium.register("Endless-v0", Endless)
+    try:
+        with pytest.raises(EnvError, match=r"env\.max_episode_steps=1000"):
+            env_info("Endless-v0")
+        assert env_info(EnvSpec("Endless-v0", "{}", 30)).max_episode_steps == 30
+    finally:
+        del gymnasium.registry["Endless-v0"]

@@ -11,7 +11,7 @@ import pytest
 
 import cql
 from cql.rollout import evaluation
-from cql.rollout.envs import make_env
+from cql.rollout.envs import EnvSpec, make_env
 from cql.rollout.evaluation import Evaluator, Recorder, steps_per_frame
 from cql.rollout.rendering import RenderingError, choose_backend, write_gif
 
@@ -291,7 +291,7 @@ def test_the_film_ends_with_the_episode():
 def test_a_blank_picture_is_an_error(monkeypatch):
     recorder = Recorder("InvertedPendulum-v5", width=64, height=48, seconds=0.2)
     recorder.record(balance, seed=0)
-    camera = evaluation._camera("InvertedPendulum-v5", 64, 48)
+    camera = evaluation._camera(EnvSpec("InvertedPendulum-v5"), 64, 48)
     monkeypatch.setattr(camera.env, "render", lambda: np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(RenderingError, match="blank"):
         recorder.record(balance, seed=0)

@@ -101,7 +101,7 @@ def build_agent(config: dict[str, Any], info: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("seed", "n"), [(0, 60), pytest.param(1, 2000, marks=[pytest.mark.slow])], ids=["short", "2000"]
+    ("seed", "n"), [(0, 40), pytest.param(1, 2000, marks=[pytest.mark.slow])], ids=["short", "2000"]
 )
 def test_other_contents(written: tuple[Path, dict[str, Any]], tmp_path: Path, seed: int, n: int) -> None:
     chance, path = random.Random(seed), tmp_path / "step_0000010.pt"
@@ -116,7 +116,7 @@ def test_other_contents(written: tuple[Path, dict[str, Any]], tmp_path: Path, se
 
 
 @pytest.mark.parametrize(
-    ("seed", "n"), [(0, 60), pytest.param(1, 2000, marks=[pytest.mark.slow])], ids=["short", "2000"]
+    ("seed", "n"), [(0, 40), pytest.param(1, 2000, marks=[pytest.mark.slow])], ids=["short", "2000"]
 )
 def test_other_bytes(written: tuple[Path, dict[str, Any]], tmp_path: Path, seed: int, n: int) -> None:
     """Bytes that were altered by somebody who knows of the checksum, or by a disk, which does not."""

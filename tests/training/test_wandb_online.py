@@ -171,7 +171,12 @@ def test_online_then_offline_then_sync_is_whole(online: Server, tmp_path: Path) 
     assert_whole(online.run(), 100)
 
 
-@pytest.mark.parametrize("mode", ["reject", "503", "drop", "hang"])
+_ONCE_IN_CI = [pytest.mark.slow, pytest.mark.ci]
+
+
+@pytest.mark.parametrize(
+    "mode", ["reject", "hang", *(pytest.param(mode, marks=_ONCE_IN_CI) for mode in ("503", "drop"))]
+)
 def test_a_server_that_lets_nobody_in_is_asked_once_and_the_runs_are_offline(
     online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: str
 ) -> None:
