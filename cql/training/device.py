@@ -1,6 +1,8 @@
 """Where a run trains: the device, and how many runs of a stack its memory holds."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -100,3 +102,14 @@ def _free_memory() -> int:
         if Path(limit).exists() and Path(used).exists() and (text := Path(limit).read_text().strip()) != "max":
             limits.append(int(text) - int(Path(used).read_text()))
     return max(min(limits), 0)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, as a worker does: products of a few rows are slower in two, and may round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

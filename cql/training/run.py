@@ -87,3 +87,8 @@ class Run:
     def score(self, returns: float) -> float | None:
         """Normalised score, where there are reference returns."""
         return None if self.reference is None else float(normalised_score(returns, *self.reference))
+
+
+def known(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
+    """The values that are there."""
+    return {name: value for name, value in values.items() if value is not None}

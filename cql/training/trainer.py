@@ -15,7 +15,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -33,10 +32,11 @@ from cql.rollout.rendering import RenderingError, write_gif, write_mp4, write_vi
 from cql.rollout.worker import Worker
 from cql.training import curves as report
 from cql.training.checkpoint import CheckpointError
+from cql.training.device import one_thread
 from cql.training.epoch_metrics import EpochMetrics
 from cql.training.local_logger import N_LAST_EVALUATIONS, last_evaluations, video_path
 from cql.training.progress import duration, logging_above_bar
-from cql.training.run import Run, Schedule, Scores, Status
+from cql.training.run import Run, Schedule, Scores, Status, known
 from cql.training.signals import noted_signals
 
 log = logging.getLogger(__name__)
@@ -377,7 +377,7 @@ class Trainer:
         run.local.log_timing(step, timing)
         run.wandb.log(step, {**metrics, **timing})
         if "eval_return_mean" in metrics:
-            run.wandb.summary(_known(self._summary_scores(run)))  # a sweep is looked at while it trains
+            run.wandb.summary(known(self._summary_scores(run)))  # a sweep is looked at while it trains
         run.last_metrics = {"step": step, **metrics}
         shown = f"step {step}/{self.schedule.n_steps}  {rate:.1f} steps/s"
         if "eval_return_mean" in metrics:
@@ -454,20 +454,21 @@ class Trainer:
 
     def _roll_out(self, rollouts: Rollouts) -> RolledOut:
         """Do in this process, and with its arithmetic, what a worker does."""
-        with _one_thread():
+        with one_thread():
             return roll_out(self.evaluator, self.recorder, rollouts)
 
     def _keep_video(self, step: int, index: int, run: Run, rolled: RolledOut) -> None:
         """Write a run's video among the rollouts to its folder."""
         if self.recorder is None:
             return
-        path, video = _video_path(run, step), rolled.videos.get(index)
+        path, video = video_path(run.directory, step), rolled.videos.get(index)
         if video is None:
             self._stop_recording(rolled.undrawable)
             return
         try:
             if isinstance(video, Exception):
                 raise video
+            path.parent.mkdir(exist_ok=True)
             write_video(path, video)
         except RenderingError as error:
             log.warning("no video: %s", error, extra={"run_dir": run.directory})
@@ -478,14 +479,15 @@ class Trainer:
         """Record the policy of a run's last step, as GIF and MP4."""
         if self.recorder is None:
             return
-        path = _video_path(run, step)
+        path = video_path(run.directory, step)
         try:
-            with _one_thread():
+            with one_thread():
                 recording = self.recorder.record(self._policy(index), int(self.evaluator.seeds[index, 0]))
         except RenderingError as error:
             self._stop_recording(error)
             return
         try:
+            path.parent.mkdir(exist_ok=True)
             write_gif(path, recording.frames, recording.seconds_per_frame)
             write_mp4(path.with_suffix(".mp4"), recording.frames, 1.0 / recording.seconds_per_frame)
         except RenderingError as error:
@@ -560,7 +562,7 @@ class Trainer:
                 self._fail(index, run, f"{type(error).__name__}: {error}")
                 return
             log.error("the summary could not be written: %s", error, extra={"run_dir": run.directory})
-        run.wandb.summary({"status": status, **_known(self._summary_scores(run))})
+        run.wandb.summary({"status": status, **known(self._summary_scores(run))})
         run.wandb.end(exit_code)
 
     def _summary_scores(self, run: Run) -> dict[str, float | int | None]:
@@ -591,24 +593,3 @@ class Trainer:
         if run.failure is not None:
             summary["failure"] = run.failure
         run.local.write_summary(summary)
-
-
-def _known(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _video_path(run: Run, step: int) -> Path:
-    path = video_path(run.directory, step)
-    path.parent.mkdir(exist_ok=True)
-    return path
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread, as a worker does: products of a few rows are slower in two, and may round otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

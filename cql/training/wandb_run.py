@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from cql.training.provenance import versions
 from cql.training.run_folder import read_summary, sweep_name
 from cql.training.wandb_logger import SHORT_TIMEOUT, WandbLogger, finish_all, is_complete, open_wandb
 from cql.training.wandb_mode import SERVER, choose_mode, is_disabled
+
+log = logging.getLogger(__name__)
 
 
 def open_wandb_run(train_config: TrainConfig, info: EnvInfo, directory: Path, *, disabled: bool) -> WandbLogger:
@@ -72,11 +75,15 @@ def finished_together(mirrors: Sequence[WandbLogger], train_config: TrainConfig)
 
 
 def complete_wandb_run(train_config: TrainConfig, directory: Path) -> None:
-    """Send what W&B lacks of a run that has finished, if a server is there."""
+    """Send what W&B lacks of a run that has finished, if a server is there. What goes wrong is a warning."""
     logger = train_config.logger
-    if not isinstance(logger, config.WandbLoggerConfig) or is_disabled(logger.mode) or is_complete(directory):
+    if not isinstance(logger, config.WandbLoggerConfig) or is_disabled(logger.mode):
         return
-    if choose_mode(logger.mode)[0] != "online" or SERVER.problem() is not None:
+    try:
+        if is_complete(directory) or choose_mode(logger.mode)[0] != "online" or SERVER.problem() is not None:
+            return
+    except (OSError, ValueError) as error:
+        log.warning("W&B: %s", error, extra={"run_dir": directory})
         return
     with open_wandb_run(train_config, env_info(env_spec(train_config)), directory, disabled=False) as mirror:
         if (figure := directory / KEY_CURVES_FILE).exists():
