@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.data.boundary import reading, stored_here
 from cql.data.raw import (
     Column,
     DatasetError,
@@ -61,19 +62,17 @@ def load_d4rl(path: str | Path, *, time_limit: int = TIME_LIMIT) -> RawData:
         raise DatasetNotFoundError(
             f"D4RL file '{path}' does not exist: set dataset.path to an HDF5 file, such as hopper_medium-v2.hdf5"
         )
-    try:
-        with h5py.File(path, "r") as file:
-            keys = ["observations", "actions", "rewards", "terminals"]
-            members = {key: _d4rl_member(file, key, path) for key in keys}
-            for key in ("timeouts", "next_observations"):
-                if key in file:
-                    members[key] = _d4rl_member(file, key, path)
-            return _d4rl_data(members, path, time_limit)
-    except OSError as error:
-        raise DatasetError(
-            f"'{path}' ({path.stat().st_size} bytes) cannot be read as HDF5 ({error}): download it again, and look "
-            "whether the server sent an error page instead"
-        ) from error
+    remedy = "download it again, and look whether the server sent an error page instead"
+    with (
+        reading(f"'{path}' ({path.stat().st_size} bytes) cannot be read as HDF5", remedy),
+        h5py.File(path, "r") as file,
+    ):
+        keys = ["observations", "actions", "rewards", "terminals"]
+        members = {key: _d4rl_member(file, key, path) for key in keys}
+        for key in ("timeouts", "next_observations"):
+            if key in file:
+                members[key] = _d4rl_member(file, key, path)
+        return _d4rl_data(members, path, time_limit)
 
 
 def _d4rl_data(members: Mapping[str, Any], path: Path, time_limit: int) -> RawData:
@@ -88,9 +87,9 @@ def _d4rl_data(members: Mapping[str, Any], path: Path, time_limit: int) -> RawDa
             f"D4RL file '{path}': observations have {observations.shape[1]} features, but next_observations "
             f"{next_observations.shape[1]}"
         )
-    terminated = members["terminals"][()].astype(bool).reshape(-1)
+    terminated = _flags(members["terminals"], "terminals", path)
     if "timeouts" in members:
-        truncated = members["timeouts"][()].astype(bool).reshape(-1) & ~terminated
+        truncated = _flags(members["timeouts"], "timeouts", path) & ~terminated
     else:
         truncated = _at_time_limit(terminated, time_limit)
         log.warning(
@@ -122,6 +121,14 @@ def _d4rl_data(members: Mapping[str, Any], path: Path, time_limit: int) -> RawDa
             name=str(path),
         )
     )
+
+
+def _flags(member: Any, key: str, path: Path) -> NDArray[np.bool_]:
+    values = member[()].reshape(-1)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        first = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise DatasetError(f"D4RL file '{path}': '{key}' is {values[first]} in row {first}; a flag is 0 or 1")
+    return np.asarray(values.astype(bool))
 
 
 def _at_time_limit(terminated: NDArray[np.bool_], limit: int) -> NDArray[np.bool_]:
@@ -173,6 +180,8 @@ def _d4rl_member(file: Any, key: str, path: Path) -> Any:
 
     if key not in file:
         raise DatasetError(f"D4RL file '{path}' has no '{key}'; it holds {', '.join(sorted(file)) or 'nothing'}")
+    if isinstance(file.get(key, getlink=True), h5py.ExternalLink):
+        raise DatasetError(f"D4RL file '{path}': '{key}' is a link to another file, which is not read")
     member = file[key]
     n_axes = 2 if key in {"observations", "actions", "next_observations"} else 1
     if (
@@ -183,4 +192,4 @@ def _d4rl_member(file: Any, key: str, path: Path) -> Any:
         found = f"shape {member.shape}, {member.dtype}" if isinstance(member, h5py.Dataset) else "a group"
         shape = "(transitions, features)" if n_axes == 2 else "(transitions,)"
         raise DatasetError(f"D4RL file '{path}': '{key}' must be an array of numbers of shape {shape}, found {found}")
-    return member
+    return stored_here(member, f"D4RL file '{path}': '{key}'")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.data.boundary import reading, regular
 from cql.data.local import minari_folder, minari_root, minari_root_set_to, new_dataset
 from cql.data.raw import Column, DatasetError, DatasetNotFoundError, RawData, empty_error, mark_ends
 
@@ -49,28 +50,22 @@ def load_minari(dataset_id: str, *, download: bool = True) -> RawData:
         if not download:
             raise _not_found(dataset_id, "and dataset.download=false forbids fetching it")
         _download(dataset_id)
-    try:
-        metadata = json.loads(folder.joinpath("data", "metadata.json").read_text(encoding="utf-8"))
+    remedy = "remove that folder and make or download the dataset again"
+    with reading(f"Minari dataset '{dataset_id}' in {folder} is incomplete or damaged", remedy):
+        metadata = json.loads(regular(folder / "data" / "metadata.json").read_text(encoding="utf-8"))
         n_episodes = int(metadata["total_episodes"])
         n_steps = max(0, int(metadata.get("total_steps", 0)))
         env_spec = metadata.get("env_spec")
         spec = json.loads(env_spec) if env_spec else {"id": None}
         env_id, env_kwargs, limit = spec["id"], dict(spec.get("kwargs") or {}), spec.get("max_episode_steps")
-        counts, raw = (n_steps, n_episodes), None
-        if metadata.get("data_format", "hdf5") == "hdf5":
-            raw = _join(_hdf5_episodes(folder / "data" / "main_data.hdf5", n_episodes), dataset_id, counts)
-    except (PermissionError, BlockingIOError) as error:
-        raise DatasetError(
-            f"Minari dataset '{dataset_id}' in {folder} cannot be read now ({error}); it may be whole: look at who may "
-            "read it, and whether another program has it open"
-        ) from error
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise DatasetError(
-            f"Minari dataset '{dataset_id}' in {folder} is incomplete or damaged ({type(error).__name__}: {error}): "
-            "remove that folder and make or download the dataset again"
-        ) from error
-    if raw is None:
-        raw = _join(_minari_episodes(dataset_id), dataset_id, counts)
+        if not (isinstance(env_id, str | None) and isinstance(limit, int | None)):
+            raise TypeError(f"env_spec has the id {env_id!r} and max_episode_steps {limit!r}")
+        episodes = (
+            _hdf5_episodes(regular(folder / "data" / "main_data.hdf5"), n_episodes)
+            if metadata.get("data_format", "hdf5") == "hdf5"
+            else _minari_episodes(dataset_id)
+        )
+        raw = _join(episodes, dataset_id, (n_steps, n_episodes))
     return dataclasses.replace(raw, env_id=env_id, env_kwargs=env_kwargs, max_episode_steps=limit)
 
 

@@ -1,0 +1,166 @@
+"""Damaged and hostile datasets: each is read, or refused by name; none ends in an error of another kind."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from tiny import write_dataset
+
+from cql import data
+from cql.data.checks import check
+from cql.data.raw import DatasetError, RawData
+from cql.rollout.envs import env_info
+
+KEYS = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    2**70,
+    0.5,
+    "",
+    "x",
+    [],
+    {},
+    [1],
+    {"id": 3},
+    "{",
+    '{"id": 1}',
+    '{"id": null}',
+    "[]",
+]
+COUNTS = [(0, 60), pytest.param(1, 2000, marks=[pytest.mark.slow])]
+
+
+def outcome(read: Callable[[], RawData]) -> str:
+    info = env_info("InvertedPendulum-v5")
+    try:
+        raw = read()
+        check(
+            raw,
+            observation_size=info.observation_size,
+            action_size=info.action_size,
+            action_low=info.action_low,
+            action_high=info.action_high,
+            env=info.spec,
+        )
+    except DatasetError:
+        return "refused by name"
+    return "read"
+
+
+def spoil(file: h5py.File, chance: random.Random) -> None:
+    """Put something else in the place of one array."""
+    key = chance.choice([name for name in KEYS if name in file])
+    old = file[key][()]
+    del file[key]
+    match chance.randrange(12):
+        case 0:
+            pass
+        case 1:
+            file.create_group(key)
+        case 2:
+            file[key] = h5py.SoftLink("/nowhere")
+        case 3:
+            file[key] = h5py.ExternalLink("/etc/hostname", "/x")
+        case 4:
+            file.create_dataset(key, data=np.array([b"text"] * len(old)))
+        case 5:
+            file.create_dataset(key, data=old.reshape(-1)[: chance.randrange(1, old.size)])
+        case 6:
+            file.create_dataset(key, shape=(10_000_000, 4), dtype="f4", chunks=True)
+        case 7:
+            file.create_dataset(key, data=np.full(old.shape, chance.choice([np.nan, np.inf, 3e38, -1.0])))
+        case 8:
+            file.create_dataset(key, shape=(len(old),), dtype=h5py.string_dtype())
+        case 9:
+            file.create_dataset(key, data=np.zeros(len(old), [("a", "f4"), ("b", "i4")]))
+        case 10:
+            file.create_dataset(key, data=chance.choice([1.0, b"x", True]))
+        case _:
+            file.create_dataset(key, data=np.asarray(old, chance.choice(["f2", "f8", ">f4", "i8", "c8"])))
+
+
+@pytest.mark.parametrize(("seed", "n"), COUNTS)
+def test_d4rl_files_with_other_members(tmp_path: Path, seed: int, n: int) -> None:
+    chance, whole, path = random.Random(seed), write_dataset(tmp_path / "whole.hdf5"), tmp_path / "data.hdf5"
+    outcomes: Counter[str] = Counter()
+    for _ in range(n):
+        shutil.copy(whole, path)
+        with h5py.File(path, "r+") as file:
+            spoil(file, chance)
+        outcomes[outcome(lambda: data.load_d4rl(path))] += 1
+    print(dict(outcomes))  # noqa: T201  shown with -rP
+    assert outcomes["refused by name"] > n / 3
+
+
+@pytest.mark.parametrize(("seed", "n"), COUNTS)
+def test_d4rl_files_with_other_bytes(tmp_path: Path, seed: int, n: int) -> None:
+    chance, path = random.Random(seed), tmp_path / "data.hdf5"
+    whole = write_dataset(tmp_path / "whole.hdf5").read_bytes()
+    outcomes: Counter[str] = Counter()
+    for _ in range(n):
+        body = bytearray(whole)
+        if chance.random() < 0.3:
+            body = body[: chance.randrange(len(body))]
+        # Most of a file are numbers; what describes them stands at its beginning.
+        for _ in range(chance.randrange(1, 8)):
+            if body:
+                body[chance.randrange(min(len(body), 6000))] = chance.randrange(256)
+        path.write_bytes(bytes(body))
+        outcomes[outcome(lambda: data.load_d4rl(path))] += 1
+    print(dict(outcomes))  # noqa: T201
+    assert sum(outcomes.values()) == n
+
+
+@pytest.mark.parametrize(("seed", "n"), COUNTS)
+def test_minari_folders_with_other_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, n: int) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    chance, folder = random.Random(seed), tmp_path / "tests" / "fuzz-v0" / "data"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with h5py.File(folder / "main_data.hdf5", "w") as file:
+        for index in range(3):
+            episode = file.create_group(f"episode_{index}")
+            episode["observations"] = rng.normal(size=(6, 4)).astype(np.float32)
+            episode["actions"] = rng.uniform(-3, 3, (5, 1)).astype(np.float32)
+            episode["rewards"] = np.ones(5)
+            episode["terminations"] = np.array([False] * 4 + [True])
+            episode["truncations"] = np.zeros(5, bool)
+    metadata = {
+        "total_episodes": 3,
+        "total_steps": 15,
+        "data_format": "hdf5",
+        "env_spec": json.dumps({"id": "InvertedPendulum-v5", "kwargs": {}, "max_episode_steps": 1000}),
+    }
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    assert outcome(lambda: data.load_minari("tests/fuzz-v0", download=False)) == "read"
+    outcomes: Counter[str] = Counter()
+    for _ in range(n):
+        other = dict(metadata)
+        match chance.randrange(4):
+            case 0:
+                del other[chance.choice(list(other))]
+            case 1:
+                spec = {"id": "InvertedPendulum-v5", "kwargs": {}, "max_episode_steps": 1000}
+                spec[chance.choice(list(spec))] = chance.choice(ODD)
+                other["env_spec"] = json.dumps(spec)
+            case _:
+                other[chance.choice(list(other))] = chance.choice(ODD)
+        text = json.dumps(other).encode()
+        if chance.random() < 0.2:
+            text = chance.choice([text[: chance.randrange(len(text))], b"\xff" + text, b"[" * 50_000, b"null", b""])
+        (folder / "metadata.json").write_bytes(text)
+        outcomes[outcome(lambda: data.load_minari("tests/fuzz-v0", download=False))] += 1
+    print(dict(outcomes))  # noqa: T201
+    assert outcomes["refused by name"] > n / 4
