@@ -68,6 +68,9 @@ class RandomPolicy:
         return uniform
 
 
+_LARGEST_WEIGHT = 1e6
+
+
 class NpzPolicy:
     """A tanh-squashed Gaussian policy with two relu layers, in numpy."""
 
@@ -105,6 +108,10 @@ class NpzPolicy:
                     )
                 if not np.isfinite(weights[key]).all():
                     raise PolicyError(f"policy '{name}': {key} holds values that are not finite")
+                if np.abs(weights[key]).max(initial=0.0) > _LARGEST_WEIGHT:
+                    raise PolicyError(
+                        f"policy '{name}': {key} holds values beyond {_LARGEST_WEIGHT:g}, with which actions overflow"
+                    )
         self.name = name
         self._layers = {layer: (weights[f"{layer}.weight"].T, weights[f"{layer}.bias"]) for layer in layers}
 
@@ -119,12 +126,15 @@ class NpzPolicy:
         if not path.is_file():
             raise PolicyError(f"policy file '{path}' does not exist")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return cls({key: file[key] for key in file.files}, str(path))
         except PolicyError:
             raise
-        except (OSError, ValueError, AttributeError) as error:
-            raise PolicyError(f"policy file '{path}' is not an .npz of plain arrays: {error}") from error
+        except (PermissionError, BlockingIOError) as error:
+            raise PolicyError(f"policy file '{path}' cannot be read now ({error})") from error
+        except Exception as error:  # bytes of a stranger: zipfile, zlib and NumPy raise many kinds
+            reason = f"{type(error).__name__}: {error}"
+            raise PolicyError(f"policy file '{path}' is not an .npz of plain arrays ({reason})") from error
 
     @classmethod
     def sequence(cls, folder: str | Path) -> list[NpzPolicy]:

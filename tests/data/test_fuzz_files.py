@@ -17,6 +17,7 @@ from tiny import write_dataset
 
 from cql import data
 from cql.data.checks import check
+from cql.data.policies import NpzPolicy, PolicyError
 from cql.data.raw import DatasetError, RawData
 from cql.rollout.envs import env_info
 
@@ -164,3 +165,42 @@ def test_minari_folders_with_other_metadata(tmp_path: Path, monkeypatch: pytest.
         outcomes[outcome(lambda: data.load_minari("tests/fuzz-v0", download=False))] += 1
     print(dict(outcomes))  # noqa: T201
     assert outcomes["refused by name"] > n / 4
+
+
+@pytest.mark.parametrize(("seed", "n"), COUNTS)
+def test_policies_with_other_bytes_or_weights(tmp_path: Path, seed: int, n: int) -> None:
+    chance, path = random.Random(seed), tmp_path / "policy.npz"
+    weights = {
+        "hidden_0.weight": np.ones((8, 4), np.float32), "hidden_0.bias": np.ones(8, np.float32),
+        "hidden_1.weight": np.ones((8, 8), np.float32), "hidden_1.bias": np.ones(8, np.float32),
+        "mean.weight": np.ones((1, 8), np.float32), "mean.bias": np.ones(1, np.float32),
+        "log_std.weight": np.ones((1, 8), np.float32), "log_std.bias": np.ones(1, np.float32),
+    }  # fmt: skip
+    outcomes: Counter[str] = Counter()
+    for _ in range(n):
+        other: dict[str, Any] = dict(weights)
+        key = chance.choice(list(other))
+        match chance.randrange(4):
+            case 0:
+                del other[key]
+            case 1:
+                other[key] = chance.choice([np.float32(1), np.zeros(0), np.array(["x"]), other[key].astype("f8")])
+            case 2:
+                other[key] = other[key] * chance.choice([np.nan, np.inf, 3e38, 1e5])
+            case _:
+                pass
+        np.savez(path, **other)
+        if chance.random() < 0.6:
+            body = bytearray(path.read_bytes())
+            for _ in range(chance.randrange(1, 20)):
+                body[chance.randrange(len(body))] = chance.randrange(256)
+            path.write_bytes(bytes(body[: chance.randrange(len(body))] if chance.random() < 0.3 else body))
+        try:
+            policy = NpzPolicy.load(path)
+        except PolicyError:
+            outcomes["refused by name"] += 1
+        else:
+            assert np.isfinite(policy(np.full((3, 4), 1e3, np.float32), np.ones((3, 1), np.float32))).all()
+            outcomes["read"] += 1
+    print(dict(outcomes))  # noqa: T201
+    assert outcomes["refused by name"] > n / 3
