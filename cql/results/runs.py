@@ -38,6 +38,8 @@ STATISTICS: tuple[Statistic, ...] = ("last", "best", "last five")
 """Of a run's evaluations: the last one; the best one, which is selected by the value it reports and so biased upwards;
 the mean of the last five."""
 
+_DEEPEST = 200  # levels of a YAML file
+
 # Keys, or groups of them, in which the same run may differ.
 _NOT_COMPARED = (*NO_OTHER_RUN, *ROUNDING)
 
@@ -206,16 +208,30 @@ def _without_torn(curve: Curve, episodes: Sequence[EpisodeRow]) -> Curve:
 
 def _yaml(path: Path) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return _mapping(path, lambda text: yaml.load(text, Loader=loader))
+
+    def parse(text: str) -> Any:
+        # libyaml calls itself for each level, and the interpreter dies of a thousand.
+        if max(map(_depth, text.splitlines()), default=0) > _DEEPEST:
+            raise ValueError(f"nested more than {_DEEPEST} levels deep")
+        return yaml.load(text, Loader=loader)
+
+    return _mapping(path, parse)
+
+
+def _depth(line: str) -> int:
+    """At most so many levels of YAML a line opens: spaces before it, dashes and brackets in it."""
+    return len(line) - len(line.lstrip()) + line.count("- ") + line.count("[") + line.count("{")
 
 
 def _mapping(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
     """The mapping that a file holds; empty if there is no file."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ResultsError(f"{path} is not a file")
     try:
         found = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is damaged: {error}") from error
     return found if isinstance(found, dict) else {}
 

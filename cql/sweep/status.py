@@ -11,6 +11,7 @@ are replaced atomically, so an incomplete one is damaged.
 import functools
 import heapq
 import json
+import math
 import os
 import statistics
 from collections import Counter
@@ -253,9 +254,11 @@ def evaluation_gap(metrics: Sequence[Mapping[str, float]], episodes: Sequence[Ep
 
 def _json(path: Path) -> Any:
     """The contents of a JSON file, None if it is absent or damaged."""
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
 
@@ -284,7 +287,9 @@ def _last_row(path: Path) -> dict[str, Any]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        return None  # what JSON does not know included
+    return float(value)
 
 
 def _count(value: object) -> int | None:

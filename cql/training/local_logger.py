@@ -264,7 +264,7 @@ def _damaged(path: Path, number: int, line: bytes) -> ValueError:
 def _parsed_step(path: Path, number: int, line: bytes, step_of: Callable[[bytes], int]) -> int:
     try:
         return step_of(line)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, number, line) from error
 
 

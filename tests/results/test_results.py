@@ -1,6 +1,7 @@
 """Runs read from their folders: what is compared with what, and that nothing is dropped without a word."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -10,6 +11,7 @@ from made_runs import make_grid, make_run
 
 from cql.results.groups import read_results, renamed
 from cql.results.runs import ResultsError, flat, overrides_of, provenance_of, read_run
+from cql.sweep import status
 from cql.training import lock
 
 
@@ -361,3 +363,35 @@ def test_reading_needs_no_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     shutil.rmtree(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 5000, "a:\n" + "\n".join(" " * i + "b:" for i in range(1, 3000)), "- " * 4000]
+)
+def test_a_config_that_is_nested_too_deep_is_damaged(tmp_path, text):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text(text)
+    with pytest.raises(ResultsError, match="nested more than 200 levels deep"):
+        read_run(tmp_path)
+
+
+def test_a_summary_that_is_nested_too_deep_or_a_pipe_is_damaged(tmp_path):
+    (tmp_path / "summary.json").write_text("[" * 100_000)
+    with pytest.raises(ResultsError, match=r"summary\.json is damaged"):
+        read_run(tmp_path)
+    assert status.read_status(tmp_path)[0] == "damaged"
+    (tmp_path / "summary.json").unlink()
+    os.mkfifo(tmp_path / "summary.json")
+    with pytest.raises(ResultsError, match=r"summary.json is not a file"):
+        read_run(tmp_path)
+    assert status.read_status(tmp_path)[0] == "damaged"
+
+
+def test_numbers_that_json_does_not_know_are_none(tmp_path):
+    run = tmp_path / "seed-0"
+    run.mkdir()
+    (run / "summary.json").write_text(
+        '{"status": "finished", "step": 3, "eval_return_mean": NaN, "eval_score": Infinity}'
+    )
+    (found,) = status.read_sweep(tmp_path)
+    assert (found.last_return, found.last_score) == (None, None)
