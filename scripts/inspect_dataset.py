@@ -49,15 +49,16 @@ def inspect(chosen: argparse.Namespace) -> None:
     """
     from cql.data import DatasetError, inspection
     from cql.results.inspection_page import write_page
-    from cql.rollout.envs import env_info, refuse_foreign_package
+    from cql.rollout.envs import EnvSpec, env_info, refuse_foreign_package
 
     name, source = inspection.find(chosen.dataset, chosen.env)
     env_id = chosen.env or source.raw.env_id
     if env_id is None:
         raise DatasetError(f"{chosen.dataset} does not name its environment: add --env, such as --env Hopper-v5")
     refuse_foreign_package(env_id, f"{chosen.dataset}", chosen.env, "--env")
+    spec = EnvSpec.of(env_id, source.raw.env_kwargs, source.raw.max_episode_steps)  # as it was recorded
     reference = None if chosen.reference is None else (chosen.reference[0], chosen.reference[1])
-    found = inspection.inspect(source, env_info(env_id), reference=reference, discount=chosen.discount)
+    found = inspection.inspect(source, env_info(spec), reference=reference, discount=chosen.discount)
     out = chosen.out or Path("outputs", "datasets", re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed")
     command = shlex.join(["python", "scripts/inspect_dataset.py", *sys.argv[1:]])
     page = write_page(found, out, title=source.raw.name if "/" in name else name, command=command)

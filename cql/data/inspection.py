@@ -120,10 +120,9 @@ def read_minari(dataset_id: str) -> Source:
     raw = load_minari(dataset_id, download=False)
     metadata = json.loads(folder.joinpath("metadata.json").read_text(encoding="utf-8"))
     known = {key: _decoded(value) for key, value in metadata.items() if not key.endswith("_space")}
-    spec = known.pop("env_spec", None) or {}
+    known.pop("env_spec", None)
     known.pop("eval_env_spec", None)
-    limit = spec.get("max_episode_steps")
-    return Source(raw, known, None if limit is None else int(limit))
+    return Source(raw, known, raw.max_episode_steps)
 
 
 def read_d4rl(path: str | Path, env_id: str) -> Source:

@@ -170,7 +170,7 @@ def env_differences(recorded: EnvSpec, own: EnvSpec) -> list[str]:
     import gymnasium
 
     try:
-        registered = gymnasium.spec(own.id)
+        registered = gymnasium.spec(own.id.rpartition(":")[2])  # its package was imported to make it
     except (gymnasium.error.Error, ImportError, ValueError):  # whoever makes it says so
         return []
     theirs, ours = ({**EnvSpec.of("", registered.kwargs).kwargs, **each.kwargs} for each in (recorded, own))

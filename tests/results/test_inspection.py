@@ -32,6 +32,7 @@ from cql.data.inspection import (
     summary,
     text,
 )
+from cql.data.local import minari_folder
 from cql.results import inspection_page
 from cql.results.inspection_page import write_page
 from cql.rollout.envs import EnvInfo, EnvSpec
@@ -622,6 +623,19 @@ def test_the_command_on_a_minari_dataset(
     assert plain["scores"]["max"] == 200.0
     assert plain == json.loads((tmp_path / "here" / "summary.json").read_text())
     assert "written: here/index.html" in said.err
+
+
+def test_data_of_an_environment_with_arguments_are_inspected_as_they_were_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pendulum()
+    path = minari_folder("tests/pendulum-v0") / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    spec = json.loads(metadata["env_spec"]) | {"kwargs": {"reset_noise_scale": 0.2}, "max_episode_steps": 20}
+    path.write_text(json.dumps(metadata | {"env_spec": json.dumps(spec)}))
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "tests/pendulum-v0") == 0
+    assert "12 episodes, 1,176 transitions" in capsys.readouterr().out
 
 
 def test_the_command_on_a_d4rl_file(

@@ -239,3 +239,17 @@ def test_an_environment_without_a_time_limit_is_told_how_to_have_one():
         assert env_info(EnvSpec("Endless-v0", "{}", 30)).max_episode_steps == 30
     finally:
         del gymnasium.registry["Endless-v0"]
+
+
+def test_an_environment_of_a_package_is_compared_by_its_registration_too():
+    class Arm(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+        action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+    gymnasium.register("Arm-v0", Arm, max_episode_steps=10)  # as the import of its package does
+    try:
+        own = EnvSpec("robots:Arm-v0")
+        assert env_differences(EnvSpec.of("", {"speed": 2}, 10), own) == ["speed=2 (here its default)"]
+        assert env_differences(EnvSpec("", "{}", 50), own) == ["max_episode_steps=50 (here 10)"]
+    finally:
+        del gymnasium.registry["Arm-v0"]
