@@ -53,6 +53,7 @@ def main() -> int:
     """Read, draw and write. User errors are printed to stderr, with exit code 2."""
     chosen = arguments()
     from cql.results import dashboard, groups, report, wandb_report
+    from cql.sweep.status import counted
 
     try:
         folders = [_folder(text) for text in chosen.folders]
@@ -81,12 +82,14 @@ def main() -> int:
         return 2
     finished = sum(run.status == "finished" for run in found.runs)
     total = len(found.runs) + len(found.unread)
-    print(f"{finished} of {total} runs finished; {_count(len(found.arms), 'arm')}, {_count(len(found.tasks), 'task')}")
+    print(
+        f"{finished} of {total} runs finished; {counted(len(found.arms), 'arm')}, {counted(len(found.tasks), 'task')}"
+    )
     sweeps = sorted({run.sweep.resolve() for run in (*found.runs, *found.repeated) if run.sweep is not None})
     if len(sweeps) > 1:
         print(f"{len(sweeps)} sweeps are compared with each other: {', '.join(sweep.name for sweep in sweeps)}")
     if found.repeated:
-        n_repeated = _count(len(found.repeated), "run")
+        n_repeated = counted(len(found.repeated), "run")
         print(f"left out: {n_repeated} with the config and the seed of another, listed in the page")
     print(f"written: {written.page} ({written.page.stat().st_size / 1e6:.1f} MB), tables and figures beside it")
     if chosen.wandb:
@@ -131,10 +134,6 @@ def _table_labels(folders: list[Path], arms: Sequence[str]) -> dict[str, str]:
             known = spec.load_table(name, config.CONFIG_DIR / "table").arms
             return {arm: known[arm] for arm in arms if arm in known}
     return {}
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _folder(text: str) -> Path:

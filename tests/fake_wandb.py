@@ -12,7 +12,7 @@ letters in WANDB_API_KEY. What arrives is kept as plain files under the store:
     artifacts/ID/artifact.json, files/... artifacts, with their manifest
     views.json                            saved workspaces
 
-A server that is started again on the same store goes on with what is in it.
+A server that is started again on the same store continues with what is in it.
 
 Misbehaviour: by --mode or, while it runs, by POST /_control with a JSON object of the same names:
 

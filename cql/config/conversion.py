@@ -105,7 +105,7 @@ def _fill(
                 _fill(node[name], value, f"{key}.", problems, kinds)
             else:
                 # Not by assignment: OmegaConf 2.4 warns of the conversions that it makes there.
-                OmegaConf.update(node, name, _READ.get(key, _as_it_is)(value), merge=False)
+                OmegaConf.update(node, name, _READ[key](value) if key in _READ else value, merge=False)
         except (OmegaConfBaseException, TypeError):
             problems[key] = wrong_type(key, value)
 
@@ -124,10 +124,6 @@ def _missing(node: DictConfig, key: str) -> str:
 def _unknown_kind(base: type, key: str, kind: Any) -> str:
     wrong = "is missing" if kind in (None, MISSING) else f"is {kind}, which is unknown"
     return f"{key}.kind {wrong}: choose {' or '.join(choice(key, name) for name in kinds_of(base))}"
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 def _arguments(value: Any) -> dict[str, Any] | None:

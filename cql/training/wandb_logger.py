@@ -205,7 +205,7 @@ class WandbLogger:
             self._run.log_artifact(artifact)
         except Exception as error:  # noqa: BLE001  W&B raises what it likes
             self.missed = True
-            self._warn("W&B did not take the artifact %s (%s: %s)", name, type_name(error), error)
+            self._warn("W&B did not take the artifact %s (%s: %s)", name, error.__class__.__name__, error)
 
     def summary(self, values: Mapping[str, object]) -> None:
         """Set values of the run's summary, the columns of W&B's table of runs."""
@@ -262,7 +262,7 @@ class WandbLogger:
             if not self._broken:
                 self._warn(
                     "W&B could not %s and is switched off for this run (%s: %s); the files in %s are complete",
-                    what, type_name(error), error, self._run_dir,
+                    what, type(error).__name__, error, self._run_dir,
                 )  # fmt: skip
             self._broken = True
 
@@ -276,14 +276,9 @@ class WandbLogger:
             # Tried even after a failure: a run left open would be finished by W&B when the process ends, as a success.
             self._run.finish(exit_code=self._exit_code)
         except Exception as error:  # noqa: BLE001  W&B raises what it likes
-            _log.debug("W&B: %s: %s", type_name(error), error)
+            _log.debug("W&B: %s: %s", type(error).__name__, error)
         else:
             self._finished = not self._broken
-
-
-def type_name(error: Exception) -> str:
-    """The name of an error's class."""
-    return type(error).__name__
 
 
 def finish_all(loggers: Sequence[WandbLogger], seconds: float = FINISH_TIMEOUT) -> bool:
@@ -448,7 +443,7 @@ def open_wandb(
             reason = f"the run was not let in: {' '.join(str(error).split())}"
             _log.warning("W&B: %s; the run continues offline", reason, extra={"run_dir": run_dir})
             _give_back(progress.id)
-            if type_name(error) == "CommError" and "imed out" in str(error):
+            if type(error).__name__ == "CommError" and "imed out" in str(error):
                 SERVER.note(reason)  # the next runs need not wait for it too
     if run is None:
         try:
@@ -456,7 +451,7 @@ def open_wandb(
         except Exception as error:  # noqa: BLE001
             _log.warning(
                 "W&B did not start (%s: %s): nothing is sent; the local files are written",
-                type_name(error), error, extra={"run_dir": run_dir},
+                type(error).__name__, error, extra={"run_dir": run_dir},
             )  # fmt: skip
             return WandbLogger(None, run_dir, progress, missed=True)
     # Under an agent the id is the agent's, whatever is asked for.
