@@ -18,6 +18,7 @@ config.register()
 
 
 @hydra.main(config_path=str(config.CONFIG_DIR), config_name="train", **config.VERSION_BASE)
+@config.stackable
 def train(cfg: DictConfig) -> float:
     """Check the config, then train in Hydra's output folder; torch is imported once the config is known to be right."""
     directory = Path(HydraConfig.get().runtime.output_dir)

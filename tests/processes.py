@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from cql.lock import LOCK_FILE, hold
 
 SECONDS = 120.0
 """The longest that anything may take while other work has the cores."""
@@ -17,6 +20,23 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def holder(directory: Path, name: str = LOCK_FILE) -> int:
+    """A child that holds a folder's lock until it is killed."""
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with hold(directory, name=name):
+                os.write(told, b"x")
+                time.sleep(60)
+        finally:
+            os._exit(0)
+    assert os.read(ready, 1) == b"x"
+    os.close(ready)
+    os.close(told)
+    return child
 
 
 def is_running(process_id: int) -> bool:

@@ -6,7 +6,7 @@ Axes: R runs, B batch, S state, A action.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,11 +145,7 @@ class Agent:
                 f"states of steps {', '.join(map(str, steps))}: all runs of a stack resume at the same step"
             )
         for state in states:
-            self._check(state["parameters"])
-            for part, optimiser in self.stack.optimisers.items():
-                if part not in state["optimisers"]:
-                    raise ValueError(f"the state has no optimiser of {part}")
-                optimiser.check(state["optimisers"][part])
+            self.check(state)
         for run, state in enumerate(states):
             for part, own in self.stack.parts().items():
                 for name, tensor in own.items():
@@ -158,7 +154,19 @@ class Agent:
                 optimiser.load_state(run, state["optimisers"][part])
         (self.n_steps_done,) = steps
 
-    def _check(self, given: dict[str, Parameters]) -> None:
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Check that the names and shapes of what :meth:`state` gave, or a file holds, fit this agent.
+
+        Raises:
+            ValueError: they do not; the message names the first that does not.
+        """
+        self._check_parameters(state["parameters"])
+        for part, optimiser in self.stack.optimisers.items():
+            if part not in state["optimisers"]:
+                raise ValueError(f"the state has no optimiser of {part}")
+            optimiser.check(state["optimisers"][part])
+
+    def _check_parameters(self, given: Mapping[str, Parameters]) -> None:
         for part, own in self.stack.parts().items():
             names = given.get(part, {}).keys()
             if names != own.keys():

@@ -4,9 +4,17 @@ The names that other packages use are here. Importing the package registers sche
 process needs that unpickles a config and imports nothing else.
 """
 
-from cql.config.composition import VERSION_BASE, arranged, compose, register
+from cql.config.composition import VERSION_BASE, arranged, compose, register, stackable
 from cql.config.conversion import checked, from_dict, to_dict
-from cql.config.folders import RUN_CONFIG_FILE, SWEEP_FILE, saved_config
+from cql.config.folders import (
+    RUN_CONFIG_FILE,
+    SWEEP_FILE,
+    SWEEP_LOCK_FILE,
+    has_begun,
+    has_results,
+    saved_config,
+    sweep_started,
+)
 from cql.config.identity import NO_OTHER_RUN, ROUNDING, differences, differing_keys, run_key, stack_key
 from cql.config.keys import CONFIG_DIR, GROUPS, options_of
 from cql.config.messages import ConfigError, explain, friendly_errors
@@ -32,6 +40,7 @@ __all__ = [
     "ROUNDING",
     "RUN_CONFIG_FILE",
     "SWEEP_FILE",
+    "SWEEP_LOCK_FILE",
     "VERSION_BASE",
     "ConfigError",
     "CqlConfig",
@@ -54,11 +63,15 @@ __all__ = [
     "explain",
     "friendly_errors",
     "from_dict",
+    "has_begun",
+    "has_results",
     "options_of",
     "point_name",
     "register",
     "run_key",
     "saved_config",
     "stack_key",
+    "stackable",
+    "sweep_started",
     "to_dict",
 ]

@@ -4,7 +4,7 @@ import functools
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hydra
@@ -32,6 +32,15 @@ def register() -> None:
     from hydra_plugins.cql_stacked.launcher import StackedLauncher
 
     plugins.register(StackedLauncher)
+
+
+def stackable(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Mark a task function as one that trains the run of its config and does nothing else.
+
+    The stacking launcher trains many runs at once instead of calling it, and refuses functions without this mark.
+    """
+    task.is_stackable = True  # type: ignore[attr-defined]
+    return task
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:

@@ -6,9 +6,11 @@ worker processes. So a resolver only names a folder, and :class:`MakeFolders` ma
 
 import functools
 import json
+import logging
 import os
+import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from cql import lock
 from cql.config.conversion import checked, to_dict
 from cql.config.identity import differences
 from cql.config.keys import GROUPS
@@ -27,17 +31,36 @@ from cql.config.names import dataset_label, path_safe, point_name, unsafe_name
 from cql.files import write_text
 
 SWEEP_FILE = "sweep.json"
+SWEEP_LOCK_FILE = ".starting"
 RUN_CONFIG_FILE = ".hydra/config.yaml"
 # In OmegaConf's cache of resolved values, which Hydra hands on to the configs of a sweep's jobs. OmegaConf does not
 # cache by itself what a resolver makes of the whole config.
 _NAMED = "cql.folder"
+_REMEDY = "put back the file, or move the run's folder away and start the run anew"
+# Held by the process that starts a sweep, until its runs are known.
+_starting = ExitStack()
+
+log = logging.getLogger(__name__)
+
+
+class SweepLog(logging.FileHandler):
+    """Writes the sweep's own log, from the moment on at which the sweep's folder is there."""
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename, delay=True, encoding="utf-8")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; one that cannot be written is left out, since it was shown on the console."""
+        with suppress(OSError):
+            if Path(self.baseFilename).parent.is_dir():
+                super().emit(record)
 
 
 class MakeFolders(Callback):
     """Makes the folder of a run, or the folder of a sweep with its `sweep.json`.
 
     Hydra calls it after the config is composed and before anything is written. It reports what a callback raises as a
-    warning only, so a config is checked earlier, by the resolvers.
+    warning only, so the config of a run is checked earlier, by the resolvers, and a sweep that is refused exits.
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
@@ -50,14 +73,61 @@ class MakeFolders(Callback):
         """Claim the folder of a sweep, and write down what its runs have in common."""
         if "env" not in config:
             return
+        # Kept for the jobs, whose command lines no longer tell what is swept.
+        OmegaConf.get_cache(config)["cql.sweep"] = {"constant": _constant_keys(config)}
         named = Path(config.hydra.sweep.dir)
-        _claim_named(config)
-        folder = Path(config.hydra.sweep.dir)
-        if folder != named:
-            configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # its sweep.log moves along
-        plan = _sweep_plan(config, folder)
+        try:
+            _sweep_plan(config, named)  # before anything is made
+            _claim_named(config)
+            folder = Path(config.hydra.sweep.dir)
+            if folder != named:
+                configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # its sweep.log moves along
+            _wait_for_others(folder)
+            plan = _sweep_plan(config, folder)  # once more: somebody may have begun the sweep meanwhile
+            write_text(folder / SWEEP_FILE, json.dumps(plan, indent=1) + "\n")
+        except (ConfigError, OSError) as error:  # Hydra would only warn of it
+            sys.stderr.write(f"Config error: {error}\n")
+            raise SystemExit(2) from error
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
+        """Let other starts of the same sweep go on, which see its runs from now on."""
+        sweep_started()
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
+        """Let other starts of the same sweep go on."""
+        sweep_started()
+
+
+def sweep_started() -> None:
+    """Let other starts of the same sweep go on: the runs of this one are known."""
+    _starting.close()
+
+
+def has_results(run: Path) -> bool:
+    """Whether a run's folder holds what a training has left.
+
+    A start that went no further than its config, since its dataset was not there, say, is in nobody's way.
+    """
+    return any((run / "checkpoints").glob("*.pt")) or (run / "metrics.jsonl").exists()
+
+
+def has_begun(run: Path) -> bool:
+    """Whether a run's folder has results, or a process is about to train there."""
+    return has_results(run) or lock.held(run)
+
+
+def _wait_for_others(folder: Path) -> None:
+    """Hold the lock of a sweep's start; wait for another process that holds it."""
+    while True:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / SWEEP_FILE, json.dumps(plan, indent=1) + "\n")
+        try:
+            _starting.enter_context(lock.hold(folder, name=SWEEP_LOCK_FILE))
+        except lock.FolderInUseError:
+            log.info("another process is starting the sweep %s; waiting for it", folder)
+            _starting.enter_context(lock.hold(folder, name=SWEEP_LOCK_FILE, patience=float("inf")))
+        if (folder / SWEEP_LOCK_FILE).exists():  # else that process was refused, and has removed its folder
+            return
+        sweep_started()
 
 
 def run_dir(*, _root_: DictConfig) -> str:
@@ -87,20 +157,10 @@ def sweep_dir(*, _root_: DictConfig) -> str:
 
 
 def sweep_log(*, _root_: DictConfig) -> str:
-    """The file of the sweep's own log; the null device if there is no sweep.
-
-    Hydra asks for it when a sweep starts, whatever the launcher, so this is also where the sweep is checked.
-
-    Raises:
-        ConfigError: The folder's sweep was begun with another config, or a key of the whole sweep has several values.
-    """
+    """The file of the sweep's own log; the null device if there is no sweep."""
     if str(OmegaConf.select(_root_, "hydra.mode")) != "RunMode.MULTIRUN" or "env" not in _root_:
         return os.devnull
-    folder = Path(_root_.hydra.sweep.dir)
-    # Kept for the jobs, whose command lines no longer tell what is swept.
-    OmegaConf.get_cache(_root_)["cql.sweep"] = {"constant": _constant_keys(_root_)}
-    _sweep_plan(_root_, folder)
-    return str(folder / "sweep.log")
+    return str(Path(_root_.hydra.sweep.dir) / "sweep.log")
 
 
 def job_name(*, _root_: DictConfig) -> str:
@@ -118,7 +178,11 @@ def job_name(*, _root_: DictConfig) -> str:
 
 
 def saved_config(path: Path) -> dict[str, Any]:
-    """The plain config in a file of a run's folder."""
+    """The plain config in a file of a run's folder.
+
+    Raises:
+        ConfigError: The file is damaged, or empty, as a loss of power may leave it.
+    """
     return _saved_config(path, path.stat().st_mtime_ns)
 
 
@@ -208,9 +272,16 @@ def _sweep_plan(root: DictConfig, folder: Path) -> dict[str, Any]:
     base = OmegaConf.to_container(task, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(base, dict)
     # A start that was refused has left no run to disagree with.
-    if not path.exists() or not any(folder.glob(f"*/{RUN_CONFIG_FILE}")):
+    if not path.exists() or not any(has_begun(each.parents[1]) for each in folder.glob(f"*/{RUN_CONFIG_FILE}")):
         return {"base": base, "swept": swept}
-    before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        before = json.loads(path.read_bytes())
+        before = {"base": dict(before["base"]), "swept": list(before["swept"])}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} {'is empty' if path.stat().st_size == 0 else 'is damaged'}: remove it and give the command again. "
+            "It is written anew, and each run is compared with its own config"
+        ) from error
     # A key may be swept in one start and fixed in another, so it is compared run by run.
     free = {*swept, *before["swept"]}
     # An option that is one of several here or there has changed the base in keys that its name does not tell.
@@ -234,13 +305,18 @@ def _known_point(sweep: Path, name: str, plain: Mapping[str, Any]) -> str | None
     named = sweep / name / RUN_CONFIG_FILE
     paths = [named, *(path for path in sorted(sweep.glob(f"*/{RUN_CONFIG_FILE}")) if path != named)]
     for path in paths:
-        if path.exists() and not differences(saved_config(path), plain):
-            return path.parents[1].name
+        with suppress(ConfigError, OSError):  # a damaged one is the trouble of its own run, when that starts
+            if path.exists() and not differences(saved_config(path), plain):
+                return path.parents[1].name
     return None
 
 
 @functools.cache
 def _saved_config(path: Path, _changed: int) -> dict[str, Any]:
-    values = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(values, dict)
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged: {_REMEDY}") from error
+    if not isinstance(values, dict) or not values:
+        raise ConfigError(f"{path} holds no config, as after a loss of power: {_REMEDY}")
     return {str(key): value for key, value in values.items()}

@@ -102,10 +102,14 @@ def _identity(plain: Mapping[str, Any]) -> dict[str, Any]:
 def _without(plain: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
     """A nested mapping without these dotted keys."""
     return {
-        key: _without(value, keys, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        key: _without(value, keys, f"{prefix}{key}.") if isinstance(value, Mapping) else _one_zero(value)
         for key, value in plain.items()
         if f"{prefix}{key}" not in keys
     }
+
+
+def _one_zero(value: Any) -> Any:
+    return 0.0 if isinstance(value, float) and value == 0.0 else value  # -0.0 is written otherwise
 
 
 def _shown(value: Any, absent: object) -> str:

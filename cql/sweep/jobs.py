@@ -103,7 +103,10 @@ def compose_all(
         path, plain = directory / config.RUN_CONFIG_FILE, config.to_dict(train_config)
         # Two points may also have the same name and different configs.
         others = [config.to_dict(checked[directory])] if directory in checked else []
-        for other in [*others, *([config.saved_config(path)] if path.exists() else [])]:
+        if path.exists() and config.has_begun(directory):
+            with contextlib.suppress(ConfigError, OSError):  # a damaged one is the trouble of its own run
+                others.append(config.saved_config(path))
+        for other in others:
             problems += [f"{directory.name}: {line}" for line in config.differences(other, plain)]
         checked.setdefault(directory, train_config)
         jobs.append(Job(num, list(overrides), directory, config.stack_key(train_config)))
@@ -117,7 +120,7 @@ def compose_all(
 
 def remove_if_empty(sweep: Path) -> None:
     """Remove the folder of a sweep that was refused before its first run, so that its name stays free."""
-    before_runs = {config.SWEEP_FILE, "multirun.yaml", "sweep.log"}
+    before_runs = {config.SWEEP_FILE, config.SWEEP_LOCK_FILE, "multirun.yaml", "sweep.log"}
     with contextlib.suppress(OSError):  # the refusal itself is what the user has to read
         there = list(sweep.iterdir())
         if {path.name for path in there} <= before_runs:

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cql.config import TrainConfig
+from cql.config import ConfigError, TrainConfig
 from cql.files import write_text
 from cql.sweep.status import STACKS_FILE, counted
-from cql.training import device
+from cql.training import device, limits
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,17 @@ def largest_sizes(
         stack_size: A fixed size for all; None for what fits into memory.
         workers: Stacks that train at the same time and share the memory.
         n_devices: Stacks that train at the same time, each on a device of its own.
+
+    Raises:
+        ConfigError: ``stack_size`` needs more open files than are allowed.
     """
     if stack_size is not None:
+        most = limits.runs_by_files()
+        if min(stack_size, max(map(keys.count, examples))) > most:
+            raise ConfigError(
+                f"hydra.launcher.stack_size={stack_size}: a run takes {limits.FILES_PER_RUN} open files, and this "
+                f"process may not open so many: give at most {most}, or raise the limit (ulimit -n)"
+            )
         return dict.fromkeys(examples, stack_size)
     sizes, fitting = {}, []
     for key, train_config in examples.items():
@@ -61,9 +70,12 @@ def plan(sweep: Path, keys: Mapping[str, str], sizes: Mapping[str, int]) -> list
 
     Returns:
         The names of the runs of each stack.
+
+    Raises:
+        ConfigError: The recorded plan is damaged.
     """
     path = sweep / STACKS_FILE
-    recorded: list[list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    recorded = _recorded(path) if path.exists() else []
 
     def split(names: Iterable[str]) -> list[list[str]]:
         by_key: dict[str, list[str]] = {}
@@ -75,6 +87,19 @@ def plan(sweep: Path, keys: Mapping[str, str], sizes: Mapping[str, int]) -> list
     fresh = split(sorted(keys.keys() - {name for before in recorded for name in before}))
     write_text(path, json.dumps(recorded + fresh, indent=1) + "\n")
     return stacks + fresh
+
+
+def _recorded(path: Path) -> list[list[str]]:
+    try:
+        recorded = json.loads(path.read_bytes())
+        if not all(isinstance(name, str) for stack in recorded for name in stack):
+            raise ValueError("not lists of names")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} {'is empty' if path.stat().st_size == 0 else 'is damaged'}: remove it and give the command again. "
+            "Its runs are assigned to stacks anew, so that those that resume may differ in rounding"
+        ) from error
+    return [list(stack) for stack in recorded]
 
 
 def _chunks(names: list[str], size: int) -> list[list[str]]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cql.lock import LOCK_FILE, held
 from cql.points import SEED, order, parse_point
 from cql.training.local_logger import (
     EPISODES_FILE,
@@ -30,7 +31,6 @@ from cql.training.local_logger import (
     read_episodes,
     read_metrics,
 )
-from cql.training.lock import LOCK_FILE, held
 
 SWEEP_FILE = "sweep.json"  # as in cql.config, which imports Hydra; the table of a sweep needs none
 STACKS_FILE = "stacks.json"

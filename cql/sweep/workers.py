@@ -17,11 +17,11 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cql import config
+from cql.lock import held
 from cql.sweep.jobs import Job, compose, pin_folder
 from cql.sweep.nested_jobs import failed_return, train_stack
 from cql.training import run_folder
 from cql.training.experiment import RunFailed
-from cql.training.lock import held
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def _by_folder(stacks: Sequence[Sequence[Job]], results: Sequence[Any]) -> dict[
             done |= dict(zip((job.directory for job in stack), result, strict=True))
             continue
         for job in stack:
-            summary = run_folder.read_summary(job.directory)
+            summary = _summary(job.directory)
             if summary.get("status") == "finished":
                 score = run_folder.score(summary)
                 done[job.directory] = JobReturn(job.overrides, status=JobStatus.COMPLETED, _return_value=score)
@@ -167,6 +167,13 @@ def _by_folder(stacks: Sequence[Sequence[Job]], results: Sequence[Any]) -> dict[
     return done
 
 
+def _summary(directory: Path) -> dict[str, Any]:
+    try:
+        return run_folder.read_summary(directory)
+    except run_folder.FolderError:  # said when the run is started again
+        return {}
+
+
 def _wait_for_others(stacks: Sequence[Sequence[Job]]) -> None:
     """Wait for the stacks that still train: launchers give up at the first lost job, but the other workers continue."""
     directories = [job.directory for stack in stacks for job in stack]
@@ -174,7 +181,7 @@ def _wait_for_others(stacks: Sequence[Sequence[Job]]) -> None:
         return  # no job has started: the launcher itself failed
     last_seen, said = time.monotonic(), False
     while time.monotonic() - last_seen < _GRACE:
-        if all(run_folder.read_summary(directory).get("status") in ("finished", "failed") for directory in directories):
+        if all(_summary(directory).get("status") in ("finished", "failed") for directory in directories):
             return
         if any(held(directory) for directory in directories):
             last_seen = time.monotonic()

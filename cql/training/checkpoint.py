@@ -55,7 +55,8 @@ def load(path: Path, *, policy_only: bool = False) -> dict[str, Any]:
             hold what the checkpoint of a run does.
     """
     contents = read(path)
-    problem = _problem(contents, _POLICY if policy_only else _SCHEMA)
+    wanted = _POLICY if policy_only else _SCHEMA | {key: _NEW[key] for key in _NEW if key in contents}
+    problem = _problem(contents, wanted)
     if problem is not None:
         raise CheckpointError(f"{path}: not the checkpoint of a run: {problem}")
     return contents
@@ -110,6 +111,8 @@ _SCHEMA: dict[str, Any] = {
     "versions": {_EACH: str},
     "data_fingerprint": str,
 }
+# What checkpoints of earlier versions lack.
+_NEW: dict[str, Any] = {"n_rows": {_EACH: int}}
 
 _POLICY: dict[str, Any] = {
     "step": int,

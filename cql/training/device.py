@@ -1,9 +1,7 @@
 """Where a run trains: the device, and how many runs of a stack its memory holds."""
 
 import contextlib
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -12,10 +10,11 @@ from cql.algorithm import fast as fast_path
 from cql.algorithm.agent import AgentConfig
 from cql.config import TrainConfig
 from cql.rollout.envs import env_info
+from cql.training import limits
 from cql.training.build import agent_config, env_spec
 
 _USABLE = 0.6  # of the free memory; the data, libraries and other programs need some as well
-_LARGEST_STACK = 256  # each run is a level of nested jobs, and an open log file
+_LARGEST_STACK = 256  # each run is a level of nested jobs
 
 
 def choose_device(name: str) -> torch.device:
@@ -47,7 +46,7 @@ def n_devices(train_config: TrainConfig) -> int:
 
 
 def fitting_stack_size(train_config: TrainConfig, workers: int = 1) -> tuple[int, str]:
-    """How many runs of a config fit into one stack, with the memory that is free now.
+    """How many runs of a config fit into one stack, with the memory that is free now and the files that may be open.
 
     Args:
         train_config: of one of the runs.
@@ -60,11 +59,15 @@ def fitting_stack_size(train_config: TrainConfig, workers: int = 1) -> tuple[int
     device = choose_device(train_config.device)
     shape = agent_config(train_config, info)
     one = run_bytes(shape, train_config.batch_size, device, fast=train_config.fast)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else limits.free_memory()
     size = int(_USABLE * free / workers / one)
     mib = 2**20
     why = f"a run takes about {one / mib:.0f} MiB of the {free / mib:.0f} MiB that are free on {device}"
-    return min(max(size, 1), _LARGEST_STACK), why + (f", shared by {workers} stacks" if workers > 1 else "")
+    why += f", shared by {workers} stacks" if workers > 1 else ""
+    most = limits.runs_by_files()
+    if most < min(size, _LARGEST_STACK):
+        size, why = most, f"a run takes {limits.FILES_PER_RUN} open files, and more are not allowed (ulimit -n)"
+    return min(max(size, 1), _LARGEST_STACK), why
 
 
 def run_bytes(shape: AgentConfig, batch_size: int, device: torch.device, *, fast: bool = True) -> int:
@@ -85,23 +88,6 @@ def run_bytes(shape: AgentConfig, batch_size: int, device: torch.device, *, fast
     # Actor and twin critics with gradients, their parts, and Adam's two moments, the target critics; environments and
     # logs besides.
     return 4 * (n_numbers + 24 * n_parameters) + 8 * 2**20
-
-
-def _free_memory() -> int:
-    """Bytes that this process may still take: of the machine, or of its control group, which batch systems limit."""
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        pages = int(fields["MemAvailable"].split()[0]) * 1024
-    limits = [pages]
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        if Path(limit).exists() and Path(used).exists() and (text := Path(limit).read_text().strip()) != "max":
-            limits.append(int(text) - int(Path(used).read_text()))
-    return max(min(limits), 0)
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class EpochMetrics:
 
         If :data:`METRICS` had other entries then, the epoch's means are those of the steps after the resume.
         """
-        if len(state["sums"]) != len(METRICS):
+        if state["sums"].shape != (len(METRICS),):
             self.reset()
             return
         self._sums[:, run] = state["sums"].to(self._sums.device)

@@ -7,10 +7,11 @@ import logging
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from cql import commands, config, data, files
+from cql import commands, config, data, files, lock
 from cql.algorithm.agent import Agent, HyperParams
 from cql.algorithm.fast.cuda_graph import CapturedStep
 from cql.config import TrainConfig
@@ -19,17 +20,17 @@ from cql.rollout.evaluation import Evaluator, Recorder, rolling_out
 from cql.rollout.reference_scores import AUTO
 from cql.rollout.rendering import choose_backend
 from cql.rollout.worker import Worker
-from cql.training import lock
 from cql.training.build import agent_config, as_pool, env_spec, hyper_params, load_data, scores_of
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
 from cql.training.device import choose_device, has_eval_worker
+from cql.training.limits import allow_open_files
 from cql.training.local_logger import LocalLogger
 from cql.training.memory import keep_freed_memory
 from cql.training.provenance import provenance, versions
 from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
 from cql.training.run import Run, Schedule
 from cql.training.run_folder import FolderError, claim_folder, read_summary, score, shown_results, sweep_name
-from cql.training.run_logs import run_logs
+from cql.training.run_logs import check_log, run_logs
 from cql.training.trainer import Trainer
 from cql.training.wandb_logger import WandbLogger
 from cql.training.wandb_run import complete_wandb_run, finished_together, open_wandb_run
@@ -95,6 +96,7 @@ def run_stack(
         SystemExit: a signal ended the runs; the code is 128 + its number.
     """
     outcomes: dict[Path, float | Exception] = {}
+    allow_open_files()
     with contextlib.ExitStack() as held:
         # Failed runs keep their places in the stack, so that the products of the others keep their shape and rounding.
         members: dict[Path, TrainConfig] = {}
@@ -103,7 +105,9 @@ def run_stack(
                 known = _known_outcome(train_config, directory)
                 if known is None:
                     held.enter_context(lock.hold(directory))
-                    # Once more: the process that held the lock may have ended the run meanwhile.
+                    # Both once more: the process that held the lock may have ended the run meanwhile.
+                    claim_folder(train_config, directory)
+                    check_log(directory)
                     known = _known_outcome(train_config, directory)
                 if known is not None:
                     outcomes[directory] = known
@@ -113,7 +117,7 @@ def run_stack(
                         log.info("%s: finished already, nothing to do", directory)
                 if known is None or isinstance(known, Exception):
                     members[directory] = train_config
-            except (lock.FolderInUseError, OSError, ValueError) as error:
+            except (lock.FolderInUseError, FolderError, OSError, ValueError) as error:
                 outcomes[directory] = error
         todo = [directory for directory in members if directory not in outcomes]
         if todo:
@@ -171,7 +175,8 @@ def _known_outcome(train_config: TrainConfig, directory: Path) -> float | Except
     summary = read_summary(directory)
     if summary.get("status") == "finished":
         return score(summary)
-    if summary.get("status") == "failed" and sweep_name(directory) is not None and not train_config.retry_failed:
+    failed = summary.get("status") == "failed" and config.has_results(directory)
+    if failed and sweep_name(directory) is not None and not train_config.retry_failed:
         return RunFailed(
             f"{directory} failed in an earlier start ({summary.get('failure')}); retry_failed=true tries it again"
         )
@@ -184,9 +189,11 @@ def _outcome(result: Run | Exception, directory: Path) -> float | Exception:
         if result.status == "finished":
             return score(read_summary(directory))
         return RunFailed(f"{directory}: {result.failure or 'stopped on its page in W&B; the same command resumes it'}")
+    if isinstance(result, FolderError):
+        return result
     summary = read_summary(directory)
     # An interrupted run has its summary: the exception is how the batch system ended the job.
-    if not isinstance(result, FolderError) and summary.get("status") not in ("failed", "interrupted"):
+    if summary.get("status") not in ("failed", "interrupted"):
         summary = {"step": 0, **summary, "status": "failed", "failure": f"{type(result).__name__}: {result}"}
         with contextlib.suppress(OSError):
             LocalLogger(directory).write_summary(summary)
@@ -230,7 +237,7 @@ def train(
                 checkpoint = stack.checkpoints.get(directory)
                 if checkpoint is not None:
                     check_checkpoint(checkpoint, each, directory, transitions, device)
-                one = _begin(each, info, directory, stack.step, is_failed=directory not in stack.checkpoints)
+                one = _begin(each, info, directory, stack)
                 if one.status == "running":
                     one.local.write_provenance(provenance(each, transitions, device))
             except (OSError, ValueError, CheckpointError, FolderError) as error:
@@ -252,16 +259,38 @@ def train(
         trainer.label, trainer.progress = label, progress
         if not can_draw:
             trainer.recorder = None
-        try:
-            trainer.load([stack.checkpoints.get(directory) for directory in begun])
-        except ValueError as error:
-            raise CheckpointError(f"the checkpoints of step {stack.step} do not fit the runs: {error}") from error
+        checkpoints = {directory: stack.checkpoints.get(directory) for directory in begun}
+        for directory, checkpoint in checkpoints.items():
+            try:
+                if checkpoint is not None:
+                    _check_state(trainer.agent, checkpoint, stack.step)
+            except CheckpointError as error:
+                log.error("%s: %s", directory, error, extra={"run_dir": directory})
+                begun[directory].status, results[directory] = "failed", error
+                begun[directory].wandb.end(1)
+                checkpoints[directory] = None
+        trainer.load(list(checkpoints.values()))
         try:
             trainer.train()
         except Exception as error:
             trainer.abort(f"{type(error).__name__}: {error}")
             raise
     return results
+
+
+def _check_state(agent: Agent, checkpoint: Mapping[str, Any], step: int) -> None:
+    """Check that a run's checkpoint fits its agent, before it is loaded together with those of its neighbours.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    try:
+        agent.check(checkpoint["agent"])
+        for found in (checkpoint["step"], checkpoint["agent"]["n_steps_done"]):
+            if found != step:
+                raise ValueError(f"it is of step {found}")
+    except ValueError as error:
+        raise CheckpointError(f"the checkpoint of step {step} does not fit the run: {error}") from error
 
 
 def _trainer(
@@ -325,15 +354,21 @@ def _schedule(train_config: TrainConfig) -> Schedule:
     )
 
 
-def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, step: int, *, is_failed: bool) -> Run:
-    """Cut a run's files back to the step that it resumes from, and open its W&B run."""
+def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, stack: Stack) -> Run:
+    """Cut a run's files back to the step that it resumes from, and open its W&B run.
+
+    Raises:
+        ValueError: rows have been lost from its files.
+    """
+    is_failed, checkpoint = directory not in stack.checkpoints, stack.checkpoints.get(directory)
     local, logger = LocalLogger(directory), train_config.logger
     checkpoints = CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints)
     if not is_failed:
         files.remove_leftovers(directory)
-        checkpoints.cut(step)  # before the rows: no checkpoint may count on rows that are gone
-        checkpoints.prune(step)  # a kill may have come before
-        local.rewind(step)
+        checkpoints.cut(stack.step)  # before the rows: no checkpoint may count on rows that are gone
+        checkpoints.prune(stack.step)  # a kill may have come before
+        local.rewind(stack.step)
+        local.check_rows(None if checkpoint is None else checkpoint.get("n_rows"))
     return Run(
         directory=directory,
         config=config.to_dict(train_config),

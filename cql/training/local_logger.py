@@ -70,6 +70,36 @@ class LocalLogger:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        self._n_rows = self._counted()
+
+    @property
+    def n_rows(self) -> dict[str, int]:
+        """How many rows the files of metrics and episodes must hold; part of every checkpoint."""
+        return dict(self._n_rows)
+
+    def check_rows(self, n_rows: Mapping[str, int] | None = None) -> None:
+        """Check that no rows have been lost from the files since they were written.
+
+        Args:
+            n_rows: :attr:`n_rows` of the checkpoint that the run resumes from; None compares with the present one.
+
+        Raises:
+            ValueError: a file holds another number of rows; the message names it.
+        """
+        found, expected = self._counted(), self._n_rows if n_rows is None else n_rows
+        for name, count in found.items():
+            if count != expected.get(name, count):
+                raise ValueError(
+                    f"{self.run_dir / name} has {count} of the {expected[name]} rows that were written to it: put back "
+                    "the file, or start a new run"
+                )
+
+    def _counted(self) -> dict[str, int]:
+        headers = {METRICS_FILE: 0, EPISODES_FILE: 1}
+        return {
+            name: max(sum(1 for _ in _whole_lines(self.run_dir / name)) - n_headers, 0)
+            for name, n_headers in headers.items()
+        }
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row to ``metrics.jsonl``.
@@ -78,6 +108,7 @@ class LocalLogger:
             ValueError: A metric is NaN or infinite, or is called "step".
         """
         _append(self.run_dir / METRICS_FILE, _json_row(step, metrics))
+        self._n_rows[METRICS_FILE] += 1
 
     def log_timing(self, step: int, timing: Mapping[str, float]) -> None:
         """Append one row to ``timing.jsonl``, where everything that depends on the clock belongs.
@@ -123,6 +154,7 @@ class LocalLogger:
         path = self.run_dir / EPISODES_FILE
         is_new = not path.exists() or path.stat().st_size == 0
         _append(path, (EPISODES_HEADER if is_new else "") + "".join(lines))
+        self._n_rows[EPISODES_FILE] += len(lines)
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, replacing the one before it at once.
@@ -159,6 +191,7 @@ class LocalLogger:
         for name in (METRICS_FILE, TIMING_FILE):
             _cut(self.run_dir / name, step, _json_step, header_lines=0)
         _cut(self.run_dir / EPISODES_FILE, step, _csv_step, header_lines=1)
+        self._n_rows = self._counted()
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:

@@ -24,20 +24,21 @@ CONFIG_FILE = Path(config.RUN_CONFIG_FILE)
 
 
 class FolderError(RuntimeError):
-    """A run's folder belongs to another config, or has lost its checkpoints; nothing in it was touched."""
+    """A run's folder belongs to another config, or has lost or damaged files; nothing in it was touched."""
 
 
 def claim_folder(train_config: TrainConfig, directory: Path) -> None:
     """Make the folder this config's own, or check that it already is.
 
     Writes ``.hydra/config.yaml``, all values resolved, and Hydra's own ``hydra.yaml`` and ``overrides.yaml`` beside it,
-    at the first start and never again.
+    until the run has its first checkpoint and never again.
 
     Raises:
         FolderError: the folder is of a run with another config.
+        ConfigError: the config in it is damaged.
     """
     path, plain = directory / CONFIG_FILE, config.to_dict(train_config)
-    if path.exists():
+    if path.exists() and config.has_begun(directory):
         differences = config.differences(config.saved_config(path), plain)
         if differences:
             raise FolderError(
@@ -82,9 +83,26 @@ def resumed_config(directory: Path, overrides: Sequence[str] = ()) -> TrainConfi
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
-    """``summary.json`` of a run's folder; empty if there is none yet."""
+    """``summary.json`` of a run's folder; empty if there is none yet.
+
+    Raises:
+        FolderError: it is damaged, or that of a finished run lacks the outcome.
+    """
     path = directory / SUMMARY_FILE
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        if not path.is_file():
+            raise ValueError("not a file")
+        summary = dict(json.loads(path.read_bytes()))
+        if summary.get("status") == "finished":
+            score(summary)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FolderError(
+            f"{path} {'is empty' if path.stat().st_size == 0 else 'is damaged'}: remove it and start the run again. It "
+            "resumes from its last checkpoint, and the file is written anew"
+        ) from error
+    return summary
 
 
 def score(summary: Mapping[str, Any]) -> float:

@@ -31,8 +31,7 @@ def run_logs(directories: Sequence[Path], *, quiet: bool) -> Iterator[None]:
     there, added = list(root.handlers), []
     try:
         for directory in directories:
-            # Opened at the first record: whoever needs the folder reports that it cannot be written.
-            handler = logging.FileHandler(directory / LOG_FILE, delay=True, encoding="utf-8")
+            handler = _RunLog(directory / LOG_FILE)
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             handler.addFilter(belongs(directory))
             root.addHandler(handler)
@@ -50,6 +49,33 @@ def run_logs(directories: Sequence[Path], *, quiet: bool) -> Iterator[None]:
         for handler in added:
             root.removeHandler(handler)
             handler.close()
+
+
+def check_log(directory: Path) -> None:
+    """Check that a run's log can be written.
+
+    Raises:
+        OSError: It cannot; the message names the file.
+    """
+    path = directory / LOG_FILE
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is not a file: remove it")  # a pipe would be waited for
+    path.open("ab").close()
+
+
+class _RunLog(logging.Handler):
+    """Appends records to a file, which is open for that moment only: a stack may have more runs than open files.
+
+    A record that cannot be written is left out. What else the run writes there will fail too, and that ends the run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(self.format(record) + "\n")
 
 
 class _NamesTheRun(logging.Formatter):

@@ -437,6 +437,7 @@ class Trainer:
             "normaliser": {"mean": self.normaliser.mean.cpu(), "std": self.normaliser.std.cpu()},
             "scores": asdict(run.scores),
             "last_metrics": dict(run.last_metrics),
+            "n_rows": run.local.n_rows,
             **self.provenance,
         }
 
@@ -508,6 +509,7 @@ class Trainer:
                     self._finish(index, run)
 
     def _finish(self, index: int, run: Run) -> None:
+        run.local.check_rows()
         self._record_last(self._step_done, index, run)
         title = f"{run.config['env']['id']}, seed {run.config['seed']}"
         run.wandb.log_figure(report.key_curves(run.directory, title=title))

@@ -741,6 +741,7 @@ def test_two_sweeps_that_start_in_one_second_get_two_folders_and_logs(tmp_path, 
     monkeypatch.setattr(folders_module, "configure_log", lambda found, _: logs.append(found.handlers.sweep.filename))
     for each in (cfg, twin):
         MakeFolders().on_multirun_start(each)
+        MakeFolders().on_multirun_end(each)
         assert json.loads(Path(each.hydra.sweep.dir, "sweep.json").read_text())["swept"] == ["seed"]
     assert (cfg.hydra.sweep.dir, twin.hydra.sweep.dir, logs) == (named, f"{named}_2", [f"{named}_2/sweep.log"])
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from made_runs import make_grid, make_run
 
+from cql import lock
 from cql.results.groups import read_results, renamed
 from cql.results.runs import ResultsError, flat, overrides_of, provenance_of, read_run
 from cql.sweep import status
-from cql.training import lock
 
 
 def sweep(folder):

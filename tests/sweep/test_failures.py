@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from children import signal_before, wait
 from four import (
+    GRID,
+    POINTS,
     assert_same_but_for_rounding,
     assert_same_run,
+    copy,
     start,
     status,
     sweep_of,
     train,
 )
+
+from cql.training.checkpoint import load, save
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
@@ -75,3 +82,63 @@ def test_a_failed_run_keeps_its_place_so_that_the_others_resume_bit_for_bit(data
     for seed in (0, 1):
         assert_same_run(*(sweep_of(each) / f"w_cql-1__seed-{seed}" for each in (folder, undisturbed)))
     assert {path: path.read_bytes() for path in before} == before
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def drop_second_line(path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], *lines[2:]]))
+
+
+def cut_moments(path: Path) -> None:
+    contents = load(path)
+    moments = contents["agent"]["optimisers"]["actor"][0]["exp_avg"]
+    contents["agent"]["optimisers"]["actor"][0]["exp_avg"] = moments.flatten()[:1]
+    save(path, contents)
+
+
+def of_another_step(path: Path) -> None:
+    save(path, {**load(path), "step": 30})
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "train.log": (replace_by_folder, "train.log is not a file: remove it"),
+    "summary.json": (lambda path: path.write_text("{"), "summary.json is damaged: remove it and start the run again"),
+    ".hydra/config.yaml": (lambda path: path.write_text(""), "config.yaml holds no config, as after a loss of power"),
+    ".hydra/hydra.yaml": (Path.unlink, ""),
+    "metrics.jsonl": (drop_second_line, "metrics.jsonl has 3 of the 4 rows that were written to it"),
+    "episodes.csv": (drop_second_line, "episodes.csv has 7 of the 8 rows that were written to it"),
+    "checkpoints/step_0000040.pt": (cut_moments, "the checkpoint of step 40 does not fit the run: moments"),
+    "checkpoints/./step_0000040.pt": (
+        of_another_step,
+        "the checkpoint of step 40 does not fit the run: it is of step 30",
+    ),
+}
+
+
+@pytest.mark.parametrize("file", DAMAGES)
+def test_a_damaged_file_fails_its_run_by_name_and_no_other(
+    file: str, dataset: Path, swept: Path, tmp_path: Path
+) -> None:
+    damage, message = DAMAGES[file]
+    folder = copy(swept, tmp_path)
+    for point in POINTS:
+        run = sweep_of(folder) / point
+        for step in (50, 60):
+            (run / "checkpoints" / f"step_00000{step}.pt").unlink()
+        (run / "summary.json").write_text(json.dumps({**status(run), "status": "running", "step": 40}))
+    damage(sweep_of(folder) / POINTS[1] / file)
+    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
+    n_failed = 1 if message else 0
+    assert ended.code == n_failed, ended.text
+    assert message in ended.text
+    assert f"{4 - n_failed} of 4 runs finished, {n_failed} failed" in ended.text
+    assert "Traceback" not in ended.text
+    for point in POINTS:
+        if point != POINTS[1] or not message:
+            assert_same_but_for_rounding(sweep_of(folder) / point, sweep_of(swept) / point)
+            assert [status(sweep_of(folder) / point)[key] for key in ("status", "step")] == ["finished", 60]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from pathlib import Path
 
+import children
 import pytest
+from children import wait
 from four import (
     FILES,
     GRID,
     POINTS,
     copy,
     runs_of,
+    start,
     status,
     sweep_of,
     train,
 )
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from nested import assert_same
 from tiny import tiny_config
 
+from cql import config
 from cql.training import experiment, run_folder
 from cql.training.checkpoint import load
 from cql.training.local_logger import read_metrics
@@ -146,3 +153,94 @@ def test_the_size_of_a_stack_can_be_bounded(dataset: Path, tmp_path: Path) -> No
     ended = train(dataset, tmp_path, "-m", "sweep_name=four", "hydra.launcher.stack_size=2", "seed=0,1,2", "n_steps=10")
     assert ended.code == 0, ended.text
     assert [len(stack) for stack in json.loads((sweep_of(tmp_path) / "stacks.json").read_text())] == [2, 1]
+
+
+# Hydra's other options -----------------------------------------------------------------------------------------------
+
+
+def options_of_hydra() -> list[str]:
+    """All options of Hydra's own groups; launchers and sweepers have tests of their own."""
+    config.register()
+    with initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
+        loader = GlobalHydra.instance().config_loader()
+        groups = [group for group in loader.list_groups("hydra") if group not in ("launcher", "sweeper")]
+        return [f"hydra/{group}={option}" for group in groups for option in loader.get_group_options(f"hydra/{group}")]
+
+
+@pytest.mark.parametrize("option", options_of_hydra())
+def test_every_option_of_hydra_works(option: str, dataset: Path, tmp_path: Path) -> None:
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", "seed=0,1", "n_steps=10", option)
+    assert ended.code == 0, ended.text
+    assert "Traceback" not in ended.text
+    assert runs_of(sweep_of(tmp_path)) == ["seed-0", "seed-1"]
+    assert status(sweep_of(tmp_path) / "seed-1")["status"] == "finished"
+    if "logging" in option:
+        ended = train(dataset, tmp_path, "hydra.run.dir=run", "n_steps=10", option)
+        assert ended.code == 0, ended.text
+        assert "Traceback" not in ended.text
+        assert ("step 10/10" in (tmp_path / "run" / "train.log").read_text()) == ("job_logging=disabled" not in option)
+
+
+def test_a_verbose_sweep_has_its_log(dataset: Path, tmp_path: Path) -> None:
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", "seed=0,1", "n_steps=10", "hydra.verbose=true")
+    assert ended.code == 0, ended.text
+    assert "2 of 2 runs finished" in (sweep_of(tmp_path) / "sweep.log").read_text()
+
+
+def test_another_task_function_is_refused(dataset: Path, tmp_path: Path) -> None:
+    """It would not be called: the launcher trains."""
+
+    def unmark() -> None:
+        config.stackable = children.config.stackable = lambda task: task  # type: ignore[assignment]
+
+    ended = wait(start(dataset, tmp_path, "-m", "sweep_name=four", "seed=0,1", before=unmark), tmp_path)
+    assert ended.code == 2, ended.text
+    assert "would not call your train: choose hydra/launcher=basic" in ended.text
+    ended = wait(
+        start(
+            dataset, tmp_path, "-m", "sweep_name=four", "seed=0,1", "n_steps=10", "hydra/launcher=basic", before=unmark
+        ),
+        tmp_path,
+    )
+    assert ended.code == 0, ended.text
+
+
+def test_minus_zero_is_zero(dataset: Path, tmp_path: Path) -> None:
+    grid = ("seed=0", "algorithm/alpha_cql=learned", "algorithm.alpha_cql.tau_cql=0.0,-0.0")
+    ended = train(dataset, tmp_path, "-m", "sweep_name=four", *grid, "n_steps=10")
+    assert ended.code == 0, ended.text
+    assert runs_of(sweep_of(tmp_path)) == ["tau_cql-0__seed-0"]
+
+
+@pytest.mark.parametrize("contents", ["", "{", "[1]", "[[1]]"])
+def test_a_damaged_plan_is_named_and_its_remedy_works(
+    contents: str, dataset: Path, swept: Path, tmp_path: Path
+) -> None:
+    folder = copy(swept, tmp_path)
+    path = sweep_of(folder) / "stacks.json"
+    path.write_text(contents)
+    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
+    assert ended.code == 2, ended.text
+    assert f"stacks.json is {'damaged' if contents else 'empty'}: remove it and give the command again" in ended.text
+    assert "Traceback" not in ended.text
+    path.unlink()
+    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
+    assert ended.code == 0, ended.text
+    assert json.loads(path.read_text()) == [POINTS]
+
+
+def test_few_open_files_make_small_stacks(dataset: Path, tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+
+    grid = ("-m", "seed=range(10)", "n_steps=10")
+    ended = wait(start(dataset, tmp_path, "sweep_name=four", *grid, before=limit), tmp_path)
+    assert ended.code == 0, ended.text
+    assert [len(stack) for stack in json.loads((sweep_of(tmp_path) / "stacks.json").read_text())] == [3, 4, 3]
+    assert "at most 4 runs per stack: a run takes 2 open files" in ended.text
+    asked = "hydra.launcher.stack_size=8"
+    ended = wait(start(dataset, tmp_path, "sweep_name=five", *grid, asked, before=limit), tmp_path)
+    assert ended.code == 2, ended.text
+    assert f"{asked}: a run takes 2 open files" in ended.text
+    assert "give at most 4" in ended.text
+    assert not (sweep_of(tmp_path).parent / "five").exists()

@@ -29,8 +29,8 @@ from four import (
 )
 from nested import assert_same
 
+from cql.lock import hold
 from cql.training.local_logger import read_metrics
-from cql.training.lock import hold
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cql.lock import hold
 from cql.points import human_point, order, parse_point, without_seed
 from cql.sweep.status import (
     NoSweepError,
@@ -26,7 +27,6 @@ from cql.sweep.status import (
 )
 from cql.sweep.table import text
 from cql.training.local_logger import LocalLogger
-from cql.training.lock import hold
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "sweep_status.py"
 

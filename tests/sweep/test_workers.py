@@ -106,7 +106,7 @@ def test_stacks_that_still_train_are_waited_for(
     for number, state in enumerate(states):
         if state is not None:
             (tmp_path / str(number)).mkdir()
-            (tmp_path / str(number) / "summary.json").write_text(json.dumps({"status": state}))
+            (tmp_path / str(number) / "summary.json").write_text(json.dumps({"status": state, "eval_score": 1.0}))
     caplog.set_level("INFO")
     workers._wait_for_others([[Job(number, [], tmp_path / str(number), "key")] for number in range(len(states))])
     assert now == pytest.approx(seconds, abs=0.5)

@@ -64,6 +64,7 @@ class StackedLauncher(Launcher):
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        from cql.config import sweep_started
         from cql.sweep import jobs, stacks
         from cql.sweep.status import counted, counts, read_status
         from cql.training import device
@@ -73,17 +74,19 @@ class StackedLauncher(Launcher):
         try:
             self._check()
             multirun = jobs.compose_all(self.hydra_context, self.config, job_overrides, initial_job_idx)
+            runs = multirun.runs
+            examples = {job.key: multirun.checked[job.directory] for job in runs.values()}
+            n_devices = 1 if self.inner is not None else device.n_devices(next(iter(examples.values())))
+            keys = {name: job.key for name, job in runs.items()}
+            sizes = stacks.largest_sizes(
+                examples, list(keys.values()), stack_size=self.stack_size, workers=self.workers, n_devices=n_devices
+            )
+            plan = stacks.plan(sweep, keys, sizes)
         except Exception:
             jobs.remove_if_empty(sweep)
             raise
-        runs = multirun.runs
-        examples = {job.key: multirun.checked[job.directory] for job in runs.values()}
-        n_devices = 1 if self.inner is not None else device.n_devices(next(iter(examples.values())))
-        keys = {name: job.key for name, job in runs.items()}
-        sizes = stacks.largest_sizes(
-            examples, list(keys.values()), stack_size=self.stack_size, workers=self.workers, n_devices=n_devices
-        )
-        plan = stacks.plan(sweep, keys, sizes)
+        finally:
+            sweep_started()
         states = counts(read_status(job.directory)[0] for job in runs.values())
         log.info(
             "sweep %s: %s (%s) in %s; to resume it, add sweep_name=%s to the same command",
@@ -103,6 +106,12 @@ class StackedLauncher(Launcher):
         """
         from cql.config import ConfigError
 
+        if not getattr(self.task_function, "is_stackable", False):
+            raise ConfigError(
+                f"hydra/launcher=stacked trains the runs of scripts/train.py in stacks, and would not call your "
+                f"{getattr(self.task_function, '__name__', 'task function')}: choose hydra/launcher=basic, or mark a "
+                "function that does no more than scripts/train.py with cql.config.stackable"
+            )
         for name, value in (("stack_size", self.stack_size), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise ConfigError(f"hydra.launcher.{name}={value} is out of range: it must be at least 1")
@@ -133,9 +142,9 @@ class StackedLauncher(Launcher):
 def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
     """Log how the sweep went, tell each failure their number (the exit code), and draw the figure."""
     from cql.commands import command
+    from cql.lock import FolderInUseError
     from cql.results import sweep_figure
     from cql.sweep.status import counted
-    from cql.training.lock import FolderInUseError
 
     failures = [result for result in done.values() if result.status is not JobStatus.COMPLETED]
     for result in failures:

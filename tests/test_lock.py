@@ -6,31 +6,14 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from processes import holder
 
-from cql.training.lock import FolderInUseError, held, hold
+from cql.lock import FolderInUseError, held, hold
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
-
-
-def holder(directory: Path) -> int:
-    """A child that holds the folder's lock until it is killed."""
-    ready, told = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with hold(directory):
-                os.write(told, b"x")
-                time.sleep(60)
-        finally:
-            os._exit(0)
-    assert os.read(ready, 1) == b"x"
-    os.close(ready)
-    os.close(told)
-    return child
 
 
 def test_a_second_process_is_told_who_trains_there_and_a_kill_frees_the_folder(tmp_path: Path) -> None:

@@ -22,35 +22,47 @@ class FolderInUseError(RuntimeError):
 
 
 @contextlib.contextmanager
-def hold(directory: Path) -> Iterator[None]:
+def hold(directory: Path, *, name: str = LOCK_FILE, patience: float = _PATIENCE) -> Iterator[None]:
     """Hold a folder's lock during the block.
 
     Args:
         directory: The folder of the run; it must exist.
+        name: Of the file that is locked.
+        patience: How many seconds to wait for another process that holds it.
 
     Raises:
         FolderInUseError: Another process holds it; the message names its process id and host.
+        OSError: The file cannot be opened, or its file system has no locks; the message names the file.
     """
-    path = directory / LOCK_FILE
+    path, deadline = directory / name, time.monotonic() + patience
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    owner = path.read_text(encoding="utf-8").strip() or "another process"
-                    raise FolderInUseError(
-                        f"{directory} is being trained by {owner}; wait for it, or stop it first"
-                    ) from error
-                time.sleep(0.01)
+        while not _locked(descriptor, path):
+            if time.monotonic() > deadline:
+                owner = path.read_text(encoding="utf-8").strip() or "another process"
+                raise FolderInUseError(f"{directory} is being trained by {owner}; wait for it, or stop it first")
+            time.sleep(0.01)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int, path: Path) -> bool:
+    """Take the lock if it is free."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot be locked ({error.strerror}); the folder has to be on a file system with locks, such as a local "
+            "disk, or NFS with its lock service",
+            str(path),
+        ) from error
+    return True
 
 
 def held(directory: Path) -> bool:
@@ -63,6 +75,8 @@ def held(directory: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # a file system without locks, where nobody can train
+        return False
     finally:
         os.close(descriptor)
     return False
