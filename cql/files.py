@@ -1,7 +1,7 @@
 """Files that are whole or absent, whatever moment a process is killed at.
 
 A file is written beside its final name, flushed to the disk and renamed. A reader sees the old contents or the new
-ones, never a part. This is the only place of the program that does so.
+ones, never a part. This is the only place of the program that does so, and the one that reads files of strangers.
 """
 
 import contextlib
@@ -36,6 +36,28 @@ def replacing(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+class UnreadableError(OSError):
+    """A file cannot be read, which does not mean that it is damaged."""
+
+
+def contents(path: Path) -> bytes:
+    """The contents of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnreadableError: it is no regular file, such as a pipe, which would be waited for; or this process cannot read
+            it. The message names it.
+    """
+    if path.exists() and not path.is_file():
+        raise UnreadableError(f"{path} is not a file")
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read ({error.strerror}); it may be whole") from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cql import config
-from cql.commands import override, train
+from cql.commands import exit_code, override, printable, real, train, whole
 
 if TYPE_CHECKING:
     from cql.data.collect import Episode
@@ -39,27 +40,23 @@ def arguments() -> argparse.Namespace:
     policy_help = "what acts, see below; given several times, the dataset is a mixture"
     parser.add_argument("--policy", required=True, action="append", metavar="SPEC[=N]", help=policy_help)
     episodes_help = "total number of episodes; the policies without =N share the remainder evenly"
-    parser.add_argument("--episodes", type=int, metavar="N", help=episodes_help)
+    parser.add_argument("--episodes", type=whole(1), metavar="N", help=episodes_help)
     noise_help = "scale of the policies' own standard deviations: 1 as they were trained (default), 0 deterministic"
-    parser.add_argument("--noise", type=float, metavar="SCALE", help=noise_help)
-    parser.add_argument("--seed", type=int, default=0, help="of all randomness (default 0)")
+    parser.add_argument("--noise", type=real(0), metavar="SCALE", help=noise_help)
+    parser.add_argument("--seed", type=whole(0), default=0, help="of all randomness (default 0)")
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes (default 1); the data are the same"
+        "--workers", type=whole(1), default=1, metavar="N", help="processes (default 1); the data are the same"
     )
     n_envs_help = "environments stepped together in a process (default 10); the data are the same"
-    parser.add_argument("--n-envs", type=int, default=10, metavar="N", help=n_envs_help)
+    parser.add_argument("--n-envs", type=whole(1), default=10, metavar="N", help=n_envs_help)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing dataset once the new one is whole"
     )
     reference_help = "returns that score 0 and 100 (default: D4RL's, where the environment has them)"
-    parser.add_argument("--reference", type=float, nargs=2, metavar=("MIN", "MAX"), help=reference_help)
+    parser.add_argument("--reference", type=real(-math.inf), nargs=2, metavar=("MIN", "MAX"), help=reference_help)
     parser.add_argument("--description", default="", help="a sentence for the metadata")
     parser.add_argument("--author", help="for the metadata")
     chosen = parser.parse_args()
-    if chosen.episodes is not None and chosen.episodes < 1:
-        parser.error(f"--episodes {chosen.episodes}: at least 1")
-    if chosen.seed < 0:
-        parser.error(f"--seed {chosen.seed}: at least 0")
     if chosen.reference is not None and not chosen.reference[1] > chosen.reference[0]:
         parser.error(f"--reference {chosen.reference[0]:g} {chosen.reference[1]:g}: MAX must be greater than MIN")
     return chosen
@@ -152,28 +149,12 @@ def collect(chosen: argparse.Namespace) -> None:
     assert episodes is not None  # an existing dataset was refused
     start = 0
     for part in acting if len(acting) > 1 else []:
-        print(f"{part.behaviour.name}: {summary(episodes[start : start + part.n_episodes], reference, name)}")
+        print(
+            f"{printable(part.behaviour.name)}: {summary(episodes[start : start + part.n_episodes], reference, name)}"
+        )
         start += part.n_episodes
     print(f"{chosen.dataset_id}: {summary(episodes, reference, name)}, in {minari_folder(chosen.dataset_id)}")
     print(f"train on it: {train_command(chosen.dataset_id, chosen.env, reference)}")
-
-
-def checked(chosen: argparse.Namespace) -> int:
-    """Collect; user errors are printed to stderr, with exit code 2."""
-    from cql.data import DatasetError
-    from cql.data.collect import CollectionError
-    from cql.data.policies import PolicyError
-    from cql.data.specs import SpecError
-    from cql.rollout.envs import EnvError
-    from cql.training.checkpoint import CheckpointError
-
-    errors = (SpecError, CheckpointError, CollectionError, PolicyError, DatasetError, EnvError, config.ConfigError)
-    try:
-        collect(chosen)
-    except errors as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
 
 
 def what_is_kept(chosen: argparse.Namespace, started: float) -> str:
@@ -192,11 +173,16 @@ def main() -> int:
     chosen, started = arguments(), time.time()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("cql.data.local").setLevel(logging.INFO)  # reports a collection that it waits for
-    try:
-        return checked(chosen)
-    except KeyboardInterrupt:
-        print(f"interrupted: {what_is_kept(chosen, started)}", file=sys.stderr)
-        return 130
+
+    def body() -> int:
+        try:
+            collect(chosen)
+        except KeyboardInterrupt:
+            print(f"interrupted: {what_is_kept(chosen, started)}", file=sys.stderr)
+            return 130
+        return 0
+
+    return exit_code(body)
 
 
 if __name__ == "__main__":

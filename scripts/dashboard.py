@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from cql.commands import exit_code, printable
 from cql.sweep import status as sweeps
 
 
@@ -31,24 +32,20 @@ def command(chosen: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def main() -> int:
-    """Build the workspace, and save it if W&B is online; user errors are printed to stderr, with exit code 2."""
-    chosen = arguments()
+def build(chosen: argparse.Namespace) -> int:
+    """Build the workspace, and save it if W&B is online; the exit code."""
     from cql.results import dashboard
     from cql.training import wandb_mode
 
-    try:
-        folder = sweeps.find_sweep(chosen.sweep)
-        path = chosen.json or folder / dashboard.DASHBOARD_FILE
-        mode, reason = wandb_mode.choose_mode("auto")
-        found = dashboard.in_wandb(folder, project=chosen.project, entity=chosen.entity)
-        built = dashboard.workspace(found)
-        address = dashboard.saved_address(path)
-        dashboard.write(path, built, address)
-    except (sweeps.NoSweepError, dashboard.DashboardError, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{found.n_runs} runs of {found.n_points} points in the W&B project {found.project}; written: {path}")
+    folder = sweeps.find_sweep(chosen.sweep)
+    path = chosen.json or folder / dashboard.DASHBOARD_FILE
+    mode, reason = wandb_mode.choose_mode("auto")
+    found = dashboard.in_wandb(folder, project=chosen.project, entity=chosen.entity)
+    built = dashboard.workspace(found)
+    address = dashboard.saved_address(path)
+    dashboard.write(path, built, address)
+    project = printable(found.project)
+    print(f"{found.n_runs} runs of {found.n_points} points in the W&B project {project}; written: {path}")
     if chosen.dry_run or mode != "online":
         why = "--dry-run" if chosen.dry_run else reason
         print(f"not saved to W&B ({why}); to save it: wandb login, upload the runs, {command(chosen)}")
@@ -62,6 +59,12 @@ def main() -> int:
     dashboard.write(path, built, address)
     print(f"saved: {address}")
     return 0
+
+
+def main() -> int:
+    """The entry point; its exit code."""
+    chosen = arguments()
+    return exit_code(lambda: build(chosen))
 
 
 if __name__ == "__main__":

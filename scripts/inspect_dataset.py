@@ -3,10 +3,13 @@
 import argparse
 import json
 import logging
+import math
 import re
 import shlex
 import sys
 from pathlib import Path
+
+from cql.commands import exit_code, printable, real
 
 DATASETS = """\
 a dataset is one of
@@ -26,15 +29,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("dataset", metavar="ID_OR_FILE", help="see below")
     parser.add_argument("--env", metavar="ENV", help="Gymnasium's id, if the dataset does not name it")
     reference_help = "returns that score 0 and 100 (default: those of the metadata, else D4RL's of the environment)"
-    parser.add_argument("--reference", type=float, nargs=2, metavar=("MIN", "MAX"), help=reference_help)
-    parser.add_argument("--discount", type=float, default=0.99, help="of the discounted returns (default 0.99)")
+    parser.add_argument("--reference", type=real(-math.inf), nargs=2, metavar=("MIN", "MAX"), help=reference_help)
+    discount_help = "of the discounted returns (default 0.99)"
+    parser.add_argument("--discount", type=real(0, 1, below=True), default=0.99, help=discount_help)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="output folder (default: outputs/datasets/NAME)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON instead of the text")
     chosen = parser.parse_args()
     if chosen.out is not None and chosen.out.is_file():
         parser.error(f"--out {chosen.out}: is a file; give a folder, which is created if needed")
-    if not 0.0 <= chosen.discount < 1.0:
-        parser.error(f"--discount {chosen.discount:g}: at least 0 and less than 1")
     if chosen.reference is not None and not chosen.reference[1] > chosen.reference[0]:
         parser.error(f"--reference {chosen.reference[0]:g} {chosen.reference[1]:g}: MAX must be greater than MIN")
     return chosen
@@ -62,24 +64,16 @@ def inspect(chosen: argparse.Namespace) -> None:
     out = chosen.out or Path("outputs", "datasets", re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed")
     command = shlex.join(["python", "scripts/inspect_dataset.py", *sys.argv[1:]])
     page = write_page(found, out, title=source.raw.name if "/" in name else name, command=command)
-    print(json.dumps(inspection.summary(found), indent=1) if chosen.json else inspection.text(found))
+    print(json.dumps(inspection.summary(found), indent=1) if chosen.json else printable(inspection.text(found)))
     print(f"written: {page}, with summary.json and figures", file=sys.stderr if chosen.json else sys.stdout)
 
 
 def main() -> int:
-    """Inspect; user errors are printed to stderr, with exit code 2."""
+    """The entry point; its exit code."""
     chosen = arguments()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("cql").setLevel(logging.INFO)  # says that it makes an embedded dataset
-    from cql.data import DatasetError
-    from cql.rollout.envs import EnvError
-
-    try:
-        inspect(chosen)
-    except (DatasetError, EnvError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: inspect(chosen))
 
 
 if __name__ == "__main__":

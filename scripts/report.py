@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cql.commands import UsageError, exit_code, printable
+
 STATISTICS = ("last", "best", "last five")
 
 
@@ -49,37 +51,32 @@ def arguments() -> argparse.Namespace:
     return chosen
 
 
-def main() -> int:
-    """Read, draw and write. User errors are printed to stderr, with exit code 2."""
-    chosen = arguments()
+def make(chosen: argparse.Namespace) -> int:
+    """Read, draw and write; the exit code."""
     from cql.results import dashboard, groups, report, wandb_report
     from cql.sweep.status import counted
 
-    try:
-        folders = [_folder(text) for text in chosen.folders]
-        found = groups.read_results(folders)
-        labels = _table_labels(folders, found.arms) | _labels(chosen.label)
-        if chosen.base is not None:  # by its old name or by its new one
-            chosen.base = labels.get(chosen.base, chosen.base)
-        found = groups.renamed(found, labels)
-        where = "", None
-        if chosen.wandb:  # before anything is written
-            configs = [run.config for run in found.runs]
-            where = dashboard.place(configs, project=chosen.project, entity=chosen.entity)
-        out = chosen.out or folders[0] / "report"
-        title = chosen.title or ", ".join(folder.resolve().name for folder in folders)
-        written = report.write_report(
-            found,
-            out,
-            title=title,
-            command=shlex.join(["python", "scripts/report.py", *sys.argv[1:]]),
-            statistic=chosen.statistic,
-            base=chosen.base,
-            videos=chosen.videos,
-        )
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    folders = [_folder(text) for text in chosen.folders]
+    found = groups.read_results(folders)
+    labels = _table_labels(folders, found.arms) | _labels(chosen.label)
+    if chosen.base is not None:  # by its old name or by its new one
+        chosen.base = labels.get(chosen.base, chosen.base)
+    found = groups.renamed(found, labels)
+    where = "", None
+    if chosen.wandb:  # before anything is written
+        configs = [run.config for run in found.runs]
+        where = dashboard.place(configs, project=chosen.project, entity=chosen.entity)
+    out = chosen.out or folders[0] / "report"
+    title = chosen.title or ", ".join(folder.resolve().name for folder in folders)
+    written = report.write_report(
+        found,
+        out,
+        title=title,
+        command=shlex.join(["python", "scripts/report.py", *sys.argv[1:]]),
+        statistic=chosen.statistic,
+        base=chosen.base,
+        videos=chosen.videos,
+    )
     finished = sum(run.status == "finished" for run in found.runs)
     total = len(found.runs) + len(found.unread)
     print(
@@ -87,7 +84,8 @@ def main() -> int:
     )
     sweeps = sorted({run.sweep.resolve() for run in (*found.runs, *found.repeated) if run.sweep is not None})
     if len(sweeps) > 1:
-        print(f"{len(sweeps)} sweeps are compared with each other: {', '.join(sweep.name for sweep in sweeps)}")
+        names = printable(", ".join(sweep.name for sweep in sweeps))
+        print(f"{len(sweeps)} sweeps are compared with each other: {names}")
     if found.repeated:
         n_repeated = counted(len(found.repeated), "run")
         print(f"left out: {n_repeated} with the config and the seed of another, listed in the page")
@@ -114,7 +112,7 @@ def _labels(texts: list[str]) -> dict[str, str]:
     for text in texts:
         arm, equals, label = text.rpartition("=")
         if not (equals and arm and label and label.isprintable()):
-            raise ValueError(f"--label {text!r}: write ARM=TEXT, such as base='CQL, fixed'")
+            raise UsageError(f"--label {text!r}: write ARM=TEXT, such as base='CQL, fixed'")
         labels[arm] = label
     return labels
 
@@ -141,6 +139,12 @@ def _folder(text: str) -> Path:
     from cql.sweep import status as sweeps
 
     return Path(text) if Path(text).is_dir() else sweeps.find_sweep(text)
+
+
+def main() -> int:
+    """The entry point; its exit code."""
+    chosen = arguments()
+    return exit_code(lambda: make(chosen))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from cql.commands import exit_code, real
 from cql.sweep import status as sweeps
 from cql.sweep import table
 
@@ -21,13 +22,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("folder", help="folder of a sweep, or its name in outputs/sweeps")
     shown = parser.add_mutually_exclusive_group()
     watch_help = "refresh the table every SECONDS (default 5) until all runs have ended; Ctrl-C quits"
-    shown.add_argument("--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help=watch_help)
+    shown.add_argument("--watch", type=real(0, above=True), nargs="?", const=5.0, metavar="SECONDS", help=watch_help)
     shown.add_argument("--json", action="store_true", help="print everything that is known as JSON")
     parser.add_argument("--figure", type=Path, metavar="PATH", help="draw the runs' curves to this PNG file")
-    chosen = parser.parse_args()
-    if chosen.watch is not None and not chosen.watch > 0.0:
-        parser.error(f"--watch {chosen.watch:g}: give more than 0 seconds")
-    return chosen
+    return parser.parse_args()
 
 
 def watch(folder: Path, seconds: float) -> None:
@@ -62,28 +60,28 @@ def _console() -> Console:
     return Console(markup=False, emoji=False, highlight=False)
 
 
-def main() -> int:
-    """Read and print; the user's errors go to stderr with exit code 2."""
-    chosen = arguments()
-    try:
-        folder = sweeps.find_sweep(chosen.folder)
-        if chosen.watch is not None:
-            with contextlib.suppress(KeyboardInterrupt):
-                watch(folder, chosen.watch)
-        elif chosen.json:
-            runs = sweeps.read_sweep(folder)
-            known = {"runs": [dataclasses.asdict(run) for run in runs], "seconds_left": sweeps.seconds_left(runs)}
-            print(json.dumps({"folder": str(folder), **known}, indent=1))
-        else:
-            show(folder)
-        if chosen.figure is not None:
-            from cql.results import sweep_figure
+def report(chosen: argparse.Namespace) -> None:
+    """Read and print."""
+    folder = sweeps.find_sweep(chosen.folder)
+    if chosen.watch is not None:
+        with contextlib.suppress(KeyboardInterrupt):
+            watch(folder, chosen.watch)
+    elif chosen.json:
+        runs = sweeps.read_sweep(folder)
+        known = {"runs": [dataclasses.asdict(run) for run in runs], "seconds_left": sweeps.seconds_left(runs)}
+        print(json.dumps({"folder": str(folder), **known}, indent=1))
+    else:
+        show(folder)
+    if chosen.figure is not None:
+        from cql.results import sweep_figure
 
-            print(f"written: {sweep_figure.sweep_curves(folder, path=chosen.figure)}", file=sys.stderr)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        print(f"written: {sweep_figure.sweep_curves(folder, path=chosen.figure)}", file=sys.stderr)
+
+
+def main() -> int:
+    """The entry point; its exit code."""
+    chosen = arguments()
+    return exit_code(lambda: report(chosen))
 
 
 if __name__ == "__main__":

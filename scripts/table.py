@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from cql import config, files
+from cql.commands import exit_code
 from cql.results import groups
 from cql.results import runs as results
 from cql.results.tables import cells, grid, render, spec
@@ -138,25 +139,26 @@ def show(table: spec.Table, folders: list[str], statistic: results.Statistic, ou
         print(f"written: {out}/table.md, table.tex, table.csv", file=sys.stderr)
 
 
-def main() -> int:
-    """List, train or show; user errors are printed to stderr, with exit code 2."""
-    chosen = arguments()
-    try:
-        if chosen.command == "list":
-            for name in spec.known_tables(FOLDER):
-                table = spec.load_table(name, FOLDER)
-                n_runs = len(table.tasks) * len(table.arms) * len(table.seeds)
-                print(f"{name:12}  {len(table.tasks):2} tasks, {n_runs:3} runs  {table.title}")
-            return 0
-        table = spec.load_table(chosen.name, FOLDER)
-        if chosen.command == "run":
-            return run(table, chosen_tasks(table, chosen.tasks), chosen.data.expanduser(), chosen.overrides)
-        with config.friendly_errors():
-            show(table, chosen.folders, chosen.statistic, chosen.out)
-    except (spec.TableError, results.ResultsError, sweeps.NoSweepError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def obey(chosen: argparse.Namespace) -> int:
+    """List, train or show; the exit code."""
+    if chosen.command == "list":
+        for name in spec.known_tables(FOLDER):
+            table = spec.load_table(name, FOLDER)
+            n_runs = len(table.tasks) * len(table.arms) * len(table.seeds)
+            print(f"{name:12}  {len(table.tasks):2} tasks, {n_runs:3} runs  {table.title}")
+        return 0
+    table = spec.load_table(chosen.name, FOLDER)
+    if chosen.command == "run":
+        return run(table, chosen_tasks(table, chosen.tasks), chosen.data.expanduser(), chosen.overrides)
+    with config.friendly_errors():
+        show(table, chosen.folders, chosen.statistic, chosen.out)
     return 0
+
+
+def main() -> int:
+    """The entry point; its exit code."""
+    chosen = arguments()
+    return exit_code(lambda: obey(chosen))
 
 
 if __name__ == "__main__":

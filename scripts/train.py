@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cql import config
-from cql.commands import is_own
+from cql.commands import is_own, printable, tolerate_narrow_locales
 
 # OpenMP's threads wait for each other in a busy loop by default, which makes updates three times slower if another
 # process has one of the cores. With this they sleep after 1000 turns. It must be set before torch is imported.
@@ -40,6 +40,7 @@ def train(cfg: DictConfig) -> float:
 
 def main() -> None:
     """The entry point: a user error ends the program with its message, any other error is raised."""
+    tolerate_narrow_locales()
     try:
         with config.friendly_errors():
             sys.argv[1:] = config.arranged(sys.argv[1:])
@@ -49,9 +50,9 @@ def main() -> None:
         sys.stderr.write("interrupted at once; the run resumes from its last checkpoint, if it has one\n")
         sys.exit(130)
     except Exception as error:
-        if not is_own(error):
+        if not (is_own(error) or isinstance(error, OSError)):
             raise
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(printable(f"{type(error).__name__}: {error}\n"))
         # Of a sweep the number of its runs that failed; the numbers from 126 on have other meanings.
         sys.exit(min(getattr(error, "n_failed", 1), 125))
 

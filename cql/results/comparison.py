@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cql.results import statistics
 from cql.results.groups import Group, Results
-from cql.results.runs import STATISTICS, Statistic
+from cql.results.runs import STATISTICS, ResultsError, Statistic
 from cql.results.statistics import Estimate, Profile
 
 
@@ -45,7 +45,7 @@ class Comparison:
         if base is None:
             base = "base" if "base" in results.arms else results.arms[0]
         elif base not in results.arms:
-            raise ValueError(f"there is no arm '{base}'; there are {', '.join(results.arms)}")
+            raise ResultsError(f"there is no arm '{base}'; there are {', '.join(results.arms)}")
         return cls(results, base, statistic)
 
     # One task ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.commands import printable
 from cql.points import SEED, order, parse_point
 from cql.results.runs import (
     CONFIG_FILE,
@@ -445,8 +446,9 @@ def _short(key: str, among: Sequence[str]) -> str:
 
     def shortest(key: str) -> str:
         *parents, leaf = key.split(".")
-        said = {"value": "{}", "initial_value": "initial {}", "kind": "{} kind"}.get(leaf, leaf)
-        return said.format(parents[-1]) if parents else leaf
+        parent = parents[-1] if parents else ""
+        said = {"value": parent, "initial_value": f"initial {parent}", "kind": f"{parent} kind"}
+        return printable(said.get(leaf, leaf) if parents else leaf)
 
     label = shortest(key)
     return label if [shortest(other) for other in among].count(label) <= 1 else re.sub(r"^algorithm\.", "", key)

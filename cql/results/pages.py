@@ -34,6 +34,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from cql.commands import printable
 from cql.training.curves import GRID, INK, PALE, PAPER, SERIES
 
 COLOURS = {INK: "--ink", PALE: "--pale", GRID: "--grid", PAPER: "--paper"} | {
@@ -91,12 +92,20 @@ def _units(text: str) -> str:
     return text.replace(" %", "\u00a0%").replace("± ", "±\u00a0")
 
 
+def _shown(value: object) -> object:
+    """What a page shows of a value; Jinja escapes its markup afterwards."""
+    if isinstance(value, Markup):
+        return Markup(printable(str(value)))
+    return printable(value) if isinstance(value, str) else value
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cql.results"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )

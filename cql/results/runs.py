@@ -15,7 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from cql.commands import printable
 from cql.config.identity import NO_OTHER_RUN, ROUNDING
+from cql.files import UnreadableError, contents
 from cql.points import SEED, parse_point
 from cql.rollout.reference_scores import with_scores
 from cql.sweep.status import Status, evaluation_gap, status
@@ -96,7 +98,8 @@ class Run:
     @property
     def name(self) -> str:
         """Sweep and folder, for people."""
-        return self.directory.name if self.sweep is None else f"{self.sweep.name}/{self.directory.name}"
+        name = self.directory.name
+        return printable(name if self.sweep is None else f"{self.sweep.name}/{name}")
 
     def metric(self, name: str) -> Curve:
         """One column of the metrics, in the rows that have it."""
@@ -149,7 +152,7 @@ def read_run(directory: Path) -> Run:
     Raises:
         ResultsError: a file in it is damaged; the message names it.
     """
-    config = flat(with_scores(_yaml(directory / CONFIG_FILE)))
+    config = _config(directory / CONFIG_FILE)
     summary = _mapping(directory / SUMMARY_FILE)
     try:
         metrics, episodes = read_metrics(directory), read_episodes(directory)
@@ -159,7 +162,9 @@ def read_run(directory: Path) -> Run:
     scores = _by_step([(row.step, row.score) for row in episodes if row.score is not None])
     if not episodes:
         evaluations, scores = column(metrics, "eval_return_mean"), column(metrics, "eval_score")
-    found = status(directory, summary)
+    found, step = status(directory, summary), summary.get("step", 0)
+    if type(step) is not int:
+        raise ResultsError(f"{directory / SUMMARY_FILE} is damaged: its step is {step!r}")
     if found == "finished":
         _check_whole(directory, metrics, episodes)
     else:  # an evaluation may be half-written
@@ -169,7 +174,7 @@ def read_run(directory: Path) -> Run:
         sweep=directory.parent if (directory.parent / "sweep.json").exists() else None,
         config=config,
         status=found,
-        step=max([int(summary.get("step") or 0), *(int(row["step"]) for row in metrics[-1:])]),
+        step=max([step, *(int(row["step"]) for row in metrics[-1:])]),
         failure=str(summary.get("failure") or "the summary does not say why") if found == "failed" else None,
         evaluations=evaluations,
         scores=scores,
@@ -177,6 +182,23 @@ def read_run(directory: Path) -> Run:
         metrics=metrics,
         provenance=_mapping(directory / PROVENANCE_FILE),
     )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """The flat config in a file.
+
+    Raises:
+        ResultsError: it is damaged.
+    """
+    plain = _yaml(path)
+    try:
+        config = flat(with_scores(plain))
+    except ValueError as error:
+        raise ResultsError(f"{path} is damaged: {error}") from error
+    for key in (SEED, "n_steps"):
+        if type(config.get(key, 0)) is not int:
+            raise ResultsError(f"{path} is damaged: {key} is {config[key]!r}")
+    return config
 
 
 def _check_whole(directory: Path, metrics: Sequence[Mapping[str, float]], episodes: Sequence[EpisodeRow]) -> None:
@@ -225,12 +247,12 @@ def _depth(line: str) -> int:
 
 def _mapping(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
     """The mapping that a file holds; empty if there is no file."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise ResultsError(f"{path} is not a file")
     try:
-        found = parse(path.read_text(encoding="utf-8"))
+        found = parse(contents(path).decode())
     except FileNotFoundError:
         return {}
+    except UnreadableError as error:
+        raise ResultsError(str(error)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is damaged: {error}") from error
     return found if isinstance(found, dict) else {}
@@ -238,7 +260,7 @@ def _mapping(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, 
 
 def point_of(directory: Path) -> dict[str, str]:
     """What a sweep varied, from the name of a run's folder, without the seed."""
-    return {key: value for key, value in parse_point(directory.name).items() if key != SEED}
+    return {key: value for key, value in parse_point(printable(directory.name)).items() if key != SEED}
 
 
 def is_compared(key: str) -> bool:
@@ -248,7 +270,7 @@ def is_compared(key: str) -> bool:
 
 def first_choice(run: Run) -> Any:
     """Sorting key of runs of which one is enough: finished first, then the one with most steps, then the newest."""
-    written = max((path.stat().st_mtime for path in run.directory.glob("*.json*")), default=0.0)
+    written = max((path.lstat().st_mtime for path in run.directory.glob("*.json*")), default=0.0)
     return run.status != "finished", -run.step, -written, str(run.directory)
 
 
@@ -271,4 +293,4 @@ def provenance_of(runs: Iterable[Run]) -> dict[str, list[str]]:
 
 def shown_value(value: Any) -> str:
     """A value of a config, for people."""
-    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else printable(str(value))

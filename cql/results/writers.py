@@ -15,6 +15,8 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
+from cql.commands import printable
+
 Row = Sequence[str]
 
 _FOOTNOTE = re.compile(r"\[([a-z]{1,2})\]")
@@ -36,7 +38,7 @@ def text_table(header: Row, rows: Sequence[Row], footer: Sequence[Row] = ()) -> 
         rows: one cell per column.
         footer: rows below a second rule, such as averages.
     """
-    everything = [[text.replace("±", "+-") for text in row] for row in (header, *rows, *footer)]
+    everything = [[printable(text.replace("±", "+-")) for text in row] for row in (header, *rows, *footer)]
     widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in everything]
     rule = "-" * sum(widths, 2 * (len(widths) - 1))
@@ -118,7 +120,7 @@ def csv_text(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None
 
 def escape_markdown(text: str) -> str:
     """Escape what Markdown reads as markup; a line break becomes a space."""
-    return re.sub(r"([\\|*_<>`])", r"\\\1", " ".join(text.splitlines()))
+    return re.sub(r"([\\|*_<>&`])", r"\\\1", printable(" ".join(text.splitlines())))
 
 
 _LATEX = str.maketrans({
@@ -130,7 +132,7 @@ _LATEX = str.maketrans({
 
 def escape_latex(text: str) -> str:
     r"""Escape what LaTeX reads as markup, also a bracket at the start, which ``\\`` and ``\item`` would take."""
-    text = text.translate(_LATEX)
+    text = printable(text).translate(_LATEX)
     return f"{{}}{text}" if text.startswith("[") else text
 
 

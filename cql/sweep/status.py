@@ -16,10 +16,12 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cql.files import UnreadableError, contents
 from cql.lock import LOCK_FILE, held
 from cql.points import SEED, order, parse_point
 from cql.training.local_logger import (
@@ -220,9 +222,12 @@ def _version(path: Path) -> tuple[int, int]:
 def _damage(directory: Path, *_versions: tuple[int, int]) -> str | None:
     """What is wrong with the metrics or the episodes of a finished run; cached, since its files no longer change."""
     for name in (METRICS_FILE, EPISODES_FILE):
-        path = directory / name
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
-            return f"{name} is cut: its last line is incomplete"
+        with suppress(FileNotFoundError):
+            try:
+                if not contents(directory / name).endswith(b"\n"):
+                    return f"{name} is cut: its last line is incomplete"
+            except UnreadableError as error:
+                return str(error)
     try:
         gap = evaluation_gap(read_metrics(directory), read_episodes(directory))
     except ValueError as error:
@@ -253,33 +258,33 @@ def evaluation_gap(metrics: Sequence[Mapping[str, float]], episodes: Sequence[Ep
 
 
 def _json(path: Path) -> Any:
-    """The contents of a JSON file, None if it is absent or damaged."""
-    if not path.is_file():  # a pipe would be waited for
-        return None
+    """What a JSON file holds, None if it is absent, unreadable or damaged."""
     try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return json.loads(contents(path))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
 def _object(path: Path) -> dict[str, Any]:
-    contents = _json(path)
-    return contents if isinstance(contents, dict) else {}
+    found = _json(path)
+    return found if isinstance(found, dict) else {}
 
 
 def _last_row(path: Path) -> dict[str, Any]:
     """The last complete row of a file of JSON lines, empty if there is none."""
+    if not path.is_file():  # a pipe would be waited for
+        return {}
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - _TAIL, 0))
             lines = file.read().split(b"\n")[:-1]
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return {}
     for line in reversed(lines):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             return row

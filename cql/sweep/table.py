@@ -8,6 +8,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cql.commands import printable
 from cql.points import human_point, order
 from cql.sweep.status import SweepRun, counted, counts, point_keys, seconds_left, shown_seconds
 
@@ -27,10 +28,10 @@ def renderable(runs: Sequence[SweepRun], console: Console, *, is_watched: bool =
         return Text("no runs yet")
     table = _table(runs, _point_columns(runs))
     if _width(table) > console.width:
-        joined = _table(runs, [("point", [human_point(run.name) for run in runs])])
+        joined = _table(runs, [("point", [_name(run) for run in runs])])
         table = min(table, joined, key=_width)
     failures = [
-        Text(f"{human_point(run.name)} {run.status}: {_first_line(run.failure)}")
+        Text(f"{_name(run)} {run.status}: {printable(_first_line(run.failure))}")
         for run in runs
         if run.failure is not None
     ]
@@ -74,9 +75,13 @@ def _table(runs: Sequence[SweepRun], points: Sequence[tuple[str, list[str]]]) ->
 
 def _point_columns(runs: Sequence[SweepRun]) -> list[tuple[str, list[str]]]:
     """A column per key, and one for the names that are not points."""
-    names = ["" if run.point else run.name for run in runs]
+    names = ["" if run.point else _name(run) for run in runs]
     named = [("run", names)] if any(names) else []
-    return named + [(key, [run.point.get(key, "") for run in runs]) for key in point_keys(runs)]
+    return named + [(printable(key), [printable(run.point.get(key, "")) for run in runs]) for key in point_keys(runs)]
+
+
+def _name(run: SweepRun) -> str:
+    return printable(human_point(run.name))
 
 
 def _value_columns(runs: Sequence[SweepRun]) -> list[tuple[str, list[str]]]:

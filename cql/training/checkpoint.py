@@ -68,14 +68,12 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is absent, cannot be read, is damaged, or of another format version.
     """
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path}: not a file")  # a pipe would be waited for
     try:
-        data = path.read_bytes()
+        data = files.contents(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); the file may be whole") from error
+    except files.UnreadableError as error:
+        raise CheckpointError(str(error)) from error
     body, trailer = data[:-_TRAILER_SIZE], data[-_TRAILER_SIZE:]
     if trailer != _TRAILER + hashlib.sha256(body).hexdigest().encode():
         raise CheckpointError(f"{path}: damaged, or not a checkpoint: its {len(data)} bytes do not match its checksum")

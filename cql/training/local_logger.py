@@ -57,6 +57,10 @@ class EpisodeRow(NamedTuple):
     score: float | None
 
 
+class DamagedFileError(ValueError):
+    """A file of a run cannot be read, has a damaged line, or has lost some; the message names the file."""
+
+
 class LocalLogger:
     """Writes the files of one run's folder.
 
@@ -84,12 +88,12 @@ class LocalLogger:
             n_rows: :attr:`n_rows` of the checkpoint that the run resumes from; None compares with the present one.
 
         Raises:
-            ValueError: a file holds another number of rows; the message names it.
+            DamagedFileError: a file holds another number of rows; the message names it.
         """
         found, expected = self._counted(), self._n_rows if n_rows is None else n_rows
         for name, count in found.items():
             if count != expected.get(name, count):
-                raise ValueError(
+                raise DamagedFileError(
                     f"{self.run_dir / name} has {count} of the {expected[name]} rows that were written to it: put back "
                     "the file, or start a new run"
                 )
@@ -217,7 +221,10 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     for number, line in _whole_lines(path):
         _parsed_step(path, number, line, _json_step)
-        rows.append(json.loads(line))
+        row = json.loads(line)
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in row.values()):
+            raise _damaged(path, number, line)
+        rows.append(row)
     return rows
 
 
@@ -247,6 +254,8 @@ def read_episodes(run_dir: Path) -> list[EpisodeRow]:
             row = EpisodeRow(
                 int(step), int(episode), int(seed), float(return_), int(length), float(score) if score else None
             )
+            if not (math.isfinite(row.return_) and math.isfinite(row.score or 0.0)):
+                raise ValueError("only finite numbers are logged")
         except ValueError as error:
             raise _damaged(path, number, line) from error
         rows.append(row)
@@ -284,20 +293,24 @@ def _append(path: Path, text: str) -> None:
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The numbered lines of a file that end as they should; nothing if there is no such file."""
-    if not path.exists():
+    try:
+        written = files.contents(path)
+    except FileNotFoundError:
         return
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    except files.UnreadableError as error:
+        raise DamagedFileError(str(error)) from error
+    for number, line in enumerate(written.split(b"\n")[:-1], start=1):
         yield number, line + b"\n"
 
 
-def _damaged(path: Path, number: int, line: bytes) -> ValueError:
-    return ValueError(f"{path}: line {number} is damaged: {line[:80]!r}; mend or delete that line")
+def _damaged(path: Path, number: int, line: bytes) -> DamagedFileError:
+    return DamagedFileError(f"{path}: line {number} is damaged: {line[:80]!r}; mend or delete that line")
 
 
 def _parsed_step(path: Path, number: int, line: bytes, step_of: Callable[[bytes], int]) -> int:
     try:
         return step_of(line)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _damaged(path, number, line) from error
 
 

@@ -86,17 +86,17 @@ def read_summary(directory: Path) -> dict[str, Any]:
     """``summary.json`` of a run's folder; empty if there is none yet.
 
     Raises:
-        FolderError: it is damaged, or that of a finished run lacks the outcome.
+        FolderError: it cannot be read, is damaged, or that of a finished run lacks the outcome.
     """
     path = directory / SUMMARY_FILE
-    if not path.exists():
-        return {}
     try:
-        if not path.is_file():
-            raise ValueError("not a file")
-        summary = dict(json.loads(path.read_bytes()))
+        summary = dict(json.loads(files.contents(path)))
         if summary.get("status") == "finished":
             score(summary)
+    except FileNotFoundError:
+        return {}
+    except files.UnreadableError as error:
+        raise FolderError(str(error)) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FolderError(
             f"{path} {'is empty' if path.stat().st_size == 0 else 'is damaged'}: remove it and start the run again. It "

@@ -75,7 +75,8 @@ def test_latex_escapes_cells_and_breaks_long_headings():
 @pytest.mark.parametrize(
     ("text", "latex", "markdown"),
     [
-        ("$ & # % _", r"\$ \& \# \% \_", r"$ & # % \_"),
+        ("$ & # % _", r"\$ \& \# \% \_", r"$ \& # % \_"),
+        ("a\x1b[31m\r", r"a\textbackslash{}x1b[31m\textbackslash{}r", r"a\\x1b[31m"),
         ("{a}", r"\{a\}", "{a}"),
         ("~ ^", r"\textasciitilde{} \textasciicircum{}", "~ ^"),
         ("a\\b", r"a\textbackslash{}b", r"a\\b"),

@@ -210,9 +210,9 @@ def test_a_missing_extra_is_named(call: Call, tmp_path: Path, monkeypatch: pytes
     [
         ("Nothing-v0", (), "cannot make 'Nothing-v0'"),
         ("CartPole-v1", (), "the action space of 'CartPole-v1'"),
-        (PENDULUM, ("--save-every", "0"), "--save-every 0: must be at least 1"),
-        (PENDULUM, ("--learning-rate", "0"), "--learning-rate 0: must be greater than 0"),
-        (PENDULUM, ("--gamma", "1.5"), "--gamma 1.5: must be between 0 and 1"),
+        (PENDULUM, ("--save-every", "0"), "argument --save-every: 0 is out of range: at least 1"),
+        (PENDULUM, ("--learning-rate", "0"), "argument --learning-rate: 0 is out of range: more than 0"),
+        (PENDULUM, ("--gamma", "1.5"), "argument --gamma: 1.5 is out of range: at least 0, at most 1"),
         (PENDULUM, ("--algorithm", "PPO"), "invalid choice: 'PPO'"),
     ],
 )
