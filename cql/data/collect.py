@@ -10,6 +10,7 @@ import functools
 import importlib.metadata
 import json
 import logging
+import math
 import platform
 import signal
 import warnings
@@ -262,6 +263,12 @@ class _Slot:
     def step(self, action: NDArray[np.float32]) -> None:
         episode, t = self.episode, self.t
         state, reward, terminated, truncated, _ = self.env.step(action)
+        if not (math.isfinite(reward) and np.isfinite(state).all()):
+            what = "reward" if not math.isfinite(reward) else "observation"
+            raise CollectionError(
+                f"{self.env.spec.id} gave a {what} that is not finite at step {t + 1} of episode {self.index} (seed "
+                f"{episode.seed}), so nothing was written: mend the environment, or choose another --seed"
+            )
         episode.actions[t], episode.rewards[t], episode.observations[t + 1] = action, reward, state
         episode.terminations[t], episode.truncations[t] = terminated, truncated
         self.t, self.ended = t + 1, terminated or truncated

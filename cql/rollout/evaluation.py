@@ -11,8 +11,8 @@ import atexit
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +32,51 @@ class EpisodeResults:
 
     Attributes:
         returns: Undiscounted sum of each episode's rewards, float64 (R, E); NaN where the policy's actions became
-            non-finite, and for runs that were not evaluated.
+            non-finite or the environment broke, and for runs that were not evaluated.
         lengths: Steps of each episode, int64 (R, E).
         seeds: The seed that each episode was reset with, int64 (R, E).
+        broken: What the environment did wrong in an episode, by run and episode.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
     seeds: NDArray[np.int64]
+    broken: Mapping[tuple[int, int], str] = field(default_factory=dict)
+
+    def problem(self, run: int) -> Problem | None:
+        """Why the episodes of a run that was evaluated make no evaluation; None if they make one.
+
+        A simulator that breaks in fewer than half of the episodes costs this evaluation, one that breaks more often the
+        run: the next evaluations would hardly be better.
+        """
+        broken = {episode: text for (each, episode), text in self.broken.items() if each == run}
+        n_episodes = self.seeds.shape[1]
+        if broken:
+            episode, text = next(iter(broken.items()))
+            where = f"episode {episode}, seed {self.seeds[run, episode]}, {text}"
+            return Problem(
+                f"the environment broke in {len(broken)} of {n_episodes} episodes ({where})",
+                2 * len(broken) >= n_episodes,
+            )
+        if not np.isfinite(self.returns[run]).all():
+            return Problem("the policy's actions were not finite", True)
+        return None
+
+
+class Problem(NamedTuple):
+    """Why there is no evaluation.
+
+    Attributes:
+        reason: For the log.
+        is_fatal: The run cannot go on.
+    """
+
+    reason: str
+    is_fatal: bool
+
+
+class BrokenEpisodeError(RuntimeError):
+    """An environment raised an error, or gave a reward or an observation that is not finite."""
 
 
 class Evaluator:
@@ -74,11 +111,12 @@ class Evaluator:
     def _envs(self) -> list[gymnasium.Env[Any, Any]]:
         return [make_env(self.info.spec) for _ in range(self.seeds.size)]
 
+    @np.errstate(over="ignore")  # an observation beyond float32 is infinite then, and told as such
     def evaluate(self, policy: Policy, due: Sequence[bool] | None = None) -> EpisodeResults:
         """Run every episode of the runs that are due to its end.
 
-        An episode whose action is not finite ends there with the return NaN, so that one broken run does not stop its
-        neighbours.
+        An episode whose action is not finite, or whose environment breaks, ends there with the return NaN, so that one
+        broken run does not stop its neighbours.
 
         Args:
             policy: From observations (R, E, S) to actions (R, E, A) in [-1, 1].
@@ -98,29 +136,63 @@ class Evaluator:
         observations = np.zeros((len(self._envs), self.info.observation_size), np.float32)
         returns, lengths = [math.nan] * len(self._envs), [0] * len(self._envs)
         running = [index for index in range(len(self._envs)) if due is None or due[index // n_episodes]]
+        broken: dict[int, str] = {}
         for index in running:
-            observations[index] = self._envs[index].reset(seed=int(self.seeds.flat[index]))[0]
             returns[index] = 0.0
+            try:
+                observations[index] = self._envs[index].reset(seed=int(self.seeds.flat[index]))[0]
+            except Exception as error:  # noqa: BLE001  whatever a simulator raises, the other episodes go on
+                broken[index] = f"reset of {self.info.env_id}: {type(error).__name__}: {error}"
+        broken |= self._not_finite(running, observations, returns, lengths)
+        running = [index for index in running if index not in broken]
         while running:
             actions = _act(policy, observations.reshape(n_runs, n_episodes, -1), self.info)
             finite = np.all(np.isfinite(actions), axis=1)
-            still_running = []
+            stepped, still_running = [], []
             for index in running:
                 if not finite[index]:
                     returns[index] = math.nan
                     continue
-                observation, reward, terminated, truncated, _ = self._envs[index].step(actions[index])
+                lengths[index] += 1
+                try:
+                    observation, reward, terminated, truncated, _ = self._envs[index].step(actions[index])
+                except Exception as error:  # noqa: BLE001
+                    broken[index] = f"step {lengths[index]} of {self.info.env_id}: {type(error).__name__}: {error}"
+                    continue
                 observations[index] = observation
                 returns[index] += float(reward)
-                lengths[index] += 1
+                stepped.append(index)
                 if not (terminated or truncated):
                     still_running.append(index)
-            running = still_running
+            broken |= self._not_finite(stepped, observations, returns, lengths)
+            running = [index for index in still_running if index not in broken] if broken else still_running
+        for index in broken:
+            returns[index] = math.nan
         return EpisodeResults(
             returns=np.array(returns, np.float64).reshape(self.seeds.shape),
             lengths=np.array(lengths, np.int64).reshape(self.seeds.shape),
             seeds=self.seeds.copy(),
+            broken={(index // n_episodes, index % n_episodes): text for index, text in sorted(broken.items())},
         )
+
+    def _not_finite(
+        self,
+        indices: Sequence[int],
+        observations: NDArray[np.float32],
+        returns: Sequence[float],
+        lengths: Sequence[int],
+    ) -> dict[int, str]:
+        """Which of some episodes got a reward or an observation that is not finite; their observations become 0."""
+        if np.isfinite(observations).all() and all(math.isfinite(returns[index]) for index in indices):
+            return {}
+        found = {}
+        for index in indices:
+            is_blind = not np.isfinite(observations[index]).all()
+            if is_blind or not math.isfinite(returns[index]):
+                what = "observation" if is_blind else "reward"
+                found[index] = f"step {lengths[index]} of {self.info.env_id}: the {what} is not finite"
+                observations[index] = 0.0
+        return found
 
     def close(self) -> None:
         """Close the environments; a second call does nothing."""
@@ -185,6 +257,7 @@ class Recorder:
 
         Raises:
             RenderingError: Nothing can draw here, drawing failed, or the pictures are blank.
+            BrokenEpisodeError: The environment broke in this episode.
             ValueError: The policy returned another shape, or an action that is not finite.
         """
         camera = _camera(self.info.spec, self._width, self._height)
@@ -198,9 +271,16 @@ class Recorder:
                 action = _act(policy, observations, self.info)[0]
                 if not np.isfinite(action).all():
                     raise ValueError(f"the policy's action at step {length} of the recording is not finite: {action}")
-                observation, reward, terminated, truncated, _ = camera.env.step(action)
-                return_ += float(reward)
                 length += 1
+                try:
+                    observation, reward, terminated, truncated, _ = camera.env.step(action)
+                except Exception as error:
+                    raise BrokenEpisodeError(
+                        f"the environment broke at step {length}: {type(error).__name__}: {error}"
+                    ) from error
+                return_ += float(reward)
+                if not (math.isfinite(return_) and np.isfinite(np.asarray(observation, np.float32)).all()):
+                    raise BrokenEpisodeError(f"the environment's reward or observation was not finite at step {length}")
                 ended = terminated or truncated
                 if ended:
                     break
@@ -229,8 +309,8 @@ class RolledOut:
 
     Attributes:
         results: Of the episodes.
-        videos: The GIF file of each run that was to be recorded, or why there is none. Runs whose policy's actions
-            became non-finite in their episodes are left out, and so is what came after `undrawable`.
+        videos: The GIF file of each run that was to be recorded, or why there is none. Runs without an evaluation are
+            left out, and so is what came after `undrawable`.
         undrawable: Why no more pictures can be drawn.
     """
 
@@ -253,14 +333,14 @@ def roll_out(evaluator: Evaluator, recorder: Recorder | None, rollouts: Rollouts
     results = evaluator.evaluate(rollouts.policy, rollouts.due)
     videos: dict[int, bytes | Exception] = {}
     for run, policy in rollouts.videos.items():
-        if not np.isfinite(results.returns[run]).all():
+        if results.problem(run) is not None:
             continue
         assert recorder is not None
         try:
             recording = recorder.record(policy, int(evaluator.seeds[run, 0]))
         except RenderingError as error:
             return RolledOut(results, videos, error)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, BrokenEpisodeError) as error:
             videos[run] = error
             continue
         try:
@@ -332,22 +412,30 @@ class _Camera:
         self.env.render()  # makes the viewer
         self._viewer = unwrapped.mujoco_renderer.viewer
         self._viewer.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._height = 0.0
+        self._follows, is_flat = _moves_about(self._model), _is_flat(self._model)
+        self._viewer.cam.azimuth, self._viewer.cam.elevation = 90.0, -90.0 if is_flat else -12.0
 
     def aim(self) -> None:
-        """Choose distance and height so that the robot, as it stands now, fills three fifths of the picture."""
-        low, high = _extent(self._model, self._data)
-        self._height = float(low[2] + high[2]) / 2
-        self._viewer.cam.azimuth = 90.0
-        self._viewer.cam.elevation = -12.0
+        """Choose the distance, and what the camera looks at, from the robot as it is now.
+
+        A robot that moves about fills three fifths of the picture. An arm is seen with all that it can reach.
+        """
+        low, high = _extent(self._model, self._data, np.flatnonzero(self._model.geom_bodyid > 0))
+        middle, size, share = (low + high) / 2, float((high - low).max()), 0.6
+        if not self._follows:
+            arm = np.flatnonzero(self._model.body_rootid[self._model.geom_bodyid] == 1)
+            low, high = _extent(self._model, self._data, arm)
+            middle, share = self._data.xpos[1], 0.9
+            size = 2 * float(np.maximum(abs(low - middle), abs(high - middle)).max())
+        self._viewer.cam.lookat[:] = middle
         visible_per_distance = 2 * math.tan(math.radians(float(self._model.vis.global_.fovy)) / 2)
-        self._viewer.cam.distance = float((high - low).max()) / visible_per_distance / 0.6
+        self._viewer.cam.distance = size / visible_per_distance / share
 
     def shoot(self) -> NDArray[np.uint8]:
-        """Take a picture with the robot's centre of mass in the middle: uint8 (height, width, 3)."""
+        """Take a picture, with the centre of mass of a robot that moves about in the middle: uint8 (H, W, 3)."""
         try:
-            self._viewer.cam.lookat[:2] = self._data.subtree_com[1, :2]
-            self._viewer.cam.lookat[2] = self._height
+            if self._follows:
+                self._viewer.cam.lookat[:2] = self._data.subtree_com[1, :2]
             # gymnasium leaves the context of the environment that was made last current; another environment's
             # picture would be drawn with its textures.
             self._viewer.make_context_current()
@@ -423,12 +511,29 @@ def _repaint(model: Any, texture: int, dark: tuple[int, int, int], light: tuple[
     pixels[:, :3] = np.round((1 - shade) * np.array(dark) + shade * np.array(light))
 
 
-def _extent(model: Any, data: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lowest and highest corner of the box around all moving bodies, in metres: two arrays (3,)."""
-    moving = model.geom_bodyid > 0
-    rotations = data.geom_xmat[moving].reshape(-1, 3, 3)
-    centres, halves = model.geom_aabb[moving, :3], model.geom_aabb[moving, 3:]
-    positions = data.geom_xpos[moving] + np.einsum("gij,gj->gi", rotations, centres)
+def _moves_about(model: Any) -> bool:
+    """Whether the robot's first body can leave its place; that of an arm cannot."""
+    import mujoco
+
+    first = model.jnt_type[model.jnt_bodyid == 1]
+    return bool(np.isin(first, (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE)).any())
+
+
+def _is_flat(model: Any) -> bool:
+    """Whether everything moves in the horizontal plane, so that it is seen from above."""
+    import mujoco
+
+    upright = np.abs(model.jnt_axis[:, 2])
+    hinges = (model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE) & (upright > 0.99)
+    slides = (model.jnt_type == mujoco.mjtJoint.mjJNT_SLIDE) & (upright < 0.01)
+    return bool((hinges | slides).all())
+
+
+def _extent(model: Any, data: Any, geoms: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest corner of the box around some geoms, in metres: two arrays (3,)."""
+    rotations = data.geom_xmat[geoms].reshape(-1, 3, 3)
+    centres, halves = model.geom_aabb[geoms, :3], model.geom_aabb[geoms, 3:]
+    positions = data.geom_xpos[geoms] + np.einsum("gij,gj->gi", rotations, centres)
     halves = np.einsum("gij,gj->gi", np.abs(rotations), halves)
     return (positions - halves).min(axis=0), (positions + halves).max(axis=0)
 

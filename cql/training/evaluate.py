@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cql.rollout.envs import normalised_score, refuse_foreign_package
+from cql.rollout.envs import EnvError, normalised_score, refuse_foreign_package
 from cql.rollout.evaluation import Evaluator, Recorder
 from cql.rollout.reference_scores import scores_name
 from cql.rollout.rendering import choose_backend, write_gif, write_mp4
@@ -62,7 +62,7 @@ def evaluate(
         env: the run's environment, if it is of the form PACKAGE:ID: its package is imported only if it is given here.
 
     Raises:
-        EnvError: the environment cannot be made, or its package was not given.
+        EnvError: the environment cannot be made, its package was not given, or an episode broke.
         CheckpointError: there is no such checkpoint, or it is damaged.
         FolderError: this is not the folder of a run, or the folder for a video does not exist.
         RenderingError: a video was asked for and no OpenGL backend works here.
@@ -81,8 +81,12 @@ def evaluate(
     spec = env_spec(train_config)
     first_seed = train_config.env.eval_seed if seed is None else seed
     evaluator = Evaluator(spec, [[first_seed + e for e in range(n_episodes)]])
-    returns = evaluator.evaluate(policy).returns[0]
+    results = evaluator.evaluate(policy)
     evaluator.close()
+    problem = results.problem(0)
+    if problem is not None:
+        raise EnvError(f"{spec.id}: {problem.reason}")
+    returns = results.returns[0]
     reference = scores_of(train_config)
     if gif is not None or mp4 is not None:
         size = train_config.video.size

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from cql.rollout.envs import normalised_score
 from cql.training.checkpoint import CheckpointFolder
 from cql.training.local_logger import N_LAST_EVALUATIONS, LocalLogger
@@ -87,6 +89,23 @@ class Run:
     def score(self, returns: float) -> float | None:
         """Normalised score, where there are reference returns."""
         return None if self.reference is None else float(normalised_score(returns, *self.reference))
+
+    def outcomes(self) -> dict[str, float | int | None]:
+        """The last and the best evaluation and the mean of the last few, as returns and as scores."""
+        last_few = float(np.mean(self.last_returns)) if self.last_returns else None
+        returns = {
+            "": self.scores.last_return,
+            "best_": self.scores.best_return,
+            f"last{N_LAST_EVALUATIONS}_": last_few,
+        }
+        summary: dict[str, float | int | None] = {
+            **{f"{which}eval_return_mean": value for which, value in returns.items()},
+            "eval_return_std": self.scores.last_std,
+            "best_step": self.scores.best_step,
+        }
+        for which, value in returns.items():
+            summary[f"{which}eval_score"] = None if value is None else self.score(value)
+        return summary
 
 
 def known(values: Mapping[str, float | int | None]) -> dict[str, float | int]:

@@ -27,14 +27,22 @@ from cql.algorithm.agent import Agent, Policy
 from cql.algorithm.sampling import Batch, Pool, Sampler
 from cql.data import Normaliser
 from cql.rollout.envs import normalised_score
-from cql.rollout.evaluation import EpisodeResults, Evaluator, Recorder, RolledOut, Rollouts, roll_out
+from cql.rollout.evaluation import (
+    BrokenEpisodeError,
+    EpisodeResults,
+    Evaluator,
+    Recorder,
+    RolledOut,
+    Rollouts,
+    roll_out,
+)
 from cql.rollout.rendering import RenderingError, write_gif, write_mp4, write_video
 from cql.rollout.worker import Worker
 from cql.training import curves as report
 from cql.training.checkpoint import CheckpointError
 from cql.training.device import one_thread
 from cql.training.epoch_metrics import EpochMetrics
-from cql.training.local_logger import N_LAST_EVALUATIONS, last_evaluations, video_path
+from cql.training.local_logger import last_evaluations, video_path
 from cql.training.progress import duration, logging_above_bar
 from cql.training.run import Run, Schedule, Scores, Status, known
 from cql.training.signals import noted_signals
@@ -330,11 +338,15 @@ class Trainer:
         best = []
         for index, run in self._alive():
             metrics = epoch.metrics[index]
-            if rolled is not None and not np.isfinite(rolled.results.returns[index]).all():
-                self._fail(index, run, f"the policy's actions were not finite in the evaluation at step {epoch.step}")
+            problem = None if rolled is None else rolled.results.problem(index)
+            if problem is not None and problem.is_fatal:
+                self._fail(index, run, f"{problem.reason} in the evaluation at step {epoch.step}")
                 continue
             with self._own_failure(index):
-                if rolled is not None and self._note_evaluation(epoch.step, index, run, rolled.results, metrics):
+                if problem is not None:
+                    said = "no evaluation at step %d: %s"
+                    log.warning(said, epoch.step, problem.reason, extra={"run_dir": run.directory})
+                elif rolled is not None and self._note_evaluation(epoch.step, index, run, rolled.results, metrics):
                     best.append(index)
                 self._log(epoch.step, run, metrics, epoch.seconds, epoch.rate)
                 if self._bar is not None and run.scores.last_return is not None:
@@ -377,7 +389,7 @@ class Trainer:
         run.local.log_timing(step, timing)
         run.wandb.log(step, {**metrics, **timing})
         if "eval_return_mean" in metrics:
-            run.wandb.summary(known(self._summary_scores(run)))  # a sweep is looked at while it trains
+            run.wandb.summary(known(run.outcomes()))  # a sweep is looked at while it trains
         run.last_metrics = {"step": step, **metrics}
         shown = f"step {step}/{self.schedule.n_steps}  {rate:.1f} steps/s"
         if "eval_return_mean" in metrics:
@@ -464,14 +476,15 @@ class Trainer:
             return
         path, video = video_path(run.directory, step), rolled.videos.get(index)
         if video is None:
-            self._stop_recording(rolled.undrawable)
+            if rolled.undrawable is not None:
+                self._stop_recording(rolled.undrawable)
             return
         try:
             if isinstance(video, Exception):
                 raise video
             path.parent.mkdir(exist_ok=True)
             write_video(path, video)
-        except RenderingError as error:
+        except (RenderingError, BrokenEpisodeError) as error:
             log.warning("no video: %s", error, extra={"run_dir": run.directory})
             return
         run.wandb.log_video(step, path)
@@ -487,6 +500,9 @@ class Trainer:
         except RenderingError as error:
             self._stop_recording(error)
             return
+        except BrokenEpisodeError as error:
+            log.warning("no video: %s", error, extra={"run_dir": run.directory})
+            return
         try:
             path.parent.mkdir(exist_ok=True)
             write_gif(path, recording.frames, recording.seconds_per_frame)
@@ -496,7 +512,7 @@ class Trainer:
             return
         run.wandb.log_video(step, path)
 
-    def _stop_recording(self, reason: RenderingError | None) -> None:
+    def _stop_recording(self, reason: RenderingError) -> None:
         log.warning("no more videos: %s", reason)
         self.recorder = None
 
@@ -509,6 +525,8 @@ class Trainer:
                     self._finish(index, run)
 
     def _finish(self, index: int, run: Run) -> None:
+        if run.scores.last_return is None:
+            raise ValueError("none of its evaluations could be made")
         run.local.check_rows()
         self._record_last(self._step_done, index, run)
         title = f"{run.config['env']['id']}, seed {run.config['seed']}"
@@ -564,32 +582,15 @@ class Trainer:
                 self._fail(index, run, f"{type(error).__name__}: {error}")
                 return
             log.error("the summary could not be written: %s", error, extra={"run_dir": run.directory})
-        run.wandb.summary({"status": status, **known(self._summary_scores(run))})
+        run.wandb.summary({"status": status, **known(run.outcomes())})
         run.wandb.end(exit_code)
-
-    def _summary_scores(self, run: Run) -> dict[str, float | int | None]:
-        """The last and the best evaluation and the mean of the last few, as returns and as scores."""
-        last_few = float(np.mean(run.last_returns)) if run.last_returns else None
-        outcomes = {
-            "": run.scores.last_return,
-            "best_": run.scores.best_return,
-            f"last{N_LAST_EVALUATIONS}_": last_few,
-        }
-        summary: dict[str, float | int | None] = {
-            **{f"{which}eval_return_mean": value for which, value in outcomes.items()},
-            "eval_return_std": run.scores.last_std,
-            "best_step": run.scores.best_step,
-        }
-        for which, value in outcomes.items():
-            summary[f"{which}eval_score"] = None if value is None else run.score(value)
-        return summary
 
     def _write_summary(self, run: Run) -> None:
         summary: dict[str, Any] = {
             "status": run.status,
             "step": self._step_shown,
             "n_steps": self.schedule.n_steps,
-            **self._summary_scores(run),
+            **run.outcomes(),
             "wandb_id": run.wandb.run_id,
         }
         if run.failure is not None:

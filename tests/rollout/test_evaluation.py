@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import breaking
 import gymnasium
 import numpy as np
 import pytest
@@ -345,3 +346,49 @@ def test_drawing_leaves_the_physics_alone():
         action = rng.uniform(-1, 1, 6).astype(np.float32)
         np.testing.assert_array_equal(plain.step(action)[0], coloured.step(action)[0])
     plain.close(), coloured.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "said"),
+    [
+        ("reward", 3, "step 3 of BreakingPendulum-v0: the reward is not finite"),
+        ("observation", 3, "step 3 of BreakingPendulum-v0: the observation is not finite"),
+        ("large", 3, "step 3 of BreakingPendulum-v0: the observation is not finite"),  # in float32
+        ("raise", 3, "step 3 of BreakingPendulum-v0: RuntimeError: the simulator has diverged"),
+        ("raise", 0, "reset of BreakingPendulum-v0: RuntimeError: the simulator has diverged"),
+        ("observation", 0, "step 0 of BreakingPendulum-v0: the observation is not finite"),
+    ],
+)
+def test_a_simulator_that_breaks_is_named_and_costs_no_other_episode(kind, step, said, monkeypatch):
+    seeds = [[1, 2, 3], [4, 5, 6]]
+    clean = Evaluator(breaking.ENV, seeds).evaluate(balance)
+    assert clean.problem(0) is None
+    assert clean.problem(1) is None
+    monkeypatch.setitem(breaking.FAULTS, 5, (step, kind))
+    results = Evaluator(breaking.ENV, seeds).evaluate(balance)
+    assert results.broken == {(1, 1): said}
+    assert np.isnan(results.returns[1, 1])
+    assert results.lengths[1, 1] == step
+    others = np.ones((2, 3), bool)
+    others[1, 1] = False
+    np.testing.assert_array_equal(results.returns[others], clean.returns[others])
+    assert results.problem(0) is None
+    reason = f"the environment broke in 1 of 3 episodes (episode 1, seed 5, {said})"
+    assert results.problem(1) == (reason, False)
+    monkeypatch.setitem(breaking.FAULTS, 6, (step, kind))
+    assert Evaluator(breaking.ENV, seeds).evaluate(balance).problem(1) == (reason.replace("1 of", "2 of"), True)
+
+
+@pytest.mark.parametrize(
+    ("robot", "is_flat", "moves_about"),
+    [
+        ("Swimmer", True, True), ("Reacher", True, False), ("Pusher", False, False), ("HalfCheetah", False, True),
+        ("Hopper", False, True), ("Ant", False, True), ("InvertedPendulum", False, True), ("Humanoid", False, True),
+    ],
+)  # fmt: skip
+def test_robots_of_the_plane_are_seen_from_above_and_arms_from_one_place(robot, is_flat, moves_about):
+    env = make_env(f"{robot}-v5")
+    assert (evaluation._is_flat(env.unwrapped.model), evaluation._moves_about(env.unwrapped.model)) == (
+        is_flat, moves_about,
+    )  # fmt: skip
+    env.close()

@@ -12,10 +12,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import breaking
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,7 @@ from cql.rollout.rendering import RenderingError
 from cql.training import build, provenance
 from cql.training.checkpoint import CheckpointFolder, load
 from cql.training.epoch_metrics import EpochMetrics
-from cql.training.local_logger import LocalLogger, read_metrics
+from cql.training.local_logger import LocalLogger, read_episodes, read_metrics
 from cql.training.resume import stacks_to_resume
 from cql.training.run import Run, Schedule
 from cql.training.trainer import Trainer
@@ -128,6 +129,46 @@ def at_update(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], ob
 
     monkeypatch.setattr(Agent, "update", watched)
     return seen
+
+
+def test_a_simulator_that_breaks_rarely_costs_an_evaluation_and_often_a_run(
+    configs: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def made(place: Path) -> Trainer:
+        trainer = stack(configs, place)
+        trainer.evaluator = Evaluator(breaking.ENV, [[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+        return trainer
+
+    def breaks_at(trainer: Trainer, faults: Mapping[int, Mapping[int, tuple[int, str]]]) -> None:
+        """Faults by the step of training whose evaluation they are in."""
+        evaluate = trainer.evaluator.evaluate
+
+        def evaluated(*given: Any) -> Any:
+            breaking.FAULTS.clear()
+            breaking.FAULTS.update(faults.get(trainer.agent.n_steps_done, {}))
+            return evaluate(*given)
+
+        monkeypatch.setattr(trainer.evaluator, "evaluate", evaluated)
+
+    undisturbed, trainer = made(tmp_path / "undisturbed"), made(tmp_path / "broken")
+    assert train(undisturbed) == ["finished"] * 3
+    breaks_at(trainer, {20: {5: (1, "reward")}, 40: {7: (1, "raise"), 8: (1, "raise")}, 60: {4: (1, "observation")}})
+    assert train(trainer) == ["finished", "finished", "failed"]
+    breaking.FAULTS.clear()
+    first, second, third = folders_in(tmp_path / "broken")
+    for name in ("metrics.jsonl", "episodes.csv"):
+        assert (first / name).read_bytes() == (tmp_path / "undisturbed" / "run-a" / name).read_bytes()
+    whole, rows = read_metrics(tmp_path / "undisturbed" / "run-b"), read_metrics(second)
+    assert [row["step"] for row in rows if "eval_return_mean" not in row] == [20, 60]
+    kept = [row for row in whole if row["step"] not in (20, 60)]
+    assert [row for row in rows if "eval_return_mean" in row] == kept
+    assert {row.step for row in read_episodes(second)} == {10, 30, 40, 50}
+    assert summary(second)["eval_return_mean"] == kept[-1]["eval_return_mean"]
+    assert (
+        "no evaluation at step 20: the environment broke in 1 of 3 episodes (episode 1, seed 5, step 1" in caplog.text
+    )
+    assert "broke in 2 of 3 episodes (episode 0, seed 7, step 1" in str(summary(third)["failure"])
+    assert "in the evaluation at step 40" in str(summary(third)["failure"])
 
 
 def nothing() -> None:
