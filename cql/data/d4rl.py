@@ -16,6 +16,7 @@ from cql.data.raw import (
     DatasetError,
     DatasetNotFoundError,
     RawData,
+    as_flags,
     consecutive,
     each_once,
     empty_error,
@@ -124,11 +125,7 @@ def _d4rl_data(members: Mapping[str, Any], path: Path, time_limit: int) -> RawDa
 
 
 def _flags(member: Any, key: str, path: Path) -> NDArray[np.bool_]:
-    values = member[()].reshape(-1)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        first = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise DatasetError(f"D4RL file '{path}': '{key}' is {values[first]} in row {first}; a flag is 0 or 1")
-    return np.asarray(values.astype(bool))
+    return as_flags(member[()].reshape(-1), f"D4RL file '{path}': '{key}'")
 
 
 def _at_time_limit(terminated: NDArray[np.bool_], limit: int) -> NDArray[np.bool_]:

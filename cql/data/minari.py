@@ -16,15 +16,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from cql.data.boundary import reading, regular
 from cql.data.local import minari_folder, minari_root, minari_root_set_to, new_dataset
-from cql.data.raw import Column, DatasetError, DatasetNotFoundError, RawData, empty_error, mark_ends
+from cql.data.raw import Column, DatasetError, DatasetNotFoundError, RawData, as_flags, empty_error, mark_ends
 
 log = logging.getLogger(__name__)
 
 # Seconds to wait for the dataset hub; its own client retries for more than twenty.
 HUB_TIMEOUT = 5.0
+
+_MANY_EPISODES = 50_000  # take longer than ten seconds
 
 _Episode = tuple[Any, Any, Any, Any, Any]  # observations, actions, rewards, terminations, truncations
 _EPISODE_KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
@@ -65,7 +68,10 @@ def load_minari(dataset_id: str, *, download: bool = True) -> RawData:
             if metadata.get("data_format", "hdf5") == "hdf5"
             else _minari_episodes(dataset_id)
         )
-        raw = _join(episodes, dataset_id, (n_steps, n_episodes))
+        if n_episodes >= _MANY_EPISODES:
+            log.info("reading %s episodes of %s", f"{n_episodes:,}", dataset_id)
+        shown = tqdm(episodes, dataset_id, n_episodes, unit="episode", delay=3.0, leave=False, disable=None)
+        raw = _join(shown, dataset_id, (n_steps, n_episodes))
     return dataclasses.replace(raw, env_id=env_id, env_kwargs=env_kwargs, max_episode_steps=limit)
 
 
@@ -133,6 +139,9 @@ def _join(episodes: Iterable[_Episode], name: str, counts: tuple[int, int]) -> R
                 "actions, terminations and truncations; found lengths "
                 f"{dict(zip(_EPISODE_KEYS, found_lengths, strict=True))}"
             )
+        for key, flags in zip(_EPISODE_KEYS[3:], episode[3:], strict=True):
+            if flags.dtype != np.bool_:
+                as_flags(flags, f"dataset '{name}', episode {index}: {key}")
         if steps == 0:
             continue
         lengths.append(steps)

@@ -102,6 +102,25 @@ def slices(length: int, block: int = 1) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, length, step))
 
 
+def as_flags(values: NDArray[Any], name: str) -> NDArray[np.bool_]:
+    """Flags as truth values; NumPy would make one of any text or number.
+
+    Args:
+        values: (M,).
+        name: of the column, for the message.
+
+    Raises:
+        DatasetError: they are not numbers, or others than 0 and 1.
+    """
+    if values.dtype.kind not in "biuf":
+        raise DatasetError(f"{name} must hold flags, found {values.dtype}")
+    wrong = (values != 0) & (values != 1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DatasetError(f"{name} is {values[row]} in row {row}; a flag is 0 or 1")
+    return np.asarray(values, np.bool_)
+
+
 class Column:
     """An array that is filled from its beginning.
 

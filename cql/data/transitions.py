@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.data.raw import RawData, fingerprint, slices
+from cql.data.checks import place
+from cql.data.raw import DatasetError, RawData, fingerprint, slices
 
 if TYPE_CHECKING:
     import torch
@@ -119,15 +120,39 @@ def prepare(
     if normalise_observations:
         for part in slices(len(rows)):
             observations[part] = normaliser.apply(observations[part])
+    # Not in float64: NumPy and torch round and overflow alike in what they store.
+    with np.errstate(over="ignore"):
+        rewards = _tensor(raw.rewards * reward_scale + reward_bias, device)
+    _check_finite(raw, observations, rewards)
     return Transitions(
         rows=observations,
         row=torch.from_numpy(row).to(device),
         actions=torch.from_numpy(actions).to(device),
-        rewards=_tensor(raw.rewards * reward_scale + reward_bias, device),
+        rewards=rewards,
         terminated=_tensor(raw.terminated | raw.truncated if timeouts_as_terminals else raw.terminated, device),
         normaliser=normaliser,
         fingerprint=identity,
     )
+
+
+def _check_finite(raw: RawData, observations: torch.Tensor, rewards: torch.Tensor) -> None:
+    """Refuse numbers that were finite in the file and are not once they are normalised or scaled."""
+    for part in slices(len(observations)):
+        wrong = ~observations[part].isfinite()
+        if wrong.any():
+            index, column = (int(each) for each in wrong.nonzero()[0])
+            row = max(int(np.searchsorted(raw.row, part.start + index, side="right")) - 1, 0)
+            raise DatasetError(
+                f"dataset '{raw.name}': column {column} of the observations is not finite in float32 once it is "
+                f"normalised, first in {place(raw, row)}: repair it, or set dataset.normalise_observations=false"
+            )
+    wrong = ~rewards.isfinite()
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise DatasetError(
+            f"dataset '{raw.name}': the reward of {place(raw, row)}, {raw.rewards[row]:g}, is not finite in float32 "
+            "once it is scaled: choose a smaller dataset.reward_scale and dataset.reward_bias"
+        )
 
 
 def _moments(raw: RawData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -984,3 +984,49 @@ def test_data_that_were_recorded_with_other_arguments_are_refused_until_these_ar
     values = {each.key_or_group: each.value() for each in overrides}
     own = EnvSpec.of("Hopper-v5", values["env.kwargs"], values["env.max_episode_steps"])
     check_source(raw, own, S, A)
+
+
+# ------------------------------------------------------------------------------- numbers that float32 cannot hold
+
+
+def test_an_observation_that_normalisation_makes_infinite_is_named_with_its_step():
+    raw = make_raw()
+    largest = np.finfo(np.float32).max
+    raw.rows[:, 1] = -largest
+    raw.rows[raw.row[7], 1] = largest
+    check(raw, **SIZES, env="Made-v5")
+    assert prepare(raw, action_low=LOW, action_high=HIGH).rows.isfinite().all()
+    with pytest.raises(DatasetError, match=r"column 1 of the observations is not finite in float32 once") as refused:
+        prepare(raw, action_low=LOW, action_high=HIGH, normalise_observations=True)
+    assert "'made/up-v0'" in str(refused.value)
+    assert "first in episode 2, step 2: repair it" in str(refused.value)
+    assert "dataset.normalise_observations=false" in str(refused.value)
+
+
+def test_a_reward_that_its_scale_makes_infinite_is_named_with_its_step():
+    raw = make_raw()
+    with pytest.raises(DatasetError, match=r"the reward of episode 1, step 1, 4, is not finite in float32 once"):
+        prepare(raw, action_low=LOW, action_high=HIGH, reward_scale=1e38)
+    assert prepare(raw, action_low=LOW, action_high=HIGH, reward_scale=1e30).rewards.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (np.array([b"False"] * 4), "must hold flags, found |S5"),
+        (np.array([0.0, np.nan, 0.0, 1.0]), "is nan in row 1; a flag is 0 or 1"),
+        (np.array([0, 0, 7, 1]), "is 7 in row 2; a flag is 0 or 1"),
+    ],
+)
+def test_flags_that_are_none_are_refused(flags, said, tmp_path):
+    write_minari("tests/flags-v0", [make_buffer(4)])
+    path = Path(os.environ["MINARI_DATASETS_PATH"], "tests", "flags-v0", "data", "main_data.hdf5")
+    with h5py.File(path, "r+") as file:
+        del file["episode_0/terminations"]
+        file["episode_0/terminations"] = flags
+    with pytest.raises(DatasetError, match=re.escape(f"dataset 'tests/flags-v0', episode 0: terminations {said}")):
+        load_minari("tests/flags-v0", download=False)
+    with h5py.File(path, "r+") as file:
+        del file["episode_0/terminations"]
+        file["episode_0/terminations"] = np.array([0.0, 0.0, 0.0, 1.0])
+    assert load_minari("tests/flags-v0", download=False).terminated.tolist() == [False] * 3 + [True]
