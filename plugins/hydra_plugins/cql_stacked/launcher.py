@@ -49,7 +49,11 @@ class StackedLauncher(Launcher):
         self.stack_size, self.workers, self.inner = stack_size, workers, inner
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over."""
+        """Keep what Hydra hands over, and have it compose the jobs quickly from now on."""
+        from cql.sweep.composition import SweepLoader
+
+        if not isinstance(hydra_context.config_loader, SweepLoader):
+            hydra_context.config_loader = SweepLoader(hydra_context.config_loader)  # type: ignore[assignment]
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
