@@ -8,7 +8,6 @@ import functools
 import json
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from datetime import datetime
@@ -26,7 +25,7 @@ from cql import lock
 from cql.config.conversion import checked, to_dict
 from cql.config.identity import differences
 from cql.config.keys import GROUPS
-from cql.config.messages import ConfigError
+from cql.config.messages import ConfigError, friendly_errors
 from cql.config.names import dataset_label, path_safe, point_name, unsafe_name
 from cql.files import write_text
 
@@ -73,21 +72,21 @@ class MakeFolders(Callback):
         """Claim the folder of a sweep, and write down what its runs have in common."""
         if "env" not in config:
             return
-        # Kept for the jobs, whose command lines no longer tell what is swept.
-        OmegaConf.get_cache(config)["cql.sweep"] = {"constant": _constant_keys(config)}
-        named = Path(config.hydra.sweep.dir)
-        try:
+        with friendly_errors():  # Hydra would only warn of an error
+            # Kept for the jobs, whose command lines no longer tell what is swept.
+            OmegaConf.get_cache(config)["cql.sweep"] = {"constant": _constant_keys(config)}
+            named = Path(config.hydra.sweep.dir)
             _sweep_plan(config, named)  # before anything is made
-            _claim_named(config)
-            folder = Path(config.hydra.sweep.dir)
-            if folder != named:
-                configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # its sweep.log moves along
-            _wait_for_others(folder)
-            plan = _sweep_plan(config, folder)  # once more: somebody may have begun the sweep meanwhile
-            write_text(folder / SWEEP_FILE, json.dumps(plan, indent=1) + "\n")
-        except (ConfigError, OSError) as error:  # Hydra would only warn of it
-            sys.stderr.write(f"Config error: {error}\n")
-            raise SystemExit(2) from error
+            try:
+                _claim_named(config)
+                folder = Path(config.hydra.sweep.dir)
+                if folder != named:
+                    configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # its sweep.log moves along
+                _wait_for_others(folder)
+                plan = _sweep_plan(config, folder)  # once more: somebody may have begun the sweep meanwhile
+                write_text(folder / SWEEP_FILE, json.dumps(plan, indent=1) + "\n")
+            except OSError as error:
+                raise ConfigError(f"the folder of the sweep cannot be made or written: {error}") from error
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
         """Let other starts of the same sweep go on, which see its runs from now on."""

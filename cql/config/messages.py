@@ -5,6 +5,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -15,6 +16,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from cql.commands import printable
 from cql.config.keys import GROUPS, all_keys, choice, options_of, variant_paths, without_none
 from cql.config.schema import VARIANTS
 
@@ -75,10 +77,21 @@ def friendly_errors() -> Iterator[None]:
         yield
     except Exception as error:
         message = explain(error)
+        if message is None and not isinstance(error, OSError) and _is_of_hydra(error):
+            given = " ".join(text for text in sys.argv[1:] if len(text) < 200) or "the command line"
+            message = f"Hydra cannot read {given} ({type(error).__name__}: {error}); --help shows what may be given"
         if message is None:
             raise
-        sys.stderr.write(f"Config error: {message}\n")
+        sys.stderr.write(printable(f"Config error: {message}\n"))
         raise SystemExit(2) from error
+
+
+def _is_of_hydra(error: BaseException) -> bool:
+    """Whether an error came up in Hydra or OmegaConf while they read the config: they choke on some odd overrides."""
+    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    roots = [module.partition(".")[0] for module in modules if module.partition(".")[0] not in sys.stdlib_module_names]
+    is_training = any(module.startswith("cql.training") for module in modules)
+    return roots[-1:] in (["hydra"], ["omegaconf"], ["antlr4"]) and not is_training
 
 
 def explain(error: BaseException) -> str | None:

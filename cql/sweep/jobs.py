@@ -83,6 +83,8 @@ def compose_all(
     Raises:
         ConfigError: A config is wrong, or the folder of a run holds another config.
     """
+    if not job_overrides:
+        raise ConfigError("the sweep has no runs: one of its keys has no value, e.g. a glob() that matches no option")
     jobs: list[Job] = []
     composed: dict[int, DictConfig] = {}
     checked: dict[Path, TrainConfig] = {}
