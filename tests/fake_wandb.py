@@ -23,6 +23,7 @@ Misbehaviour: by --mode or, while it runs, by POST /_control with a JSON object 
     only    regular expression on "METHOD what", e.g. "file_stream" or "UpsertBucket"; empty: all
     delay   seconds
     stopped beginnings of the ids of runs that somebody has stopped in the web page
+    plan    the runs of every sweep, for `wandb agent`: a list of objects of values by key, one object a run
 
 GET /_state tells the mode and counts; GET /_runs lists what runs look like. Only the standard library is used.
 """
@@ -73,6 +74,8 @@ class Store:
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.manifests: dict[str, str] = {}  # manifest -> artifact
         self.views: dict[str, dict[str, Any]] = {}
+        self.sweeps: dict[str, dict[str, Any]] = {}
+        self.plan: list[dict[str, Any]] = []
         for folder in ("runs", "files", "artifacts"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         for path in root.glob("runs/*/*/*.json"):
@@ -311,6 +314,47 @@ class Operations:
             "entity": {"id": node_id("Entity", entity), "name": entity},
         }
         return {"model": {**model, "bucket": None if run is None else self.bucket(run)}}
+
+    # Sweeps and their agents
+
+    def do_UpsertSweep(self, v: dict[str, Any]) -> dict[str, Any]:
+        name = f"sweep{len(self.store.sweeps)}"
+        entity, project = v.get("entityName") or USER, v.get("projectName") or "uncategorized"
+        self.store.sweeps[name] = {"config": v["config"], "n_begun": 0}
+        place = {"name": project, "entity": {"name": entity, "id": node_id("Entity", entity)}}
+        sweep = {"name": name, "project": {"id": node_id("Project", project), **place}}
+        return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+
+    def do_SweepWithRuns(self, v: dict[str, Any]) -> dict[str, Any]:
+        sweep = self.store.sweeps.get(v["sweep"])
+        if sweep is None:
+            return {"project": {"sweep": None}}
+        known = {"id": node_id("Sweep", v["sweep"]), "name": v["sweep"], "state": "RUNNING", "config": sweep["config"]}
+        return {"project": {"sweep": {**known, "runs": {"edges": []}}}}
+
+    def do_CreateAgent(self, v: dict[str, Any]) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": node_id("Agent", v["sweep"])}}}
+
+    def do_Heartbeat(self, v: dict[str, Any]) -> dict[str, Any]:
+        """One run of the plan at a time, then the end."""
+        name = base64.b64decode(v["id"]).decode().rpartition(":")[2]
+        sweep, commands = self.store.sweeps[name], []
+        if not any(json.loads(v.get("runState") or "{}").values()):
+            if sweep["n_begun"] < len(self.store.plan):
+                values = self.store.plan[sweep["n_begun"]]
+                sweep["n_begun"] += 1
+                program = re.search(r"^program: (.+)$", sweep["config"], re.MULTILINE)
+                commands.append(
+                    {
+                        "type": "run",
+                        "run_id": f"{name}run{sweep['n_begun']}",
+                        "program": "" if program is None else program[1],
+                        "args": {key: {"value": value} for key, value in values.items()},
+                    }
+                )
+            else:
+                commands.append({"type": "exit"})
+        return {"agentHeartbeat": {"agent": {"id": v["id"]}, "commands": json.dumps(commands)}}
 
     def do_RunStopStatus(self, v: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"run": {"stopped": False}}}
@@ -625,7 +669,9 @@ class Handler(BaseHTTPRequestHandler):
     def control(self, path: str, data: bytes) -> None:
         match path:
             case "/_control":
-                self.send(200, self.behaviour.set(json.loads(data or b"{}")))
+                wanted = json.loads(data or b"{}")
+                self.store.plan = wanted.pop("plan", self.store.plan)
+                self.send(200, self.behaviour.set(wanted))
             case "/_state":
                 self.send(
                     200,

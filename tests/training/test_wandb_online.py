@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -14,11 +15,13 @@ from typing import Any
 
 import pytest
 import wandb_server
+import yaml
+from tiny import OVERRIDES
 from wandb_reader import offline_runs
 from wandb_server import KEY, Server, rows
 
 from cql.training import wandb_logger, wandb_mode
-from cql.training.local_logger import LocalLogger, video_path
+from cql.training.local_logger import LocalLogger, read_metrics, video_path
 from cql.training.wandb_logger import WandbLogger, finish_all, open_wandb
 
 
@@ -358,6 +361,52 @@ def test_what_wandb_was_told_for_a_folder_counts(at_home: None, tmp_path: Path, 
 def test_older_names_of_modes_count(at_home: None, monkeypatch: pytest.MonkeyPatch, mode: str, chosen: str) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)
     assert wandb_mode.choose_mode("auto") == (chosen, f"WANDB_MODE={mode}")
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_an_agent_of_a_sweep_trains_its_runs(server: Server, dataset: Path, tmp_path: Path) -> None:
+    """The commands of the sweep's file: `wandb sweep`, then `wandb agent`, which starts our script."""
+    root = Path(__file__).resolve().parents[2]
+    sweep = yaml.safe_load((root / "scripts" / "wandb_sweep.yaml").read_text())
+    sweep["program"] = str(root / "scripts" / "train.py")
+    command = [text for text in sweep["command"] if text != "+experiment=quickstart"]
+    sweep["command"] = [*command[:3], "dataset=d4rl", f"dataset.path={dataset}", *own_overrides(), *command[3:]]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    plan = [{"algorithm.alpha_cql.value": 1.5, "seed": 0}, {"algorithm.alpha_cql.value": 4.0, "seed": 1}]
+    server.control(plan=plan)
+    own = {name: str(tmp_path) for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment = {**inherited, **server.environment(), **own, "PATH": path}
+
+    def wandb(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "wandb", *words],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "wandb agent tester/cql/sweep0" in wandb("sweep", "--project", "cql", "sweep.yaml")
+    wandb("agent", "tester/cql/sweep0")
+    folders = sorted(tmp_path.glob("outputs/*/*/*_seed*"), key=lambda each: each.name.rpartition("seed")[2])
+    assert len(folders) == 2
+    for run, folder, values in zip(server.runs(), folders, plan, strict=True):
+        assert (run["state"], run["exit_code"]) == ("finished", 0)
+        assert run["config"]["algorithm"]["value"]["alpha_cql"]["value"] == values["algorithm.alpha_cql.value"]
+        assert run["config"]["seed"]["value"] == values["seed"]
+        local = [(row["step"], row["critic_td"]) for row in read_metrics(folder)]
+        assert rows(run, "step", "critic_td") == local
+        assert len(local) == 6
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["wandb_id"] == run["id"]
+        metric = sweep["metric"]["name"]  # what W&B maximises
+        assert run["summary"][metric] == summary[metric]
+
+
+def own_overrides() -> list[str]:
+    return [text for text in OVERRIDES if not text.startswith("logger")]
 
 
 def test_the_agents_id_is_the_runs(at_home: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
