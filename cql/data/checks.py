@@ -76,7 +76,8 @@ def check(
         raise DatasetError(
             f"dataset '{raw.name}': {int(beyond.any(axis=1).sum())} of {m} actions lie outside the bounds of {env_id}, "
             f"the farthest with {raw.actions[row, column]:g} in column {column} ({place(raw, row)}), where the bounds "
-            f"are [{action_low[column]:g}, {action_high[column]:g}]: set env.id=... to the one it was recorded in"
+            f"are [{action_low[column]:g}, {action_high[column]:g}]: clip them in the file"
+            + ("" if raw.env_id is not None else ", or set env.id=... to the environment that it was recorded in")
         )
 
 
@@ -116,10 +117,13 @@ def check_source(
         ("actions", raw.actions, action_size),
     ):
         if array.ndim == 2 and array.shape[1] != wanted:
-            recorded = "does not say which environment it is from" if raw.env_id is None else f"is from {raw.env_id}"
+            remedy = (
+                f"the dataset does not say which environment it is from: set {option}... to that one"
+                if raw.env_id is None
+                else "the file says that it was recorded there: record it again, or get another copy of it"
+            )
             raise DatasetError(
-                f"dataset '{raw.name}': {key} have {array.shape[1]} features, but {env_id} has {wanted}; the dataset "
-                f"{recorded}: set {option}... to the one it was recorded in"
+                f"dataset '{raw.name}': {key} have {array.shape[1]} features, but {env_id} has {wanted}; {remedy}"
             )
 
 

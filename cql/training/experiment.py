@@ -290,7 +290,9 @@ def _check_state(agent: Agent, checkpoint: Mapping[str, Any], step: int) -> None
             if found != step:
                 raise ValueError(f"it is of step {found}")
     except ValueError as error:
-        raise CheckpointError(f"the checkpoint of step {step} does not fit the run: {error}") from error
+        raise CheckpointError(
+            f"the checkpoint of step {step} does not fit the run: {error}. Remove it, to resume from an earlier one"
+        ) from error
 
 
 def _trainer(

@@ -68,7 +68,7 @@ def stacks_to_resume(directories: Sequence[Path]) -> tuple[list[Stack], dict[Pat
                     steps[member].discard(step)
                     if not steps[member]:
                         del steps[member]
-                        errors[member] = CheckpointError("; ".join(reasons[member]))
+                        errors[member] = CheckpointError(f"{'; '.join(reasons[member])}. Start a new run")
             stacks.append(Stack(step, contents))
         if not damaged:
             return stacks, errors
@@ -139,8 +139,12 @@ def check_checkpoint(
     fresh = torch.Generator(device).get_state()
     if checkpoint["sampler"].shape != fresh.shape or checkpoint["sampler"].dtype != fresh.dtype:
         raise FolderError(
-            f"{directory}: its checkpoint holds the random state of another kind of device than {device.type}; resume "
-            "it where it was trained, e.g. with device=cpu"
+            f"{directory}: its checkpoint holds the random state of another kind of device than {device.type}; "
+            + (
+                "resume it on a machine with a GPU"
+                if device.type == "cpu"
+                else "it was trained without a GPU: hide it by CUDA_VISIBLE_DEVICES= before the command"
+            )
         )
     now = versions()
     changed = [
