@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cql import config, points
+from cql import config, lock, points
 from cql.config import TrainConfig
 from cql.rollout.envs import EnvInfo, env_info
 from cql.training.build import env_spec, hyper_params
@@ -33,6 +35,7 @@ def open_wandb_run(train_config: TrainConfig, info: EnvInfo, directory: Path, *,
                 f"{train_config.env.id}/{config.dataset_label(train_config.dataset)}",
                 human_name(train_config),
             )
+            _say_ignored_variables(tuple(_ignored_variables(chosen, os.environ)))
             tags, sweep = list(chosen.tags), sweep_name(directory)
             if sweep is not None:
                 # W&B averages over the runs of a group: the point without its seed.
@@ -52,6 +55,33 @@ def open_wandb_run(train_config: TrainConfig, info: EnvInfo, directory: Path, *,
             )
         case _:
             return open_wandb(directory, config=plain, project="", mode="disabled")
+
+
+# Of W&B's variables, those that a key of the logger wins over, and those that a run's folder decides.
+_KEYS = {"PROJECT": "project", "ENTITY": "entity", "RUN_GROUP": "group", "JOB_TYPE": "job_type", "NAME": "name"}
+_OF_THE_FOLDER = ("WANDB_DIR", "WANDB_RESUME", "WANDB_TAGS", "WANDB_RUN_ID")
+
+
+def _ignored_variables(logger: config.WandbLoggerConfig, environment: Mapping[str, str]) -> list[str]:
+    """W&B's variables that are set here and have no effect, each with what decides instead."""
+    if "WANDB_SWEEP_ID" in environment:  # an agent sets them, and its id counts
+        return []
+    found = [
+        f"WANDB_{variable} (logger.{key}={getattr(logger, key)} is given)"
+        for variable, key in _KEYS.items()
+        if environment.get(f"WANDB_{variable}") not in (None, "", getattr(logger, key))
+    ]
+    return found + [
+        f"{name} (the run's folder decides)" if name != "WANDB_TAGS" else f"{name} (logger.tags decides)"
+        for name in _OF_THE_FOLDER
+        if environment.get(name)
+    ]
+
+
+@functools.cache
+def _say_ignored_variables(found: tuple[str, ...]) -> None:
+    if found:
+        log.warning("without effect: %s", ", ".join(found))
 
 
 @contextlib.contextmanager
@@ -85,7 +115,16 @@ def complete_wandb_run(train_config: TrainConfig, directory: Path) -> None:
     except (OSError, ValueError) as error:
         log.warning("W&B: %s", error, extra={"run_dir": directory})
         return
-    with open_wandb_run(train_config, env_info(env_spec(train_config)), directory, disabled=False) as mirror:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock.hold(directory))
+        except (lock.FolderInUseError, OSError):  # another start of the same command sends them
+            return
+        if is_complete(directory):
+            return
+        mirror = held.enter_context(
+            open_wandb_run(train_config, env_info(env_spec(train_config)), directory, disabled=False)
+        )
         if (figure := directory / KEY_CURVES_FILE).exists():
             mirror.log_figure(figure)
         summary = read_summary(directory)

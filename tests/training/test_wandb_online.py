@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import wandb_server
 import yaml
-from tiny import OVERRIDES
+from tiny import OVERRIDES, tiny_config
 from wandb_reader import offline_runs
 from wandb_server import KEY, Server, rows
 
-from cql.training import wandb_logger, wandb_mode
+from cql.config import WandbLoggerConfig
+from cql.training import wandb_logger, wandb_mode, wandb_run
 from cql.training.local_logger import LocalLogger, read_metrics, video_path
 from cql.training.wandb_logger import WandbLogger, finish_all, open_wandb
 
@@ -445,3 +446,25 @@ def test_a_run_that_is_stopped_on_its_page_is_told(online: Server, tmp_path: Pat
             logger.log(step, {"critic_td": 1.0})
             time.sleep(0.2)
             assert time.monotonic() < end
+
+
+def test_variables_without_effect_are_said_once(
+    at_home: None, dataset: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb_run._say_ignored_variables.cache_clear()
+    for name, value in {
+        "WANDB_PROJECT": "theirs", "WANDB_NAME": "theirs", "WANDB_ENTITY": "us", "WANDB_DIR": "x", "WANDB_TAGS": "a",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    chosen = tiny_config(dataset, "logger=wandb", "logger.mode=offline", "logger.project=mine").logger
+    assert isinstance(chosen, WandbLoggerConfig)
+    assert (chosen.project, chosen.name, chosen.entity) == ("mine", "theirs", "us")
+    for _ in range(3):
+        wandb_run._say_ignored_variables(tuple(wandb_run._ignored_variables(chosen, os.environ)))
+    (line,) = [record.getMessage() for record in caplog.records if "without effect" in record.getMessage()]
+    assert line == (
+        "without effect: WANDB_PROJECT (logger.project=mine is given), WANDB_DIR (the run's folder decides), "
+        "WANDB_TAGS (logger.tags decides)"
+    )
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    assert wandb_run._ignored_variables(chosen, os.environ) == []
