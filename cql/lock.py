@@ -42,8 +42,9 @@ def hold(directory: Path, *, name: str = LOCK_FILE, patience: float = _PATIENCE)
                 owner = path.read_text(encoding="utf-8").strip() or "another process"
                 raise FolderInUseError(f"{directory} is being trained by {owner}; wait for it, or stop it first")
             time.sleep(0.01)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

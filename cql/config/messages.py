@@ -16,7 +16,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from cql.commands import printable
+from cql.commands import is_own, printable
 from cql.config.keys import GROUPS, all_keys, choice, options_of, variant_paths, without_none
 from cql.config.schema import VARIANTS
 
@@ -77,7 +77,7 @@ def friendly_errors() -> Iterator[None]:
         yield
     except Exception as error:
         message = explain(error)
-        if message is None and not isinstance(error, OSError) and _is_of_hydra(error):
+        if message is None and _is_of_hydra(error):
             given = " ".join(text for text in sys.argv[1:] if len(text) < 200) or "the command line"
             message = f"Hydra cannot read {given} ({type(error).__name__}: {error}); --help shows what may be given"
         if message is None:
@@ -88,10 +88,16 @@ def friendly_errors() -> Iterator[None]:
 
 def _is_of_hydra(error: BaseException) -> bool:
     """Whether an error came up in Hydra or OmegaConf while they read the config: they choke on some odd overrides."""
-    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if is_own(error) or isinstance(error, OSError):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [str(frame.f_globals.get("__name__", "")) for frame in frames]
     roots = [module.partition(".")[0] for module in modules if module.partition(".")[0] not in sys.stdlib_module_names]
-    is_training = any(module.startswith("cql.training") for module in modules)
-    return roots[-1:] in (["hydra"], ["omegaconf"], ["antlr4"]) and not is_training
+    of_a_job = any(module.startswith("cql.training") for module in modules) or any(
+        frame.f_code.co_name == "return_value"
+        for frame in frames  # Hydra raises there what a job has raised
+    )
+    return roots[-1:] in (["hydra"], ["omegaconf"], ["antlr4"]) and not of_a_job
 
 
 def explain(error: BaseException) -> str | None:

@@ -105,6 +105,7 @@ def run_stack(
                 known = _known_outcome(train_config, directory)
                 if known is None:
                     held.enter_context(lock.hold(directory))
+                    files.remove_leftovers(directory)  # they may be what fills the disk
                     # Both once more: the process that held the lock may have ended the run meanwhile.
                     claim_folder(train_config, directory)
                     check_log(directory)
@@ -366,7 +367,6 @@ def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, stack: Sta
     local, logger = LocalLogger(directory), train_config.logger
     checkpoints = CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints)
     if not is_failed:
-        files.remove_leftovers(directory)
         checkpoints.cut(stack.step)  # before the rows: no checkpoint may count on rows that are gone
         checkpoints.prune(stack.step)  # a kill may have come before
         local.rewind(stack.step)

@@ -47,12 +47,13 @@ def claim_folder(train_config: TrainConfig, directory: Path) -> None:
             )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    written: dict[str, Any] = {}
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
-        OmegaConf.save({"hydra": hydra}, path.with_name("hydra.yaml"))
-        OmegaConf.save(hydra.overrides.task, path.with_name("overrides.yaml"))
-    with files.replacing(path) as aside:
-        OmegaConf.save(OmegaConf.create(plain), aside)
+        written = {"hydra.yaml": OmegaConf.create({"hydra": hydra}), "overrides.yaml": hydra.overrides.task}
+    for name, contents in {**written, path.name: OmegaConf.create(plain)}.items():
+        with files.replacing(path.with_name(name)) as aside:
+            OmegaConf.save(contents, aside)
 
 
 def resumed_config(directory: Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -113,6 +113,39 @@ def test_of_two_starts_at_once_under_one_name_one_has_it(dataset: Path, swept: P
         assert_same_run(sweep_of(tmp_path) / point, sweep_of(swept) / point)
 
 
+def test_what_is_promised_is_on_the_disk_before_it_has_its_name(dataset: Path, tmp_path: Path) -> None:
+    """A loss of power leaves the old file or the new one, if a file is flushed before it is renamed, and its folder."""
+    path = tmp_path / "calls.txt"
+
+    def watch() -> None:
+        replace, fsync, calls = os.replace, os.fsync, path.open("a")
+
+        def replacing(source: Path, target: Path) -> None:
+            print("replace", source, target, file=calls, flush=True)
+            replace(source, target)
+
+        def flushing(descriptor: int) -> None:
+            print("flush", Path(f"/proc/self/fd/{descriptor}").readlink(), file=calls, flush=True)
+            fsync(descriptor)
+
+        os.replace, os.fsync = replacing, flushing  # type: ignore[assignment]
+
+    ended = wait(start(dataset, tmp_path, "-m", "sweep_name=four", "seed=0", "n_steps=10", before=watch), tmp_path)
+    assert ended.code == 0, ended.text
+    calls = [[*map(Path, line.split()[1:])] for line in path.read_text().splitlines()]
+    renamed = set()
+    for before, (source, *target), after in zip(calls, calls[1:], calls[2:], strict=False):
+        if target:
+            assert before == [tmp_path / source]
+            assert after == [(tmp_path / target[0]).parent]
+            renamed.add(target[0].name)
+    assert renamed >= {
+        "sweep.json", "stacks.json", "config.yaml", "hydra.yaml", "overrides.yaml", "provenance.json", "summary.json",
+        "step_0000000.pt", "step_0000010.pt", "best.pt",
+    }  # fmt: skip
+    assert {each.name for each, *target in calls if not target} >= {"metrics.jsonl", "episodes.csv", "timing.jsonl"}
+
+
 @pytest.mark.parametrize("contents", ["", "{", "[]", '{"base": 1}'])
 def test_a_damaged_list_of_a_sweep_is_named_and_its_remedy_works(
     contents: str, dataset: Path, swept: Path, tmp_path: Path
