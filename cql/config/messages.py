@@ -86,7 +86,7 @@ def friendly_errors() -> Iterator[None]:
         raise SystemExit(2) from error
 
 
-def _is_of_hydra(error: BaseException) -> bool:
+def _is_of_hydra(error: Exception) -> bool:
     """Whether an error came up in Hydra or OmegaConf while they read the config: they choke on some odd overrides."""
     if is_own(error) or isinstance(error, OSError):
         return False
