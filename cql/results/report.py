@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from cql.files import write_text
+from cql.files import contents, write_text
 from cql.results import checks, figures, pages, statistics, writers
 from cql.results.comparison import Comparison
 from cql.results.groups import NOT_BEGUN, Group, Results
@@ -359,7 +359,7 @@ class _Page:
             number = path.stem.removeprefix("step_")
             shown.append(
                 {
-                    "source": small_video(path) if self.videos == "embed" else self.link(path),
+                    "source": self.link(path) if self.videos == "link" else small_video(path),
                     "group": group,
                     "seed": run.seed,
                     "step": f"step {int(number):,}" if number.isdecimal() else path.stem,
@@ -380,11 +380,18 @@ class _Page:
         return [(sweep, shlex.join(overrides)) for sweep in sweeps if (overrides := overrides_of(sweep))]
 
 
-def small_video(path: Path) -> str:
-    """A GIF as an address that holds all of it, with fewer frames, pixels and colours."""
+def small_video(path: Path) -> str | None:
+    """A GIF as an address that holds all of it, with fewer frames, pixels and colours; None if it is damaged."""
+    try:
+        return _small_video(contents(path))
+    except Exception:  # noqa: BLE001  Pillow's readers raise whatever comes up in a damaged file
+        return None
+
+
+def _small_video(gif: bytes) -> str:
     from PIL import Image
 
-    with Image.open(path) as video:
+    with Image.open(io.BytesIO(gif), formats=["GIF"]) as video:
         n = getattr(video, "n_frames", 1)
         chosen = np.unique(np.linspace(0, n - 1, min(n, _VIDEO_FRAMES)).round().astype(int))
         frames, duration = [], 0.0

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -638,6 +639,22 @@ def test_videos_are_put_in_linked_or_left_out(tmp_path):
         assert small.size in ((150, 112), (150, 113))
         assert small.n_frames == 24
         assert small.info["duration"] == pytest.approx(80 * 50 / 24, abs=10), "as long as it was"
+
+
+@pytest.mark.parametrize("kept", [0, 6, 60, None])
+def test_a_damaged_video_is_named_and_costs_no_report(tmp_path, kept):
+    from PIL import Image
+
+    folder = sweep(tmp_path / "s", {"base": 1000.0}, seeds=(0,))
+    (folder / "arm-base__seed-0" / "videos").mkdir()
+    path = folder / "arm-base__seed-0" / "videos" / "step_0004000.gif"
+    if kept is None:
+        os.mkfifo(path)  # would be waited for
+    else:
+        frames = [Image.new("RGB", (64, 64), (20 * i, 100, 0)) for i in range(8)]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=50)
+        path.write_bytes(path.read_bytes()[:kept])
+    assert "The video of base, seed 0 is damaged." in text_of(folder)
 
 
 def test_figures_for_a_page_take_its_colours_and_have_no_ids_in_common(tmp_path):
