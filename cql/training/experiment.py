@@ -238,9 +238,7 @@ def train(
                 checkpoint = stack.checkpoints.get(directory)
                 if checkpoint is not None:
                     check_checkpoint(checkpoint, each, directory, transitions, device)
-                one = _begin(each, info, directory, stack)
-                if one.status == "running":
-                    one.local.write_provenance(provenance(each, transitions, device))
+                one = _begin(each, info, directory, stack, provenance(each, transitions, device))
             except (OSError, ValueError, CheckpointError, FolderError) as error:
                 log.error("%s: %s", directory, error, extra={"run_dir": directory})
                 results[directory] = error
@@ -357,11 +355,13 @@ def _schedule(train_config: TrainConfig) -> Schedule:
     )
 
 
-def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, stack: Stack) -> Run:
-    """Cut a run's files back to the step that it resumes from, and open its W&B run.
+def _begin(
+    train_config: TrainConfig, info: EnvInfo, directory: Path, stack: Stack, made_by: Mapping[str, object]
+) -> Run:
+    """Cut a run's files back to the step that it resumes from, note its provenance, and open its W&B run.
 
     Raises:
-        ValueError: rows have been lost from its files.
+        ValueError: its files are damaged, or rows have been lost from them.
     """
     is_failed, checkpoint = directory not in stack.checkpoints, stack.checkpoints.get(directory)
     local, logger = LocalLogger(directory), train_config.logger
@@ -371,6 +371,7 @@ def _begin(train_config: TrainConfig, info: EnvInfo, directory: Path, stack: Sta
         checkpoints.prune(stack.step)  # a kill may have come before
         local.rewind(stack.step)
         local.check_rows(None if checkpoint is None else checkpoint.get("n_rows"))
+        local.write_provenance(made_by)
     return Run(
         directory=directory,
         config=config.to_dict(train_config),

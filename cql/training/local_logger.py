@@ -15,6 +15,7 @@ Floats are written with ``repr``, which reads back to the same number.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -74,7 +75,10 @@ class LocalLogger:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._n_rows = self._counted()
+
+    @functools.cached_property
+    def _n_rows(self) -> dict[str, int]:
+        return self._counted()
 
     @property
     def n_rows(self) -> dict[str, int]:
@@ -111,8 +115,9 @@ class LocalLogger:
         Raises:
             ValueError: A metric is NaN or infinite, or is called "step".
         """
+        n_rows = self._n_rows  # before this one
         _append(self.run_dir / METRICS_FILE, _json_row(step, metrics))
-        self._n_rows[METRICS_FILE] += 1
+        n_rows[METRICS_FILE] += 1
 
     def log_timing(self, step: int, timing: Mapping[str, float]) -> None:
         """Append one row to ``timing.jsonl``, where everything that depends on the clock belongs.
@@ -155,10 +160,10 @@ class LocalLogger:
             return_ = _finite("return", step, returns[episode])
             score = "" if scores is None else repr(_finite("score", step, scores[episode]))
             lines.append(f"{int(step)},{episode},{int(seed)},{return_!r},{int(length)},{score}\n")
-        path = self.run_dir / EPISODES_FILE
+        path, n_rows = self.run_dir / EPISODES_FILE, self._n_rows
         is_new = not path.exists() or path.stat().st_size == 0
         _append(path, (EPISODES_HEADER if is_new else "") + "".join(lines))
-        self._n_rows[EPISODES_FILE] += len(lines)
+        n_rows[EPISODES_FILE] += len(lines)
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, replacing the one before it at once.
@@ -172,12 +177,19 @@ class LocalLogger:
         files.write_bytes(self.run_dir / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
 
     def write_provenance(self, provenance: Mapping[str, object]) -> None:
-        """Write ``provenance.json``; if a run resumes with another, the previous one is kept under ``earlier``."""
+        """Write ``provenance.json``; if a run resumes with another, the previous one is kept under ``earlier``.
+
+        Raises:
+            DamagedFileError: the file that is there cannot be read.
+        """
         path = self.run_dir / PROVENANCE_FILE
         earlier: list[object] = []
         if path.exists():
-            before = json.loads(path.read_bytes())
-            earlier = before.pop("earlier", [])
+            try:
+                before = dict(json.loads(files.contents(path)))
+                earlier = list(before.pop("earlier", []))
+            except (OSError, ValueError, TypeError, RecursionError) as error:
+                raise DamagedFileError(f"{path} is damaged: remove it, to start a new one") from error
             if before != provenance:
                 earlier = [*earlier, before]
         contents = {**provenance, **({"earlier": earlier} if earlier else {})}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -89,6 +90,11 @@ def replace_by_folder(path: Path) -> None:
     path.mkdir()
 
 
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def drop_second_line(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], *lines[2:]]))
@@ -111,6 +117,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ".hydra/config.yaml": (lambda path: path.write_text(""), "config.yaml holds no config, as after a loss of power"),
     ".hydra/hydra.yaml": (Path.unlink, ""),
     "metrics.jsonl": (drop_second_line, "metrics.jsonl has 3 of the 4 rows that were written to it"),
+    "./metrics.jsonl": (replace_by_folder, "metrics.jsonl is not a file"),
+    "./episodes.csv": (replace_by_pipe, "episodes.csv is not a file"),
+    "provenance.json": (lambda path: path.write_text("{"), "provenance.json is damaged: remove it, to start a new one"),
     "episodes.csv": (drop_second_line, "episodes.csv has 7 of the 8 rows that were written to it"),
     "checkpoints/step_0000040.pt": (cut_moments, "the checkpoint of step 40 does not fit the run: moments"),
     "checkpoints/./step_0000040.pt": (
