@@ -80,9 +80,9 @@ def real(low: float, high: float = math.inf, *, above: bool = False, below: bool
     def parse(text: str) -> float:
         value = _parsed(text, float)
         if not (low <= value <= high and math.isfinite(value)) or (above and value == low) or (below and value == high):
-            bounds = f"{'more than' if above else 'at least'} {low:g}"
-            bounds += f", {'less than' if below else 'at most'} {high:g}" if math.isfinite(high) else ""
-            raise argparse.ArgumentTypeError(f"{text} is out of range: {bounds}")
+            bounds = [f"{'more than' if above else 'at least'} {low:g}"] if math.isfinite(low) else []
+            bounds += [f"{'less than' if below else 'at most'} {high:g}"] if math.isfinite(high) else []
+            raise argparse.ArgumentTypeError(f"{text} is out of range: {', '.join(bounds) or 'a finite number'}")
         return value
 
     return parse

@@ -60,9 +60,14 @@ def contents(path: Path) -> bytes:
         raise UnreadableError(f"{path} cannot be read ({error.strerror}); it may be whole") from error
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left beside their files, in a folder and those in it that nobody writes to now."""
-    for path in folder.rglob(f"{_ASIDE}*"):
+def remove_leftovers(folder: Path, *, deep: bool = True) -> None:
+    """Remove what killed writers left beside their files, in a folder that nobody writes to now.
+
+    Args:
+        folder: need not exist.
+        deep: also in the folders in it.
+    """
+    for path in folder.rglob(f"{_ASIDE}*") if deep else folder.glob(f"{_ASIDE}*"):
         path.unlink(missing_ok=True)
 
 

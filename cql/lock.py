@@ -1,4 +1,4 @@
-"""Who trains in a run's folder: one process at a time, seen by every process that can see the folder.
+"""Who works in a folder, seen by every process that can see it: one process trains a run or starts a sweep at a time.
 
 The lock is the kernel's (``flock``), so it ends with its process, however that ends: no stale lock remains.
 Not ``filelock``: it cannot tell whether a lock is held without taking it, which creates the file, and its shared lock
@@ -18,7 +18,7 @@ _PATIENCE = 0.2  # seconds; `held` takes the lock for a moment
 
 
 class FolderInUseError(RuntimeError):
-    """Another process trains in the folder."""
+    """Another process works in the folder."""
 
 
 @contextlib.contextmanager
@@ -26,7 +26,7 @@ def hold(directory: Path, *, name: str = LOCK_FILE, patience: float = _PATIENCE)
     """Hold a folder's lock during the block.
 
     Args:
-        directory: The folder of the run; it must exist.
+        directory: The folder; it must exist.
         name: Of the file that is locked.
         patience: How many seconds to wait for another process that holds it.
 
@@ -37,17 +37,39 @@ def hold(directory: Path, *, name: str = LOCK_FILE, patience: float = _PATIENCE)
     path, deadline = directory / name, time.monotonic() + patience
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        while not _locked(descriptor, path):
-            if time.monotonic() > deadline:
+        while not (_locked(descriptor, path) and os.fstat(descriptor).st_nlink):
+            if not os.fstat(descriptor).st_nlink:  # who held it has removed the file, so that others lock a new one
+                os.close(descriptor)
+                descriptor = -1
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            elif time.monotonic() > deadline:
                 owner = path.read_text(encoding="utf-8").strip() or "another process"
-                raise FolderInUseError(f"{directory} is being trained by {owner}; wait for it, or stop it first")
-            time.sleep(0.01)
+                raise FolderInUseError(f"{directory} is in use by {owner}; wait for it, or stop it first")
+            else:
+                time.sleep(0.01)
         with contextlib.suppress(OSError):  # on a full disk
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def share(directory: Path, name: str) -> Iterator[None]:
+    """Hold a folder's lock together with others that share it; seen by :func:`shared`."""
+    descriptor = os.open(directory / name, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
         os.close(descriptor)
+
+
+def shared(directory: Path, name: str) -> bool:
+    """Whether a process shares the lock of a folder now."""
+    return _is_taken(directory / name, fcntl.LOCK_EX)
 
 
 def _locked(descriptor: int, path: Path) -> bool:
@@ -68,12 +90,17 @@ def _locked(descriptor: int, path: Path) -> bool:
 
 def held(directory: Path) -> bool:
     """Whether a process trains in the folder now."""
+    return _is_taken(directory / LOCK_FILE, fcntl.LOCK_SH)
+
+
+def _is_taken(path: Path, wanted: int) -> bool:
+    """Whether a lock cannot be had; if it can, it is free again at once."""
     try:
-        descriptor = os.open(directory / LOCK_FILE, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, wanted | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:  # a file system without locks, where nobody can train

@@ -22,7 +22,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("folder", help="folder of a sweep, or its name in outputs/sweeps")
     shown = parser.add_mutually_exclusive_group()
     watch_help = "refresh the table every SECONDS (default 5) until all runs have ended; Ctrl-C quits"
-    shown.add_argument("--watch", type=real(0, above=True), nargs="?", const=5.0, metavar="SECONDS", help=watch_help)
+    shown.add_argument(
+        "--watch", type=real(0, 1e6, above=True), nargs="?", const=5.0, metavar="SECONDS", help=watch_help
+    )
     shown.add_argument("--json", action="store_true", help="print everything that is known as JSON")
     parser.add_argument("--figure", type=Path, metavar="PATH", help="draw the runs' curves to this PNG file")
     return parser.parse_args()

@@ -31,6 +31,10 @@ class Breaking(InvertedPendulumEnv):
             return observation, reward
         if kind == "raise":
             raise RuntimeError("the simulator has diverged")
+        if kind == "shape":
+            return observation[:3], reward
+        if kind == "none":
+            return observation, None
         value = 1e39 if kind == "large" else np.nan
         return (observation, value) if kind == "reward" else (observation * 0 + value, reward)
 

@@ -9,6 +9,7 @@ from cql.config.conversion import checked, from_dict, to_dict
 from cql.config.folders import (
     RUN_CONFIG_FILE,
     SWEEP_FILE,
+    SWEEP_IN_USE_FILE,
     SWEEP_LOCK_FILE,
     has_begun,
     has_results,
@@ -40,6 +41,7 @@ __all__ = [
     "ROUNDING",
     "RUN_CONFIG_FILE",
     "SWEEP_FILE",
+    "SWEEP_IN_USE_FILE",
     "SWEEP_LOCK_FILE",
     "VERSION_BASE",
     "ConfigError",

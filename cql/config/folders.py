@@ -5,6 +5,7 @@ worker processes. So a resolver only names a folder, and :class:`MakeFolders` ma
 """
 
 import functools
+import io
 import json
 import logging
 import os
@@ -27,17 +28,17 @@ from cql.config.identity import differences
 from cql.config.keys import GROUPS
 from cql.config.messages import ConfigError, friendly_errors
 from cql.config.names import dataset_label, path_safe, point_name, unsafe_name
-from cql.files import write_text
+from cql.files import contents, remove_leftovers, write_text
 
 SWEEP_FILE = "sweep.json"
-SWEEP_LOCK_FILE = ".starting"
+# Locks of a sweep: of the one process that starts it, and of all that train its runs.
+SWEEP_LOCK_FILE, SWEEP_IN_USE_FILE = ".starting", ".running"
 RUN_CONFIG_FILE = ".hydra/config.yaml"
 # In OmegaConf's cache of resolved values, which Hydra hands on to the configs of a sweep's jobs. OmegaConf does not
 # cache by itself what a resolver makes of the whole config.
 _NAMED = "cql.folder"
 _REMEDY = "put back the file, or move the run's folder away and start the run anew"
-# Held by the process that starts a sweep, until its runs are known.
-_starting = ExitStack()
+_starting, _running = ExitStack(), ExitStack()
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class SweepLog(logging.FileHandler):
         super().__init__(filename, delay=True, encoding="utf-8")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; one that cannot be written is left out, since it was shown on the console."""
+        """Write a record; one for which the file cannot be opened is left out, since it was shown on the console."""
         with suppress(OSError):
             if Path(self.baseFilename).parent.is_dir():
                 super().emit(record)
@@ -76,25 +77,28 @@ class MakeFolders(Callback):
             # Kept for the jobs, whose command lines no longer tell what is swept.
             OmegaConf.get_cache(config)["cql.sweep"] = {"constant": _constant_keys(config)}
             named = Path(config.hydra.sweep.dir)
-            _sweep_plan(config, named)  # before anything is made
             try:
+                _sweep_plan(config, named)  # before anything is made
                 _claim_named(config)
                 folder = Path(config.hydra.sweep.dir)
                 if folder != named:
                     configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # its sweep.log moves along
                 _wait_for_others(folder)
                 plan = _sweep_plan(config, folder)  # once more: somebody may have begun the sweep meanwhile
+                remove_leftovers(folder, deep=False)
                 write_text(folder / SWEEP_FILE, json.dumps(plan, indent=1) + "\n")
+                _running.enter_context(lock.share(folder, SWEEP_IN_USE_FILE))
             except OSError as error:
-                raise ConfigError(f"the folder of the sweep cannot be made or written: {error}") from error
+                raise ConfigError(f"the folder of the sweep cannot be read or written: {error}") from error
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
-        """Let other starts of the same sweep go on, which see its runs from now on."""
+        """Let other starts of the same sweep go on: those with the same config train what this one does not."""
         sweep_started()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
-        """Let other starts of the same sweep go on."""
+        """Leave the sweep's folder to others."""
         sweep_started()
+        _running.close()
 
 
 def sweep_started() -> None:
@@ -119,14 +123,14 @@ def _wait_for_others(folder: Path) -> None:
     """Hold the lock of a sweep's start; wait for another process that holds it."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            _starting.enter_context(lock.hold(folder, name=SWEEP_LOCK_FILE))
-        except lock.FolderInUseError:
-            log.info("another process is starting the sweep %s; waiting for it", folder)
-            _starting.enter_context(lock.hold(folder, name=SWEEP_LOCK_FILE, patience=float("inf")))
-        if (folder / SWEEP_LOCK_FILE).exists():  # else that process was refused, and has removed its folder
+        # If the other process was refused, it has removed the folder.
+        with suppress(FileNotFoundError):
+            try:
+                _starting.enter_context(lock.hold(folder, name=SWEEP_LOCK_FILE))
+            except lock.FolderInUseError:
+                log.info("another process is starting the sweep %s; waiting for it", folder)
+                _starting.enter_context(lock.hold(folder, name=SWEEP_LOCK_FILE, patience=float("inf")))
             return
-        sweep_started()
 
 
 def run_dir(*, _root_: DictConfig) -> str:
@@ -270,19 +274,23 @@ def _sweep_plan(root: DictConfig, folder: Path) -> dict[str, Any]:
     task = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
     base = OmegaConf.to_container(task, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(base, dict)
-    # A start that was refused has left no run to disagree with.
-    if not path.exists() or not any(has_begun(each.parents[1]) for each in folder.glob(f"*/{RUN_CONFIG_FILE}")):
+    # A start that was refused, or could not begin, has left no run to disagree with.
+    begun = lock.shared(folder, SWEEP_IN_USE_FILE) or any(
+        has_begun(each.parents[1]) for each in folder.glob(f"*/{RUN_CONFIG_FILE}")
+    )
+    if not path.exists() or not begun:
         return {"base": base, "swept": swept}
     try:
-        before = json.loads(path.read_bytes())
+        before = json.loads(contents(path))
         before = {"base": dict(before["base"]), "swept": list(before["swept"])}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{path} {'is empty' if path.stat().st_size == 0 else 'is damaged'}: remove it and give the command again. "
             "It is written anew, and each run is compared with its own config"
         ) from error
-    # A key may be swept in one start and fixed in another, so it is compared run by run.
-    free = {*swept, *before["swept"]}
+    # A key may be swept in one start and fixed in another, so it is compared run by run. The seed is in every name: the
+    # jobs of an array may have one each.
+    free = {*swept, *before["swept"], *(["seed"] if before["base"].get("seed") != base["seed"] else [])}
     # An option that is one of several here or there has changed the base in keys that its name does not tell.
     chosen = {key.lstrip("+") for key in _typed_keys(root)} & set(GROUPS)
     lines = [
@@ -313,7 +321,7 @@ def _known_point(sweep: Path, name: str, plain: Mapping[str, Any]) -> str | None
 @functools.cache
 def _saved_config(path: Path, _changed: int) -> dict[str, Any]:
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
+        values = OmegaConf.to_container(OmegaConf.load(io.BytesIO(contents(path))))
     except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged: {_REMEDY}") from error
     if not isinstance(values, dict) or not values:

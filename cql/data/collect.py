@@ -10,7 +10,6 @@ import functools
 import importlib.metadata
 import json
 import logging
-import math
 import platform
 import signal
 import warnings
@@ -262,13 +261,18 @@ class _Slot:
 
     def step(self, action: NDArray[np.float32]) -> None:
         episode, t = self.episode, self.t
-        state, reward, terminated, truncated, _ = self.env.step(action)
-        if not (math.isfinite(reward) and np.isfinite(state).all()):
-            what = "reward" if not math.isfinite(reward) else "observation"
+        try:
+            state, reward, terminated, truncated, _ = self.env.step(action)
+            with np.errstate(over="ignore"):  # what training cannot use is told
+                if not np.isfinite(np.float32(reward)):
+                    raise ValueError("the reward is not finite")
+                if not np.isfinite(np.asarray(state, np.float32)).all():
+                    raise ValueError("the observation is not finite")
+        except Exception as error:
             raise CollectionError(
-                f"{self.env.spec.id} gave a {what} that is not finite at step {t + 1} of episode {self.index} (seed "
-                f"{episode.seed}), so nothing was written: mend the environment, or choose another --seed"
-            )
+                f"{self.env.spec.id} broke at step {t + 1} of episode {self.index} (seed {episode.seed}): "
+                f"{type(error).__name__}: {error}. Nothing was written: mend the environment, or choose another --seed"
+            ) from error
         episode.actions[t], episode.rewards[t], episode.observations[t + 1] = action, reward, state
         episode.terminations[t], episode.truncations[t] = terminated, truncated
         self.t, self.ended = t + 1, terminated or truncated

@@ -304,7 +304,7 @@ def saved_address(path: Path) -> str | None:
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if there is none."""
     try:
-        found = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        found = json.loads(files.contents(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -51,6 +51,8 @@ class EpisodeResults:
         """
         broken = {episode: text for (each, episode), text in self.broken.items() if each == run}
         n_episodes = self.seeds.shape[1]
+        if np.isnan(self.returns[run]).sum() > len(broken):
+            return Problem("the policy's actions were not finite", True)
         if broken:
             episode, text = next(iter(broken.items()))
             where = f"episode {episode}, seed {self.seeds[run, episode]}, {text}"
@@ -58,8 +60,6 @@ class EpisodeResults:
                 f"the environment broke in {len(broken)} of {n_episodes} episodes ({where})",
                 2 * len(broken) >= n_episodes,
             )
-        if not np.isfinite(self.returns[run]).all():
-            return Problem("the policy's actions were not finite", True)
         return None
 
 
@@ -156,11 +156,11 @@ class Evaluator:
                 lengths[index] += 1
                 try:
                     observation, reward, terminated, truncated, _ = self._envs[index].step(actions[index])
+                    observations[index] = observation
+                    returns[index] += float(reward)
                 except Exception as error:  # noqa: BLE001
                     broken[index] = f"step {lengths[index]} of {self.info.env_id}: {type(error).__name__}: {error}"
                     continue
-                observations[index] = observation
-                returns[index] += float(reward)
                 stepped.append(index)
                 if not (terminated or truncated):
                     still_running.append(index)

@@ -122,7 +122,7 @@ def compose_all(
 
 def remove_if_empty(sweep: Path) -> None:
     """Remove the folder of a sweep that was refused before its first run, so that its name stays free."""
-    before_runs = {config.SWEEP_FILE, config.SWEEP_LOCK_FILE, "multirun.yaml", "sweep.log"}
+    before_runs = {config.SWEEP_FILE, config.SWEEP_LOCK_FILE, config.SWEEP_IN_USE_FILE, "multirun.yaml", "sweep.log"}
     with contextlib.suppress(OSError):  # the refusal itself is what the user has to read
         there = list(sweep.iterdir())
         if {path.name for path in there} <= before_runs:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cql.config import ConfigError, TrainConfig
-from cql.files import write_text
+from cql.files import contents, write_text
 from cql.sweep.status import STACKS_FILE, counted
 from cql.training import device, limits
 
@@ -43,7 +43,7 @@ def largest_sizes(
         if min(stack_size, max(map(keys.count, examples))) > most:
             raise ConfigError(
                 f"hydra.launcher.stack_size={stack_size}: a run takes {limits.FILES_PER_RUN} open files, and this "
-                f"process may not open so many: give at most {most}, or raise the limit (ulimit -n)"
+                f"process may not open so many: give at most {most}, or have its hard limit raised (ulimit -Hn)"
             )
         return dict.fromkeys(examples, stack_size)
     sizes, fitting = {}, []
@@ -91,7 +91,7 @@ def plan(sweep: Path, keys: Mapping[str, str], sizes: Mapping[str, int]) -> list
 
 def _recorded(path: Path) -> list[list[str]]:
     try:
-        recorded = json.loads(path.read_bytes())
+        recorded = json.loads(contents(path))
         if not all(isinstance(name, str) for stack in recorded for name in stack):
             raise ValueError("not lists of names")
     except (ValueError, TypeError, RecursionError) as error:

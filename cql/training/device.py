@@ -66,7 +66,7 @@ def fitting_stack_size(train_config: TrainConfig, workers: int = 1) -> tuple[int
     why += f", shared by {workers} stacks" if workers > 1 else ""
     most = limits.runs_by_files()
     if most < min(size, _LARGEST_STACK):
-        size, why = most, f"a run takes {limits.FILES_PER_RUN} open files, and more are not allowed (ulimit -n)"
+        size, why = most, f"a run takes {limits.FILES_PER_RUN} open files, and more are not allowed (ulimit -Hn)"
     return min(max(size, 1), _LARGEST_STACK), why
 
 

@@ -24,7 +24,7 @@ from cql.training.build import agent_config, as_pool, env_spec, hyper_params, lo
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
 from cql.training.device import choose_device, has_eval_worker
 from cql.training.limits import allow_open_files
-from cql.training.local_logger import LocalLogger
+from cql.training.local_logger import LocalLogger, read_metrics
 from cql.training.memory import keep_freed_memory
 from cql.training.provenance import provenance, versions
 from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
@@ -103,6 +103,7 @@ def run_stack(
         for train_config, directory in zip(configs, directories, strict=True):
             try:
                 known = _known_outcome(train_config, directory)
+                was_known = known is not None
                 if known is None:
                     held.enter_context(lock.hold(directory))
                     files.remove_leftovers(directory)  # they may be what fills the disk
@@ -112,7 +113,7 @@ def run_stack(
                     known = _known_outcome(train_config, directory)
                 if known is not None:
                     outcomes[directory] = known
-                    if not isinstance(known, Exception):
+                    if not isinstance(known, Exception) and was_known:
                         complete_wandb_run(train_config, directory)
                     if not label and not isinstance(known, Exception):
                         log.info("%s: finished already, nothing to do", directory)
@@ -196,7 +197,7 @@ def _outcome(result: Run | Exception, directory: Path) -> float | Exception:
     # An interrupted run has its summary: the exception is how the batch system ended the job.
     if summary.get("status") not in ("failed", "interrupted"):
         summary = {"step": 0, **summary, "status": "failed", "failure": f"{type(result).__name__}: {result}"}
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             LocalLogger(directory).write_summary(summary)
     return result
 
@@ -371,6 +372,7 @@ def _begin(
         checkpoints.prune(stack.step)  # a kill may have come before
         local.rewind(stack.step)
         local.check_rows(None if checkpoint is None else checkpoint.get("n_rows"))
+        read_metrics(directory)  # the stack reads them later, where a damaged line would end all runs
         local.write_provenance(made_by)
     return Run(
         directory=directory,

@@ -74,8 +74,13 @@ class _RunLog(logging.Handler):
         self._path = path
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(self.format(record) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(self.format(record) + "\n")
+        except OSError:
+            pass
+        except Exception:  # noqa: BLE001  a wrong call of somebody's logger
+            self.handleError(record)
 
 
 class _NamesTheRun(logging.Formatter):

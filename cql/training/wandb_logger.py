@@ -549,12 +549,12 @@ class _Progress(NamedTuple):
         path = run_dir / WANDB_FILE
         if path.exists():
             try:
-                stored = json.loads(path.read_text(encoding="utf-8"))
+                stored = json.loads(files.contents(path))
                 if "rows" in stored:  # of an older version, which counted rows
                     number = max(_number(stored["step"], _METRICS), _number(stored["video_step"], _VIDEO))
                     stored = {"id": stored["id"], "number": number, "first_number": number}
                 progress = cls(**stored)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise ValueError(f"{path} is damaged ({error}); delete it to start a new W&B run") from error
             if run_id in (None, progress.id):
                 return progress

@@ -18,14 +18,18 @@ _SECONDS_TO_ANSWER = 10
 _SECONDS_KNOWN = 300.0  # how long an answer of the server counts for further runs of this process
 
 
+class WandbSettingsError(ValueError):
+    """W&B's settings, or the mode that is asked for, cannot be used; the message says which."""
+
+
 def check_mode(mode: str) -> None:
     """Refuse a mode that does not exist.
 
     Raises:
-        ValueError: It is none of auto, online, offline, disabled.
+        WandbSettingsError: It is none of auto, online, offline, disabled.
     """
     if mode not in _MODES:
-        raise ValueError(f"mode is {mode!r}; choose one of {', '.join(_MODES)}")
+        raise WandbSettingsError(f"mode is {mode!r}; choose one of {', '.join(_MODES)}")
 
 
 def is_disabled(mode: str) -> bool:
@@ -40,7 +44,7 @@ def choose_mode(mode: str) -> tuple[str, str]:
     the working directory), and else is online if a key is found, offline if none is.
 
     Raises:
-        ValueError: W&B cannot read its settings, for example because WANDB_MODE is none of its modes.
+        WandbSettingsError: W&B cannot read its settings, for example because WANDB_MODE is none of its modes.
     """
     if mode != "auto":
         return mode, f"mode={mode}"
@@ -58,7 +62,7 @@ def settings() -> Any:
     """W&B's own settings, from the environment and its files.
 
     Raises:
-        ValueError: They cannot be read.
+        WandbSettingsError: They cannot be read.
     """
     import wandb
 
@@ -67,7 +71,7 @@ def settings() -> Any:
     except ValueError as error:  # pydantic's
         mode = os.environ.get("WANDB_MODE")
         hint = f"; WANDB_MODE is {mode!r}: choose one of online, offline, disabled, or unset it" if mode else ""
-        raise ValueError(f"W&B's settings cannot be read{hint} ({' '.join(str(error).split())})") from error
+        raise WandbSettingsError(f"W&B's settings cannot be read{hint} ({' '.join(str(error).split())})") from error
 
 
 class Server:

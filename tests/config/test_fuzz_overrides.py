@@ -56,7 +56,7 @@ def odd(chance: random.Random, keys: list[str]) -> list[str]:
         ),
         (["hydra.run.dir=/proc/none/x"], 1, "FileNotFoundError: [Errno 2] No such file or directory: '/proc/none"),
         (["hydra.run.dir=output.txt"], 1, "FileExistsError: [Errno 17] File exists: 'output.txt'"),
-        (["-m", "seed=0,1", "hydra.sweep.dir=output.txt/x"], 2, "the folder of the sweep cannot be made or written"),
+        (["-m", "seed=0,1", "hydra.sweep.dir=output.txt/x"], 2, "the folder of the sweep cannot be read or written"),
         (["-m", "n_steps=${cql.run_dir:}"], 2, "Config error"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -95,6 +96,10 @@ def replace_by_pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def make_infinite(path: Path) -> None:
+    path.write_text(re.sub(r'("eval_return_mean": )[^,]+', r"\g<1>1e999", path.read_text(), count=1))
+
+
 def drop_second_line(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], *lines[2:]]))
@@ -117,15 +122,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ".hydra/config.yaml": (lambda path: path.write_text(""), "config.yaml holds no config, as after a loss of power"),
     ".hydra/hydra.yaml": (Path.unlink, ""),
     "metrics.jsonl": (drop_second_line, "metrics.jsonl has 3 of the 4 rows that were written to it"),
-    "./metrics.jsonl": (replace_by_folder, "metrics.jsonl is not a file"),
-    "./episodes.csv": (replace_by_pipe, "episodes.csv is not a file"),
+    "metrics.jsonl, a folder": (replace_by_folder, "metrics.jsonl is not a file"),
+    "episodes.csv, a pipe": (replace_by_pipe, "episodes.csv is not a file"),
+    "metrics.jsonl, a value": (make_infinite, "metrics.jsonl: line 1 is damaged"),
+    "provenance.json, a list": (lambda path: path.write_text("[1]"), "provenance.json is damaged: remove it, to start"),
+    ".hydra/config.yaml, a pipe": (replace_by_pipe, "config.yaml is not a file"),
     "provenance.json": (lambda path: path.write_text("{"), "provenance.json is damaged: remove it, to start a new one"),
     "episodes.csv": (drop_second_line, "episodes.csv has 7 of the 8 rows that were written to it"),
     "checkpoints/step_0000040.pt": (cut_moments, "the checkpoint of step 40 does not fit the run: moments"),
-    "checkpoints/./step_0000040.pt": (
-        of_another_step,
-        "the checkpoint of step 40 does not fit the run: it is of step 30",
-    ),
+    "checkpoints/step_0000040.pt, another": (of_another_step, "step 40 does not fit the run: it is of step 30"),
 }
 
 
@@ -140,7 +145,7 @@ def test_a_damaged_file_fails_its_run_by_name_and_no_other(
         for step in (50, 60):
             (run / "checkpoints" / f"step_00000{step}.pt").unlink()
         (run / "summary.json").write_text(json.dumps({**status(run), "status": "running", "step": 40}))
-    damage(sweep_of(folder) / POINTS[1] / file)
+    damage(sweep_of(folder) / POINTS[1] / file.partition(",")[0])
     ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
     n_failed = 1 if message else 0
     assert ended.code == n_failed, ended.text

@@ -73,6 +73,14 @@ def test_a_widened_grid_adds_points_and_finds_the_old_ones_under_their_names(
     assert len(second) == 8
 
 
+def test_the_jobs_of_an_array_share_a_sweep_with_a_seed_each(dataset: Path, tmp_path: Path) -> None:
+    for seed in (7, 8, 7):
+        ended = train(dataset, tmp_path, "-m", "sweep_name=four", f"seed={seed}", "n_steps=10")
+        assert ended.code == 0, ended.text
+    assert runs_of(sweep_of(tmp_path)) == ["seed-7", "seed-8"]
+    assert json.loads((sweep_of(tmp_path) / "sweep.json").read_text())["swept"] == ["seed"]
+
+
 @pytest.mark.parametrize("grid", [GRID, ("algorithm.alpha_cql.value=7", "seed=8,9")])
 def test_another_config_under_an_old_name_is_refused(
     dataset: Path, swept: Path, tmp_path: Path, grid: tuple[str, ...]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from children import start, train, wait
-from four import GRID, POINTS, assert_same_run, copy, status, sweep_of
+from four import GRID, POINTS, assert_same_run, copy, runs_of, status, sweep_of
 from processes import holder, wait_until
 
 from cql.config import SWEEP_LOCK_FILE
@@ -80,7 +80,10 @@ def test_a_start_waits_for_another_one_of_the_same_sweep(dataset: Path, swept: P
     assert "4 of 4 runs finished" in ended.text
 
 
-def test_of_two_starts_at_once_under_one_name_one_has_it(dataset: Path, swept: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [GRID, ("seed=2,3",)])
+def test_of_two_starts_at_once_under_one_name_one_has_it(
+    others: tuple[str, ...], dataset: Path, swept: Path, tmp_path: Path
+) -> None:
     """The first is held in its composition; the second, with another config, must not touch what it has written."""
     fifo = tmp_path / "go_on"
     os.mkfifo(fifo)
@@ -91,7 +94,7 @@ def test_of_two_starts_at_once_under_one_name_one_has_it(dataset: Path, swept: P
         compose = jobs.compose_all
 
         def slow(*given: object) -> object:
-            fifo.read_bytes()  # until the other start has come
+            fifo.read_bytes()  # until the other start has come and gone
             return compose(*given)  # type: ignore[arg-type]
 
         jobs.compose_all = slow  # type: ignore[assignment]
@@ -99,16 +102,17 @@ def test_of_two_starts_at_once_under_one_name_one_has_it(dataset: Path, swept: P
     first = start(dataset, tmp_path, "-m", "sweep_name=four", *GRID, before=held_while_composing)
     wait_until((sweep_of(tmp_path) / "sweep.json").exists)
     output = (tmp_path / "output.txt").rename(tmp_path / "first.txt")
-    second = start(dataset, tmp_path, "-m", "sweep_name=four", "algorithm.discount=0.9", *GRID)
-    wait_until(lambda: says_that_it_waits(tmp_path))
-    fifo.write_text("x")
+    second = start(dataset, tmp_path, "-m", "sweep_name=four", "algorithm.discount=0.9", *others)
     refused = wait(second, tmp_path)
+    fifo.write_text("x")
     (tmp_path / "output.txt").unlink()
     output.rename(tmp_path / "output.txt")
     ended = wait(first, tmp_path)
     assert ended.code == 0, ended.text
     assert refused.code == 2, refused.text
     assert "algorithm.discount: 0.99 -> 0.9" in refused.text
+    assert json.loads((sweep_of(tmp_path) / "sweep.json").read_text())["base"]["algorithm"]["discount"] == 0.99
+    assert runs_of(sweep_of(tmp_path)) == POINTS
     for point in POINTS:
         assert_same_run(sweep_of(tmp_path) / point, sweep_of(swept) / point)
 

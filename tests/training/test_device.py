@@ -43,7 +43,7 @@ def test_open_files_limit_a_stack(dataset: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(limits, "allow_open_files", lambda: 48)
     size, why = device.fitting_stack_size(config)
     assert size == 8
-    assert "ulimit -n" in why
+    assert "ulimit -Hn" in why
     monkeypatch.setattr(limits, "allow_open_files", lambda: 20)
     assert device.fitting_stack_size(config)[0] == 1
     monkeypatch.setattr(limits, "allow_open_files", lambda: resource.RLIM_INFINITY)
