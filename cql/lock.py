@@ -96,7 +96,8 @@ def held(directory: Path) -> bool:
 def _is_taken(path: Path, wanted: int) -> bool:
     """Whether a lock cannot be had; if it can, it is free again at once."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # NFS grants an exclusive lock only to those who may write.
+        descriptor = os.open(path, os.O_RDWR if wanted == fcntl.LOCK_EX else os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:

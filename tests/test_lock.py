@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from processes import holder
 
-from cql.lock import FolderInUseError, held, hold
+from cql.lock import FolderInUseError, held, hold, share, shared
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
@@ -50,3 +51,31 @@ def test_who_only_asks_is_in_nobodys_way(tmp_path: Path) -> None:
     finally:
         stop.set()
         asking.join()
+
+
+def test_a_lock_that_is_shared_is_seen_and_in_nobodys_way(tmp_path: Path) -> None:
+    assert not shared(tmp_path, ".running")
+    with share(tmp_path, ".running"), share(tmp_path, ".running"):
+        assert shared(tmp_path, ".running")
+    assert not shared(tmp_path, ".running")
+
+
+def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
+    """Who waits for the old file would hold a lock that nobody else sees."""
+    path, got = tmp_path / ".starting", threading.Event()
+
+    def wait() -> None:
+        with hold(tmp_path, name=".starting", patience=60.0):
+            got.set()
+            time.sleep(0.2)
+
+    with hold(tmp_path, name=".starting"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(0.1)
+        assert not got.is_set()
+        path.unlink()
+        assert got.wait(10.0)  # of the new file
+        with pytest.raises(FolderInUseError), hold(tmp_path, name=".starting", patience=0.01):
+            pass
+    waiting.join()

@@ -120,8 +120,7 @@ def prepare(
     if normalise_observations:
         for part in slices(len(rows)):
             observations[part] = normaliser.apply(observations[part])
-    # Not in float64: NumPy and torch round and overflow alike in what they store.
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is told below
         rewards = _tensor(raw.rewards * reward_scale + reward_bias, device)
     _check_finite(raw, observations, rewards)
     return Transitions(

@@ -162,7 +162,7 @@ def read_run(directory: Path) -> Run:
     scores = _by_step([(row.step, row.score) for row in episodes if row.score is not None])
     if not episodes:
         evaluations, scores = column(metrics, "eval_return_mean"), column(metrics, "eval_score")
-    found, step = status(directory, summary), summary.get("step", 0)
+    found, step = status(directory, summary), summary.get("step") or 0
     if type(step) is not int:
         raise ResultsError(f"{directory / SUMMARY_FILE} is damaged: its step is {step!r}")
     if found == "finished":

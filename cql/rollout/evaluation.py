@@ -8,9 +8,10 @@ environment's bounds is done here.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -261,7 +262,8 @@ class Recorder:
             ValueError: The policy returned another shape, or an action that is not finite.
         """
         camera = _camera(self.info.spec, self._width, self._height)
-        observation, _ = camera.env.reset(seed=seed)
+        with _named(0):
+            observation, _ = camera.env.reset(seed=seed)
         camera.aim()
         frames = [camera.shoot()]
         return_, length, ended = 0.0, 0, False
@@ -272,20 +274,26 @@ class Recorder:
                 if not np.isfinite(action).all():
                     raise ValueError(f"the policy's action at step {length} of the recording is not finite: {action}")
                 length += 1
-                try:
+                with _named(length):
                     observation, reward, terminated, truncated, _ = camera.env.step(action)
-                except Exception as error:
-                    raise BrokenEpisodeError(
-                        f"the environment broke at step {length}: {type(error).__name__}: {error}"
-                    ) from error
-                return_ += float(reward)
-                if not (math.isfinite(return_) and np.isfinite(np.asarray(observation, np.float32)).all()):
-                    raise BrokenEpisodeError(f"the environment's reward or observation was not finite at step {length}")
+                    return_ += float(reward)
+                    if not (math.isfinite(return_) and np.isfinite(np.asarray(observation, np.float32)).all()):
+                        raise ValueError("a reward or an observation is not finite")
                 ended = terminated or truncated
                 if ended:
                     break
             frames.append(camera.shoot())
         return Recording(np.stack(frames), self.seconds_per_frame, return_, length)
+
+
+@contextlib.contextmanager
+def _named(step: int) -> Iterator[None]:
+    """Make a BrokenEpisodeError of whatever a simulator does wrong in a step, 0 for its reset."""
+    try:
+        with np.errstate(over="ignore"):
+            yield
+    except Exception as error:
+        raise BrokenEpisodeError(f"the environment broke at step {step}: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

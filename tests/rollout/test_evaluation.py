@@ -13,7 +13,7 @@ import pytest
 import cql
 from cql.rollout import evaluation
 from cql.rollout.envs import EnvSpec, make_env
-from cql.rollout.evaluation import Evaluator, Recorder, steps_per_frame
+from cql.rollout.evaluation import BrokenEpisodeError, Evaluator, Recorder, Rollouts, roll_out, steps_per_frame
 from cql.rollout.rendering import RenderingError, choose_backend, write_gif
 
 
@@ -296,6 +296,31 @@ def test_a_blank_picture_is_an_error(monkeypatch):
     monkeypatch.setattr(camera.env, "render", lambda: np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(RenderingError, match="blank"):
         recorder.record(balance, seed=0)
+
+
+@pytest.mark.usefixtures("drawing")
+@pytest.mark.parametrize(("kind", "step"), [("raise", 0), ("raise", 2), ("reward", 2), ("observation", 2), ("none", 2)])
+def test_a_simulator_that_breaks_is_not_filmed_and_costs_no_other_video(kind, step, monkeypatch):
+    monkeypatch.setitem(breaking.FAULTS, 5, (step, kind))
+    recorder = Recorder(breaking.ENV, width=64, height=48, seconds=0.2)
+    with pytest.raises(BrokenEpisodeError, match=f"the environment broke at step {step}: "):
+        recorder.record(balance, seed=5)
+    monkeypatch.delitem(breaking.FAULTS, 5)
+    rollouts = Rollouts(balance, [True, True], {0: balance, 1: balance})
+    evaluator = Evaluator(breaking.ENV, [[5], [6]])
+    evaluate = evaluator.evaluate
+
+    def evaluated(*given):
+        results = evaluate(*given)
+        breaking.FAULTS[5] = (step, kind)  # only in the video
+        return results
+
+    monkeypatch.setattr(evaluator, "evaluate", evaluated)
+    rolled = roll_out(evaluator, recorder, rollouts)
+    breaking.FAULTS.clear()
+    assert isinstance(rolled.videos[0], BrokenEpisodeError)
+    assert rolled.videos[1].startswith(b"GIF")
+    assert rolled.undrawable is None
 
 
 @pytest.mark.usefixtures("drawing")
