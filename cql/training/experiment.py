@@ -121,6 +121,8 @@ def run_stack(
                     members[directory] = train_config
             except (lock.FolderInUseError, FolderError, OSError, ValueError) as error:
                 outcomes[directory] = error
+                if label:  # Hydra raises the first failure of a sweep only
+                    log.error("%s: %s", directory, error)
         todo = [directory for directory in members if directory not in outcomes]
         if todo:
             held.enter_context(run_logs(todo, quiet=bool(label)))
