@@ -1,5 +1,6 @@
 """Conversion between composed configs, plain values and the typed config."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from enum import Enum
@@ -41,12 +42,26 @@ def checked(cfg: DictConfig) -> TrainConfig:
     return from_dict(values)
 
 
+# A sweep asks for the config of each of its runs several times, and a conversion takes ten milliseconds.
+_converted: dict[str, TrainConfig] = {}
+_MOST_KEPT = 1000
+
+
 def from_dict(values: Mapping[str, Any]) -> TrainConfig:
     """The typed config of plain values, as a checkpoint or a run's `.hydra/config.yaml` holds them.
 
     Raises:
         ConfigError: What is missing, unknown, of a wrong type or out of range.
     """
+    key = repr(values)
+    if key not in _converted:
+        if len(_converted) >= _MOST_KEPT:
+            _converted.clear()
+        _converted[key] = _from_dict(values)
+    return copy.deepcopy(_converted[key])
+
+
+def _from_dict(values: Mapping[str, Any]) -> TrainConfig:
     problems: dict[str, str] = {}
     node = OmegaConf.structured(TrainConfig)
     _fill(node, values, "", problems, {path: _kind_at(values, path) for path in variant_paths()})

@@ -935,3 +935,16 @@ def test_arguments_of_the_environment_are_keys_and_make_another_run():
 def test_arguments_that_are_none_are_refused(value):
     assert "env.kwargs=" in message(f"env.kwargs={value}")
     assert "it must be the environment's arguments, {name:value,...}, or null" in message(f"env.kwargs={value}")
+
+
+def test_a_config_is_its_owners_and_equal_values_of_other_types_are_others():
+    plain = config.to_dict(load("dataset=embedded_halfcheetah_medium"))
+    first = config.from_dict(plain)
+    first.seed = 99
+    first.algorithm.discount = 0.5
+    assert config.from_dict(plain).seed == 0
+    assert config.from_dict(plain).algorithm.discount == 0.99
+    assert config.from_dict({**plain, "env": {**plain["env"], "kwargs": {"a": 1}}}).env.kwargs == {"a": 1}
+    assert type(config.from_dict({**plain, "env": {**plain["env"], "kwargs": {"a": True}}}).env.kwargs["a"]) is bool
+    with pytest.raises(config.ConfigError, match="seed"):
+        config.from_dict({**plain, "seed": -1})
