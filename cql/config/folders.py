@@ -43,19 +43,6 @@ _starting, _running = ExitStack(), ExitStack()
 log = logging.getLogger(__name__)
 
 
-class SweepLog(logging.FileHandler):
-    """Writes the sweep's own log, from the moment on at which the sweep's folder is there."""
-
-    def __init__(self, filename: str) -> None:
-        super().__init__(filename, delay=True, encoding="utf-8")
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; one for which the file cannot be opened is left out, since it was shown on the console."""
-        with suppress(OSError):
-            if Path(self.baseFilename).parent.is_dir():
-                super().emit(record)
-
-
 class MakeFolders(Callback):
     """Makes the folder of a run, or the folder of a sweep with its `sweep.json`.
 
@@ -81,9 +68,8 @@ class MakeFolders(Callback):
                 _sweep_plan(config, named)  # before anything is made
                 _claim_named(config)
                 folder = Path(config.hydra.sweep.dir)
-                if folder != named:
-                    configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # its sweep.log moves along
                 _wait_for_others(folder)
+                configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # now there is a place for sweep.log
                 plan = _sweep_plan(config, folder)  # once more: somebody may have begun the sweep meanwhile
                 remove_leftovers(folder, deep=False)
                 write_text(folder / SWEEP_FILE, json.dumps(plan, indent=1) + "\n")
@@ -160,10 +146,11 @@ def sweep_dir(*, _root_: DictConfig) -> str:
 
 
 def sweep_log(*, _root_: DictConfig) -> str:
-    """The file of the sweep's own log; the null device if there is no sweep."""
+    """The file of the sweep's own log; the null device if there is no sweep, or as long as it has no folder."""
     if str(OmegaConf.select(_root_, "hydra.mode")) != "RunMode.MULTIRUN" or "env" not in _root_:
         return os.devnull
-    return str(Path(_root_.hydra.sweep.dir) / "sweep.log")
+    folder = Path(_root_.hydra.sweep.dir)
+    return str(folder / "sweep.log") if folder.is_dir() else os.devnull
 
 
 def job_name(*, _root_: DictConfig) -> str:

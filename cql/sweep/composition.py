@@ -89,7 +89,8 @@ class SweepLoader:
                 if self._is_value(override):
                     OmegaConf.update(made, override.key_or_group, override.value(), merge=True)
             made.hydra.overrides.task = texts
-            made.hydra.job.override_dirname = config.item_sep.join(sorted(named)).replace("=", config.kv_sep)
+            if not OmegaConf.is_interpolation(made.hydra.job, "override_dirname"):  # Hydra 1.4 resolves it later
+                made.hydra.job.override_dirname = config.item_sep.join(sorted(named)).replace("=", config.kv_sep)
         except Exception:  # noqa: BLE001
             return None
         OmegaConf.copy_cache(from_config=master, to_config=made)

@@ -734,7 +734,7 @@ def test_two_sweeps_that_start_in_one_second_get_two_folders_and_logs(tmp_path, 
     cfg.hydra.mode = RunMode.MULTIRUN
     cfg.hydra.overrides.task = ["seed=0,1"]
     named = cfg.hydra.sweep.dir
-    assert cfg.hydra.hydra_logging.handlers.sweep.filename == f"{named}/sweep.log"
+    assert cfg.hydra.hydra_logging.handlers.sweep.filename == os.devnull  # there is no folder yet
     assert list(tmp_path.iterdir()) == []
     twin = copy.deepcopy(cfg)
     logs = []
@@ -743,7 +743,8 @@ def test_two_sweeps_that_start_in_one_second_get_two_folders_and_logs(tmp_path, 
         MakeFolders().on_multirun_start(each)
         MakeFolders().on_multirun_end(each)
         assert json.loads(Path(each.hydra.sweep.dir, "sweep.json").read_text())["swept"] == ["seed"]
-    assert (cfg.hydra.sweep.dir, twin.hydra.sweep.dir, logs) == (named, f"{named}_2", [f"{named}_2/sweep.log"])
+    logged = [f"{named}/sweep.log", f"{named}_2/sweep.log"]
+    assert (cfg.hydra.sweep.dir, twin.hydra.sweep.dir, logs) == (named, f"{named}_2", logged)
 
 
 # --- sweeps ---
