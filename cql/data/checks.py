@@ -9,29 +9,17 @@ from numpy.typing import NDArray
 
 from cql.commands import command
 from cql.data.raw import DatasetError, RawData, empty_error, slices
-from cql.rollout.envs import EnvSpec, as_spec, env_differences, same_env
+from cql.rollout.envs import EnvInfo, EnvSpec, env_differences, same_env
 
 # Actions are stored in float32, so an action on a bound may exceed it by a rounding error.
 ACTION_TOLERANCE = 1e-5
 
 
-def check(
-    raw: RawData,
-    *,
-    observation_size: int,
-    action_size: int,
-    action_low: NDArray[np.float32],
-    action_high: NDArray[np.float32],
-    env: str | EnvSpec,
-) -> None:
+def check(raw: RawData, env: EnvInfo) -> None:
     """Refuse a dataset that does not fit its environment or holds impossible values.
 
     Args:
         raw: the dataset.
-        observation_size: S of the environment.
-        action_size: A of the environment.
-        action_low: (A,) lower bounds of its actions.
-        action_high: (A,) upper bounds of its actions.
         env: the environment the policy will be evaluated in.
 
     Raises:
@@ -40,12 +28,12 @@ def check(
     """
     if not len(raw):
         raise empty_error(raw.name)
-    check_source(raw, env, observation_size, action_size)
-    env_id, m = as_spec(env).id, len(raw)
+    check_source(raw, env)
+    m, action_low, action_high = len(raw), env.action_low, env.action_high
     for key, shape, dtype in (
-        ("rows", (len(raw.rows), observation_size), np.float32),
+        ("rows", (len(raw.rows), env.observation_size), np.float32),
         ("row", (m,), np.int64),
-        ("actions", (m, action_size), np.float32),
+        ("actions", (m, env.action_size), np.float32),
         ("rewards", (m,), np.float32),
         ("terminated", (m,), np.bool_),
         ("truncated", (m,), np.bool_),
@@ -74,37 +62,32 @@ def check(
         beyond = excess > ACTION_TOLERANCE
         row, column = np.unravel_index(np.argmax(excess), excess.shape)
         raise DatasetError(
-            f"dataset '{raw.name}': {int(beyond.any(axis=1).sum())} of {m} actions lie outside the bounds of {env_id}, "
-            f"the farthest with {raw.actions[row, column]:g} in column {column} ({place(raw, row)}), where the bounds "
+            f"dataset '{raw.name}': {int(beyond.any(axis=1).sum())} of {m} actions lie outside the bounds of "
+            f"{env.env_id}, the farthest with {raw.actions[row, column]:g} in column {column} ({place(raw, row)}), where the bounds "
             f"are [{action_low[column]:g}, {action_high[column]:g}]: clip them in the file"
             + ("" if raw.env_id is not None else ", or set env.id=... to the environment that it was recorded in")
         )
 
 
-def check_source(
-    raw: RawData, env: str | EnvSpec, observation_size: int, action_size: int, option: str = "env.id="
-) -> None:
+def check_source(raw: RawData, env: EnvInfo, option: str = "env.id=") -> None:
     """Refuse a dataset from another environment.
 
     Args:
         raw: the dataset.
         env: the environment.
-        observation_size: S of the environment.
-        action_size: A of the environment.
         option: how a user names the environment.
 
     Raises:
         DatasetError: the dataset names another environment, or has other sizes.
     """
-    env = as_spec(env)
-    env_id = env.id
+    env_id = env.env_id
     if raw.env_id is not None and not same_env(raw.env_id, env_id):
         raise DatasetError(
             f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: "
             f"set {option}{raw.env_id} or choose another dataset"
         )
     recorded_with = EnvSpec.of("", raw.env_kwargs, raw.max_episode_steps)
-    if raw.env_id is not None and (others := env_differences(recorded_with, env)):
+    if raw.env_id is not None and (others := env_differences(recorded_with, env.spec)):
         own = ",".join(f"{key}:{value}" for key, value in recorded_with.kwargs.items())
         settings = [f"env.kwargs={{{own}}}"] if own else []
         settings += [f"env.max_episode_steps={raw.max_episode_steps}"] if "max_episode_steps" in others[-1] else []
@@ -113,8 +96,8 @@ def check_source(
             f"set {command(*settings)} or choose another dataset"
         )
     for key, array, wanted in (
-        ("observations", raw.rows, observation_size),
-        ("actions", raw.actions, action_size),
+        ("observations", raw.rows, env.observation_size),
+        ("actions", raw.actions, env.action_size),
     ):
         if array.ndim == 2 and array.shape[1] != wanted:
             remedy = (

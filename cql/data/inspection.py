@@ -305,7 +305,7 @@ def inspect(
     raw = source.raw
     if not 0.0 <= discount < 1.0:
         raise ValueError(f"discount must be in [0, 1), got {discount:g}")
-    check_source(raw, info.spec, info.observation_size, info.action_size, option="--env ")
+    check_source(raw, info, option="--env ")
     if reference is None and {"ref_min_score", "ref_max_score"} <= source.metadata.keys():
         reference = float(source.metadata["ref_min_score"]), float(source.metadata["ref_max_score"])
     reference = reference or known_scores(info.env_id)

@@ -29,14 +29,7 @@ def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) ->
             raw = data.load_d4rl(Path(chosen.path))
         case _:
             raise TypeError(f"dataset: no loader for {type(chosen).__name__}")
-    data.check(
-        raw,
-        observation_size=info.observation_size,
-        action_size=info.action_size,
-        action_low=info.action_low,
-        action_high=info.action_high,
-        env=info.spec,
-    )
+    data.check(raw, info)
     raw = data.select_episodes(raw, n_episodes=chosen.n_episodes, fraction=chosen.fraction, seed=chosen.subset_seed)
     return data.prepare(
         raw,

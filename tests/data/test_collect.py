@@ -342,8 +342,7 @@ def test_any_minari_user_can_read_the_dataset(policy, root):
     listed = CliRunner().invoke(minari.cli.app, ["list", "local"], env={"COLUMNS": "200"})
     assert "tests/pendulum/wild-v0" in listed.output
     raw = load_minari("tests/pendulum/wild-v0")
-    low = np.array([-3], np.float32)
-    check(raw, observation_size=4, action_size=1, action_low=low, action_high=-low, env=PENDULUM)
+    check(raw, env_info(PENDULUM))
     assert raw.n_episodes == 5
     assert not leftovers(root)
 

@@ -41,12 +41,17 @@ from cql.data import local as local_module
 from cql.data import minari as minari_module
 from cql.data import raw as raw_module
 from cql.data.checks import check_source
-from cql.rollout.envs import EnvSpec
+from cql.rollout.envs import EnvInfo, EnvSpec
 from cql.training import build
 
 S, A = 3, 2
 LOW, HIGH = np.array([-1, -3], np.float32), np.array([1, 3], np.float32)
-SIZES = {"observation_size": S, "action_size": A, "action_low": LOW, "action_high": HIGH}
+
+
+def env(spec, observation_size=S, action_size=A, low=LOW, high=HIGH):
+    """What the checks need to know of an environment, made up."""
+    spec = EnvSpec(spec) if isinstance(spec, str) else spec
+    return EnvInfo(spec, observation_size, action_size, low, high, max_episode_steps=1000, step_seconds=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +128,7 @@ def test_minari_episodes_become_transitions():
     # The last observation of an episode is the next observation of its last step, not the first of the next episode.
     np.testing.assert_array_equal(raw.next_observations[3], buffers[0].observations[4].astype(np.float32))
     np.testing.assert_array_equal(raw.next_observations[:3], raw.observations[1:4])
-    check(raw, **SIZES, env="whatever the file does not name")
+    check(raw, env("whatever the file does not name"))
 
 
 def test_the_direct_reading_agrees_with_minari():
@@ -159,15 +164,15 @@ def test_an_end_is_terminated_or_truncated_and_never_both():
 
 def test_the_environment_is_read_from_the_metadata():
     steps = make_buffer(2, observations=np.zeros((3, 4)), actions=np.zeros((2, 1), np.float32))
-    env = {"env": "InvertedPendulum-v5", "observation_space": None, "action_space": None}
-    write_minari("tests/pendulum-v0", [steps], **env)
+    recorded = {"env": "InvertedPendulum-v5", "observation_space": None, "action_space": None}
+    write_minari("tests/pendulum-v0", [steps], **recorded)
     raw = load_minari("tests/pendulum-v0")
     assert raw.env_id == "InvertedPendulum-v5"
     low = np.array([-3], np.float32)
-    sizes = {"observation_size": 4, "action_size": 1, "action_low": low, "action_high": -low}
-    check(raw, **sizes, env="InvertedPendulum-v5")
+    sizes = (4, 1, low, -low)
+    check(raw, env("InvertedPendulum-v5", *sizes))
     with pytest.raises(DatasetError, match=r"recorded in InvertedPendulum-v5, but the environment is Hopper-v5"):
-        check(raw, **sizes, env="Hopper-v5")
+        check(raw, env("Hopper-v5", *sizes))
 
 
 def test_an_absent_dataset_is_reported_with_what_is_there(monkeypatch):
@@ -435,7 +440,7 @@ def test_d4rl_with_next_observations_keeps_every_transition(path):
     assert raw.episode.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3]
     assert raw.terminated.tolist() == TERMINALS.tolist()  # row 7, flagged twice, counts as terminal
     assert np.flatnonzero(raw.truncated).tolist() == [5, 8]
-    check(raw, **SIZES, env="Hopper-v5")
+    check(raw, env("Hopper-v5"))
 
 
 def test_d4rl_without_next_observations_leaves_out_what_it_cannot_know(path):
@@ -501,7 +506,7 @@ def test_d4rl_without_timeouts_is_cut_at_the_time_limit(path, caplog):
     assert np.flatnonzero(raw.truncated).tolist() == [1, 11]
     following = [1, 2, 4, 6, 7, 9, 10, 13]  # never that of another episode
     np.testing.assert_array_equal(raw.next_observations[~raw.terminated], arrays["observations"][following])
-    check(raw, **SIZES, env="Hopper-v5")
+    check(raw, env("Hopper-v5"))
     assert "has no timeouts, so they were derived: 1 episode(s) taken to be cut at 3 steps" in caplog.text
 
 
@@ -548,7 +553,7 @@ def test_d4rl_rewards_and_flags_may_stand_in_a_column(path):
         columns = {key: arrays[key][:, None] for key in ("rewards", "terminals", "timeouts") if key in arrays}
         write_d4rl(path, leave_out=leave_out, **columns)
         raw = load_d4rl(path)
-        check(raw, **SIZES, env="Hopper-v5")
+        check(raw, env("Hopper-v5"))
         assert fingerprint(raw) == fingerprint(expected)
 
 
@@ -666,12 +671,12 @@ def spoil(key, index, value):
 )
 def test_unfit_data_are_refused_by_name_and_place(raw, message):
     with pytest.raises(DatasetError, match=message):
-        check(raw, **SIZES, env="Made-v5")
+        check(raw, env("Made-v5"))
 
 
 def test_fit_data_pass_and_rounding_errors_at_the_bounds_too():
-    check(make_raw(), **SIZES, env="Made-v5")
-    check(spoil("actions", (0, 0), np.float32(1) + np.float32(5e-6)), **SIZES, env="Made-v5")
+    check(make_raw(), env("Made-v5"))
+    check(spoil("actions", (0, 0), np.float32(1) + np.float32(5e-6)), env("Made-v5"))
 
 
 def test_tensors_hold_scaled_actions_and_untouched_states():
@@ -931,12 +936,11 @@ def test_loading_never_holds_a_second_copy(kind, path, monkeypatch):
             leave_out={"next_observations"} if kind.endswith("without next observations") else (),
         )
     observation_bytes = n * size * 4
-    sizes = {"observation_size": size, "action_size": A, "action_low": LOW, "action_high": HIGH, "env": "any"}
     tracemalloc.start()
     try:
         raw = load_minari("tests/peak-v0") if kind == "minari" else load_d4rl(path)
         resting, _ = tracemalloc.get_traced_memory()
-        check(raw, **sizes)
+        check(raw, env("any", size))
         prepare(raw, action_low=LOW, action_high=HIGH, normalise_observations=True, in_place=True)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -977,13 +981,13 @@ def test_data_that_were_recorded_with_other_arguments_are_refused_until_these_ar
         max_episode_steps=50,
     )
     with pytest.raises(DatasetError) as refused:
-        check_source(raw, "Hopper-v5", S, A)
+        check_source(raw, env("Hopper-v5"))
     assert "healthy_reward=100.0 (here its default)" in str(refused.value)
     (settings,) = re.findall(": set (.*) or choose another dataset", str(refused.value))
     overrides = OverridesParser.create().parse_overrides(shlex.split(settings))
     values = {each.key_or_group: each.value() for each in overrides}
     own = EnvSpec.of("Hopper-v5", values["env.kwargs"], values["env.max_episode_steps"])
-    check_source(raw, own, S, A)
+    check_source(raw, env(own))
 
 
 # ------------------------------------------------------------------------------- numbers that float32 cannot hold
@@ -994,7 +998,7 @@ def test_an_observation_that_normalisation_makes_infinite_is_named_with_its_step
     largest = np.finfo(np.float32).max
     raw.rows[:, 1] = -largest
     raw.rows[raw.row[7], 1] = largest
-    check(raw, **SIZES, env="Made-v5")
+    check(raw, env("Made-v5"))
     assert prepare(raw, action_low=LOW, action_high=HIGH).rows.isfinite().all()
     with pytest.raises(DatasetError, match=r"column 1 of the observations is not finite in float32 once") as refused:
         prepare(raw, action_low=LOW, action_high=HIGH, normalise_observations=True)

@@ -46,15 +46,7 @@ COUNTS = [(0, 60), pytest.param(1, 2000, marks=[pytest.mark.slow])]
 def outcome(read: Callable[[], RawData]) -> str:
     info = env_info("InvertedPendulum-v5")
     try:
-        raw = read()
-        check(
-            raw,
-            observation_size=info.observation_size,
-            action_size=info.action_size,
-            action_low=info.action_low,
-            action_high=info.action_high,
-            env=info.spec,
-        )
+        check(read(), info)
     except DatasetError:
         return "refused by name"
     return "read"
