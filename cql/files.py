@@ -60,6 +60,11 @@ def contents(path: Path) -> bytes:
         raise UnreadableError(f"{path} cannot be read ({error.strerror}); it may be whole") from error
 
 
+def damage(path: Path) -> str:
+    """The path and what is wrong with its file, which could not be read as it should: it is empty, or damaged."""
+    return f"{path} is {'empty' if path.stat().st_size == 0 else 'damaged'}"
+
+
 def remove_leftovers(folder: Path, *, deep: bool = True) -> None:
     """Remove what killed writers left beside their files, in a folder that nobody writes to now.
 

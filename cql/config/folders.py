@@ -28,7 +28,7 @@ from cql.config.identity import differences
 from cql.config.keys import GROUPS
 from cql.config.messages import ConfigError, friendly_errors
 from cql.config.names import dataset_label, path_safe, point_name, unsafe_name
-from cql.files import contents, remove_leftovers, write_text
+from cql.files import contents, damage, remove_leftovers, write_text
 
 SWEEP_FILE = "sweep.json"
 # Locks of a sweep: of the one process that starts it, and of all that train its runs.
@@ -272,8 +272,8 @@ def _sweep_plan(root: DictConfig, folder: Path) -> dict[str, Any]:
         before = {"base": dict(before["base"]), "swept": list(before["swept"])}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{path} {'is empty' if path.stat().st_size == 0 else 'is damaged'}: remove it and give the command again. "
-            "It is written anew, and each run is compared with its own config"
+            f"{damage(path)}: remove it and give the command again. It is written anew, and each run is compared with "
+            "its own config"
         ) from error
     # A key may be swept in one start and fixed in another, so it is compared run by run. The seed is in every name: the
     # jobs of an array may have one each.

@@ -63,8 +63,8 @@ def check(raw: RawData, env: EnvInfo) -> None:
         row, column = np.unravel_index(np.argmax(excess), excess.shape)
         raise DatasetError(
             f"dataset '{raw.name}': {int(beyond.any(axis=1).sum())} of {m} actions lie outside the bounds of "
-            f"{env.env_id}, the farthest with {raw.actions[row, column]:g} in column {column} ({place(raw, row)}), where the bounds "
-            f"are [{action_low[column]:g}, {action_high[column]:g}]: clip them in the file"
+            f"{env.env_id}, the farthest with {raw.actions[row, column]:g} in column {column} ({place(raw, row)}), "
+            f"where the bounds are [{action_low[column]:g}, {action_high[column]:g}]: clip them in the file"
             + ("" if raw.env_id is not None else ", or set env.id=... to the environment that it was recorded in")
         )
 

@@ -7,7 +7,7 @@ ways; if they differ, all others of its kind are composed by Hydra.
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -48,11 +48,11 @@ class SweepLoader:
         """
         texts = list(sweep_overrides)
         overrides = [_parsed(text) for text in texts]
-        kind = tuple(
-            f"{override.key_or_group}=" if self._is_value(override) else text
-            for text, override in zip(texts, overrides, strict=True)
-        )
-        made = self._derived(kind, overrides, master_config) if self._is_right.get(kind, kind in self._made) else None
+        values = [override for override in overrides if self._is_value(override)]
+        kind = tuple(f"{each.key_or_group}=" if each in values else str(each.input_line) for each in overrides)
+        made = None
+        if self._is_right.get(kind, kind in self._made):
+            made = self._derived(kind, overrides, values, master_config)
         if made is not None and kind in self._is_right:
             return made
         whole: DictConfig = self._loader.load_sweep_config(master_config, texts)
@@ -74,21 +74,18 @@ class SweepLoader:
     def _is_group(self) -> Any:
         return functools.cache(lambda key: bool(self._loader.get_group_options(key)))
 
-    def _derived(self, kind: tuple[str, ...], overrides: Sequence[Override], master: DictConfig) -> DictConfig | None:
+    def _derived(
+        self, kind: tuple[str, ...], overrides: Iterable[Override], values: Iterable[Override], master: DictConfig
+    ) -> DictConfig | None:
         """A job's config made from one of the same kind; None if a value does not fit, which Hydra puts into words."""
         made = copy.deepcopy(self._made[kind])
         config = made.hydra.job.config.override_dirname
-        texts = [str(each.input_line) for each in overrides if not each.is_hydra_override()]
-        named = [
-            str(each.input_line)
-            for each in overrides
-            if not each.is_hydra_override() and each.key_or_group not in config.exclude_keys
-        ]
+        task = [override for override in overrides if not override.is_hydra_override()]
+        named = [str(override.input_line) for override in task if override.key_or_group not in config.exclude_keys]
         try:
-            for override in overrides:
-                if self._is_value(override):
-                    OmegaConf.update(made, override.key_or_group, override.value(), merge=True)
-            made.hydra.overrides.task = texts
+            for override in values:
+                OmegaConf.update(made, override.key_or_group, override.value(), merge=True)
+            made.hydra.overrides.task = [str(override.input_line) for override in task]
             if not OmegaConf.is_interpolation(made.hydra.job, "override_dirname"):  # Hydra 1.4 resolves it later
                 made.hydra.job.override_dirname = config.item_sep.join(sorted(named)).replace("=", config.kv_sep)
         except Exception:  # noqa: BLE001

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cql.config import ConfigError, TrainConfig
-from cql.files import contents, write_text
+from cql.files import contents, damage, write_text
 from cql.sweep.status import STACKS_FILE, counted
 from cql.training import device, limits
 
@@ -96,8 +96,8 @@ def _recorded(path: Path) -> list[list[str]]:
             raise ValueError("not lists of names")
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{path} {'is empty' if path.stat().st_size == 0 else 'is damaged'}: remove it and give the command again. "
-            "Its runs are assigned to stacks anew, so that those that resume may differ in rounding"
+            f"{damage(path)}: remove it and give the command again. Its runs are assigned to stacks anew, so that "
+            "those that resume may differ in rounding"
         ) from error
     return [list(stack) for stack in recorded]
 

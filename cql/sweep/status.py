@@ -16,7 +16,6 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -222,12 +221,14 @@ def _version(path: Path) -> tuple[int, int]:
 def _damage(directory: Path, *_versions: tuple[int, int]) -> str | None:
     """What is wrong with the metrics or the episodes of a finished run; cached, since its files no longer change."""
     for name in (METRICS_FILE, EPISODES_FILE):
-        with suppress(FileNotFoundError):
-            try:
-                if not contents(directory / name).endswith(b"\n"):
-                    return f"{name} is cut: its last line is incomplete"
-            except UnreadableError as error:
-                return str(error)
+        try:
+            is_cut = not contents(directory / name).endswith(b"\n")
+        except FileNotFoundError:
+            continue
+        except UnreadableError as error:
+            return str(error)
+        if is_cut:
+            return f"{name} is cut: its last line is incomplete"
     try:
         gap = evaluation_gap(read_metrics(directory), read_episodes(directory))
     except ValueError as error:

@@ -103,7 +103,8 @@ def run_stack(
         for train_config, directory in zip(configs, directories, strict=True):
             try:
                 known = _known_outcome(train_config, directory)
-                was_known = known is not None
+                if known is not None and not isinstance(known, Exception):
+                    complete_wandb_run(train_config, directory)
                 if known is None:
                     held.enter_context(lock.hold(directory))
                     files.remove_leftovers(directory)  # they may be what fills the disk
@@ -113,8 +114,6 @@ def run_stack(
                     known = _known_outcome(train_config, directory)
                 if known is not None:
                     outcomes[directory] = known
-                    if not isinstance(known, Exception) and was_known:
-                        complete_wandb_run(train_config, directory)
                     if not label and not isinstance(known, Exception):
                         log.info("%s: finished already, nothing to do", directory)
                 if known is None or isinstance(known, Exception):

@@ -100,8 +100,8 @@ def read_summary(directory: Path) -> dict[str, Any]:
         raise FolderError(str(error)) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FolderError(
-            f"{path} {'is empty' if path.stat().st_size == 0 else 'is damaged'}: remove it and start the run again. It "
-            "resumes from its last checkpoint, and the file is written anew"
+            f"{files.damage(path)}: remove it and start the run again. It resumes from its last checkpoint, and the "
+            "file is written anew"
         ) from error
     return summary
 

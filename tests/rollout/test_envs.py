@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -105,6 +106,15 @@ def test_discrete_actions_are_refused():
         env_info("CartPole-v1")
 
 
+@contextlib.contextmanager
+def registered(env_id, entry_point, max_episode_steps):
+    gymnasium.register(env_id, entry_point, max_episode_steps=max_episode_steps)
+    try:
+        yield
+    finally:
+        del gymnasium.registry[env_id]
+
+
 class _Unfit(gymnasium.Env):
     def __init__(self, bound: float = 1.0, shape: tuple[int, ...] = (3,)):
         self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, shape)
@@ -120,12 +130,9 @@ class _Unfit(gymnasium.Env):
     ],
 )
 def test_unfit_environments_are_refused(options, max_episode_steps, message):
-    gymnasium.register("cql-test/Unfit-v0", entry_point=lambda: _Unfit(**options), max_episode_steps=max_episode_steps)
-    try:
-        with pytest.raises(EnvError, match=message):
-            env_info("cql-test/Unfit-v0")
-    finally:
-        del gymnasium.registry["cql-test/Unfit-v0"]
+    unfit = registered("cql-test/Unfit-v0", lambda: _Unfit(**options), max_episode_steps)
+    with unfit, pytest.raises(EnvError, match=message):
+        env_info("cql-test/Unfit-v0")
 
 
 def test_an_environment_without_a_clock_uses_its_frame_rate():
@@ -219,12 +226,8 @@ def test_an_environment_of_whole_numbers_is_refused():
         observation_space = gymnasium.spaces.Box(-1, 1, (2,))
         action_space = gymnasium.spaces.Box(0, 5, (2,), np.int64)
 
-    gymnasium.register("Whole-v0", Whole, max_episode_steps=10)
-    try:
-        with pytest.raises(EnvError, match="int64; real numbers are needed"):
-            env_info("Whole-v0")
-    finally:
-        del gymnasium.registry["Whole-v0"]
+    with registered("Whole-v0", Whole, 10), pytest.raises(EnvError, match="int64; real numbers are needed"):
+        env_info("Whole-v0")
 
 
 def test_an_environment_without_a_time_limit_is_told_how_to_have_one():
@@ -232,13 +235,10 @@ def test_an_environment_without_a_time_limit_is_told_how_to_have_one():
         observation_space = gymnasium.spaces.Box(-1, 1, (2,))
         action_space = gymnasium.spaces.Box(-1, 1, (2,))
 
-    gymnasium.register("Endless-v0", Endless)
-    try:
+    with registered("Endless-v0", Endless, None):
         with pytest.raises(EnvError, match=r"env\.max_episode_steps=1000"):
             env_info("Endless-v0")
         assert env_info(EnvSpec("Endless-v0", "{}", 30)).max_episode_steps == 30
-    finally:
-        del gymnasium.registry["Endless-v0"]
 
 
 def test_an_environment_of_a_package_is_compared_by_its_registration_too():
@@ -246,10 +246,7 @@ def test_an_environment_of_a_package_is_compared_by_its_registration_too():
         observation_space = gymnasium.spaces.Box(-1, 1, (2,))
         action_space = gymnasium.spaces.Box(-1, 1, (2,))
 
-    gymnasium.register("Arm-v0", Arm, max_episode_steps=10)  # as the import of its package does
-    try:
+    with registered("Arm-v0", Arm, 10):  # as the import of its package does
         own = EnvSpec("robots:Arm-v0")
         assert env_differences(EnvSpec.of("", {"speed": 2}, 10), own) == ["speed=2 (here its default)"]
         assert env_differences(EnvSpec("", "{}", 50), own) == ["max_episode_steps=50 (here 10)"]
-    finally:
-        del gymnasium.registry["Arm-v0"]

@@ -212,23 +212,6 @@ def test_minus_zero_is_zero(dataset: Path, tmp_path: Path) -> None:
     assert runs_of(sweep_of(tmp_path)) == ["tau_cql-0__seed-0"]
 
 
-@pytest.mark.parametrize("contents", ["", "{", "[1]", "[[1]]"])
-def test_a_damaged_plan_is_named_and_its_remedy_works(
-    contents: str, dataset: Path, swept: Path, tmp_path: Path
-) -> None:
-    folder = copy(swept, tmp_path)
-    path = sweep_of(folder) / "stacks.json"
-    path.write_text(contents)
-    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
-    assert ended.code == 2, ended.text
-    assert f"stacks.json is {'damaged' if contents else 'empty'}: remove it and give the command again" in ended.text
-    assert "Traceback" not in ended.text
-    path.unlink()
-    ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
-    assert ended.code == 0, ended.text
-    assert json.loads(path.read_text()) == [POINTS]
-
-
 def test_few_open_files_make_small_stacks(dataset: Path, tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))

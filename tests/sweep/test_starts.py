@@ -150,17 +150,23 @@ def test_what_is_promised_is_on_the_disk_before_it_has_its_name(dataset: Path, t
     assert {each.name for each, *target in calls if not target} >= {"metrics.jsonl", "episodes.csv", "timing.jsonl"}
 
 
-@pytest.mark.parametrize("contents", ["", "{", "[]", '{"base": 1}'])
-def test_a_damaged_list_of_a_sweep_is_named_and_its_remedy_works(
-    contents: str, dataset: Path, swept: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("file", "contents"),
+    [
+        *(("sweep.json", text) for text in ("", "{", "[]", '{"base": 1}')),
+        *(("stacks.json", text) for text in ("", "{", "[1]", "[[1]]")),
+    ],
+)
+def test_a_damaged_file_of_a_sweep_is_named_and_its_remedy_works(
+    file: str, contents: str, dataset: Path, swept: Path, tmp_path: Path
 ) -> None:
     folder = copy(swept, tmp_path)
-    path = sweep_of(folder) / "sweep.json"
+    path = sweep_of(folder) / file
     before = json.loads(path.read_text())
     path.write_text(contents)
     ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
     assert ended.code == 2, ended.text
-    assert f"sweep.json is {'damaged' if contents else 'empty'}: remove it and give the command again" in ended.text
+    assert f"{file} is {'damaged' if contents else 'empty'}: remove it and give the command again" in ended.text
     assert "Traceback" not in ended.text
     path.unlink()
     ended = train(dataset, folder, "-m", "sweep_name=four", *GRID)
