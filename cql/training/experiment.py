@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import sys
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from cql.training.build import agent_config, as_pool, env_spec, hyper_params, lo
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
 from cql.training.device import choose_device, has_eval_worker
 from cql.training.limits import allow_open_files
-from cql.training.local_logger import LocalLogger, read_metrics
+from cql.training.local_logger import N_LAST_EVALUATIONS, LocalLogger, last_evaluations
 from cql.training.memory import keep_freed_memory
 from cql.training.provenance import provenance, versions
 from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
@@ -366,6 +367,7 @@ def _begin(
         ValueError: its files are damaged, or rows have been lost from them.
     """
     is_failed, checkpoint = directory not in stack.checkpoints, stack.checkpoints.get(directory)
+    evaluations: list[float] = []
     local, logger = LocalLogger(directory), train_config.logger
     checkpoints = CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints)
     if not is_failed:
@@ -373,7 +375,7 @@ def _begin(
         checkpoints.prune(stack.step)  # a kill may have come before
         local.rewind(stack.step)
         local.check_rows(None if checkpoint is None else checkpoint.get("n_rows"))
-        read_metrics(directory)  # the stack reads them later, where a damaged line would end all runs
+        evaluations = last_evaluations(directory)
         local.write_provenance(made_by)
     return Run(
         directory=directory,
@@ -383,5 +385,6 @@ def _begin(
         checkpoints=checkpoints,
         reference=scores_of(train_config),
         log_checkpoints=isinstance(logger, config.WandbLoggerConfig) and logger.log_checkpoints,
+        last_returns=deque(evaluations, N_LAST_EVALUATIONS),
         status="failed" if is_failed else "running",
     )

@@ -42,7 +42,7 @@ from cql.training import curves as report
 from cql.training.checkpoint import CheckpointError
 from cql.training.device import one_thread
 from cql.training.epoch_metrics import EpochMetrics
-from cql.training.local_logger import last_evaluations, video_path
+from cql.training.local_logger import video_path
 from cql.training.progress import duration, logging_above_bar
 from cql.training.run import Run, Schedule, Scores, Status, known
 from cql.training.signals import noted_signals
@@ -120,8 +120,6 @@ class Trainer:
     def load(self, checkpoints: Sequence[dict[str, Any] | None]) -> None:
         """Resume from one checkpoint per run, all of one step.
 
-        The files of the runs' folders must be those of that step.
-
         Args:
             checkpoints: in the order of the stack; None for a run at its beginning, or that only keeps its place.
 
@@ -148,7 +146,6 @@ class Trainer:
             self.sampler.load_state(index, checkpoint["sampler"])
             self._epoch.load_state(index, checkpoint["epoch"])
             run.scores = Scores(**checkpoint["scores"])
-            run.last_returns.extend(last_evaluations(run.directory))
             run.last_metrics = dict(checkpoint["last_metrics"])
 
     def train(self) -> None:
