@@ -160,8 +160,10 @@ def structure(spec: Spec, samples: int | None) -> Any:
     from cql.algorithm.agent import AgentConfig
     from cql.algorithm.networks import Mlp
 
+    mlp = Mlp(width=spec.width, depth=spec.depth)
     return AgentConfig(
-        mlp=Mlp(width=spec.width, depth=spec.depth),
+        actor=mlp,
+        critic=mlp,
         observation_size=spec.observation_size,
         action_size=spec.action_size,
         backup="soft",

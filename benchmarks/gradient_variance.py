@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cql.algorithm.agent import N_CRITICS, Agent
+from cql.algorithm.agent import Agent
 from cql.algorithm.sampling import Batch, Noise
 from cql.config import from_dict
 from cql.rollout.envs import env_info
@@ -60,10 +60,10 @@ def main() -> None:
     for _ in range(options.batches):
         batch, noise = sampler.draw(data)
         exact.append(gradients(exact_agent, batch, noise)[0].double())
-        stacked_batch = Batch(*(field.expand(draws, *field.shape[1:]) for field in batch))
+        stacked_batch = Batch(*(field.expand(draws, *field.shape[1:]) for field in batch[:5]))
         stacked_noise = Noise(*(field.expand(draws, *field.shape[1:]) for field in noise))
         for k, own in sampled_agents.items():
-            choice = torch.rand(draws, N_CRITICS, k, train_config.batch_size, generator=random)
+            choice = torch.rand(draws, own.config.n_critics, k, train_config.batch_size, generator=random)
             found = gradients(own, stacked_batch, stacked_noise._replace(choice=choice)).double()
             of_sampling[k].append(float((found - exact[-1]).square().sum(1).mean()))
     all_exact = torch.stack(exact)

@@ -62,16 +62,28 @@ def temporal_difference(q_data, y):
     return mean([(q - target) ** 2 for q, target in zip(q_data, y, strict=True)])
 
 
-def conservative_gap(q_sampled, q_data, log_mu, temperature):
+def conservative_gap(q_sampled, q_data, log_mu, temperature, clip=(None, None), counted=False):
     """Of one critic; q_sampled[b][j], q_data[b], log_mu[b][j] or None."""
+    gaps = state_gaps(q_sampled, q_data, log_mu, temperature, counted)
+    return mean([gap if is_within(gap, clip) else constant(gap.clamp(*clip)) for gap in gaps])
+
+
+def is_within(gap, clip):
+    low, high = clip
+    return (low is None or gap >= low) and (high is None or gap <= high)
+
+
+def state_gaps(q_sampled, q_data, log_mu, temperature, counted):
+    """Of one critic, of each state."""
     gaps = []
     for b in range(len(q_data)):
         total = 0.0
         for j in range(len(q_sampled[b])):
             weight = 0.0 if log_mu is None else log_mu[b][j]
             total = total + torch.exp((q_sampled[b][j] - weight) / temperature)
-        gaps.append(temperature * torch.log(total) - q_data[b])
-    return mean(gaps)
+        n = len(q_sampled[b]) if counted else 1
+        gaps.append(temperature * (torch.log(total) - math.log(n)) - q_data[b])
+    return gaps
 
 
 def choices(q_sampled, log_mu, temperature, uniform):
@@ -89,14 +101,16 @@ def choices(q_sampled, log_mu, temperature, uniform):
     return found
 
 
-def sampled_gap(q_sampled, q_data, log_mu, temperature, uniform):
+def sampled_gap(q_sampled, q_data, uniform, log_mu, temperature, clip=(None, None), counted=False):
     """The exact gap's value, with the gradient of the mean over the drawn actions; uniform[i][b]."""
-    value = constant(conservative_gap(q_sampled, q_data, log_mu, temperature))
+    value = constant(conservative_gap(q_sampled, q_data, log_mu, temperature, clip, counted))
+    exact = state_gaps(q_sampled, q_data, log_mu, temperature, counted)
     estimates = []
     for b in range(len(q_data)):
         mu = [0.0] * len(q_sampled[b]) if log_mu is None else log_mu[b]
         chosen = choices(q_sampled[b], mu, temperature, [float(own[b]) for own in uniform])
-        estimates.append(mean([q_sampled[b][index] for index in chosen]) - q_data[b])
+        estimate = mean([q_sampled[b][index] for index in chosen]) - q_data[b]
+        estimates.append(estimate if is_within(exact[b], clip) else 0.0 * estimate)
     return value + mean(estimates) - constant(mean(estimates))
 
 
@@ -171,10 +185,18 @@ class Run:
 
     def __init__(self, parameters, config, hyper_params):
         self.config, self.hyper = config, hyper_params
-        activation = config.mlp.activation
-        self.actor = network(parameters["actor"], activation)
+        own_layers = {name: each for name, each in parameters["actor"].items() if not name.startswith("log_std.")}
+        self.actor = network(own_layers, config.actor.activation)
+        self.log_std = {
+            name: parameters["actor"][f"log_std.{name}"].double().requires_grad_()
+            for name in ("multiplier", "offset")
+            if f"log_std.{name}" in parameters["actor"]
+        }
         self.critics, self.targets = (
-            [network({name: tensor[i] for name, tensor in parameters[part].items()}, activation) for i in range(2)]
+            [
+                network({name: tensor[i] for name, tensor in parameters[part].items()}, config.critic.activation)
+                for i in range(config.n_critics)
+            ]
             for part in ("critics", "targets")
         )
         self.n_steps_done = 0
@@ -185,11 +207,15 @@ class Run:
             return torch.tensor(math.log(getattr(hyper_params, name)), dtype=torch.float64)
 
         self.log_alpha_temp, self.log_alpha_cql = logarithm("alpha_temp"), logarithm("alpha_cql")
-        adam = torch.optim.Adam
-        self.critic_optimiser = adam(
-            [p for critic in self.critics for p in critic.parameters()], hyper_params.critic_learning_rate
+        adam, adam_w = torch.optim.Adam, torch.optim.AdamW
+        self.critic_parameters = [p for critic in self.critics for p in critic.parameters()]
+        self.actor_parameters = [*self.actor.parameters(), *self.log_std.values()]
+        self.critic_optimiser = adam_w(
+            self.critic_parameters, hyper_params.critic_learning_rate, weight_decay=hyper_params.critic_weight_decay
         )
-        self.actor_optimiser = adam(self.actor.parameters(), hyper_params.actor_learning_rate)
+        self.actor_optimiser = adam_w(
+            self.actor_parameters, hyper_params.actor_learning_rate, weight_decay=hyper_params.actor_weight_decay
+        )
         if hyper_params.temp_learning_rate is not None:
             self.temp_optimiser = adam([self.log_alpha_temp], hyper_params.temp_learning_rate)
         if hyper_params.alpha_learning_rate is not None:
@@ -198,12 +224,17 @@ class Run:
     def policy(self, s):
         size = self.config.action_size
         out = self.actor(s)
-        return out[:size], out[size:].clamp(self.config.log_std_min, self.config.log_std_max)
+        log_std = self.log_std.get("multiplier", 1.0) * out[size:] + self.log_std.get("offset", 0.0)
+        return out[:size], log_std.clamp(self.config.log_std_min, self.config.log_std_max)
 
     def target(self, batch, noise, b):
         next_s = batch.next_observations[b]
         drawn = [sample(*self.policy(next_s), eps[b]) for eps in noise.target]
-        next_q = [[constant(critic(torch.cat([next_s, a]))) for a, _ in drawn] for critic in self.targets]
+        chosen = range(self.config.n_critics)
+        if self.config.n_target_critics < self.config.n_critics:
+            ranked = sorted(chosen, key=lambda i: float(noise.subset[i]))
+            chosen = ranked[: self.config.n_target_critics]
+        next_q = [[constant(self.targets[i](torch.cat([next_s, a]))) for a, _ in drawn] for i in chosen]
         return bellman_target(
             constant(batch.rewards[b]),
             bool(batch.terminated[b]),
@@ -222,10 +253,23 @@ class Run:
         found += [sample(*self.policy(next_s), eps[b]) for eps in noise.next_policy]
         return [(a.detach(), constant(log_mu)) for a, log_mu in found]
 
+    def descend(self, optimiser, parameters, max_norm, part):
+        """A step with clipped gradients and the scheduled rate."""
+        if max_norm is not None:
+            norm = math.sqrt(sum(float(p.grad.square().sum()) for p in parameters))
+            for p in parameters:
+                p.grad *= min(1.0, max_norm / (norm + 1e-6))
+        kind = getattr(self.config, f"{part}_schedule")
+        if kind != "constant":
+            done = min(1.0, self.n_steps_done / self.config.n_schedule_steps)
+            factor = 1 - done if kind == "linear" else (1 + math.cos(math.pi * done)) / 2
+            optimiser.param_groups[0]["lr"] = getattr(self.hyper, f"{part}_learning_rate") * factor
+        optimiser.step()
+
     def update(self, batch, noise):
         """One step with the batch (B, ...) and the noise (N, B, A) of this run; returns the metrics."""
         config, own = self.config, self.hyper
-        rows = range(len(batch.rewards))
+        rows, calibrated = range(len(batch.rewards)), config.calibrated
         alpha_temp = constant(self.log_alpha_temp.exp())
         alpha_cql = constant(self.log_alpha_cql.exp())
         tau_cql = own.tau_cql or 0.0
@@ -234,23 +278,36 @@ class Run:
         y = [self.target(batch, noise, b) for b in rows]
         proposals = [self.proposals(batch, noise, b) for b in rows]
         log_mu = [[each for _, each in p] for p in proposals] if config.importance_weighted else None
-        td, gap, q_data_all, q_sampled_all = [], [], [], []
+        td, gap, q_data_all, q_sampled_all, below_floor = [], [], [], [], []
         for i, critic in enumerate(self.critics):
             q_data = [critic(torch.cat([batch.observations[b], batch.actions[b]]))[0] for b in rows]
             # Every action is valued at s, also those that were drawn from pi(.|s').
             q_sampled = [[critic(torch.cat([batch.observations[b], a]))[0] for a, _ in proposals[b]] for b in rows]
             td.append(temporal_difference(q_data, y))
+            q_in_gap = q_sampled
+            if calibrated:
+                floor = [constant(each) for each in batch.returns_to_go]
+                first = config.num_sampled_actions  # behind the uniform ones
+                below = [[constant(q) < floor[b] for q in q_sampled[b][first:]] for b in rows]
+                below_floor.append(mean([mean([float(each) for each in own]) for own in below]))
+                q_in_gap = [
+                    q_sampled[b][:first] + [q if q > floor[b] else 0.0 * q + floor[b] for q in q_sampled[b][first:]]
+                    for b in rows
+                ]
+            if config.include_data_action:
+                q_in_gap = [[q_data[b], *q_in_gap[b]] for b in rows]
+            options = log_mu, config.gap_temperature, (own.gap_clip_min, own.gap_clip_max), config.include_data_action
             if config.gradient == "sampled":
-                gap.append(sampled_gap(q_sampled, q_data, log_mu, config.gap_temperature, noise.choice[i]))
+                gap.append(sampled_gap(q_in_gap, q_data, noise.choice[i], *options))
             else:
-                gap.append(conservative_gap(q_sampled, q_data, log_mu, config.gap_temperature))
+                gap.append(conservative_gap(q_in_gap, q_data, *options))
             q_data_all += q_data
             q_sampled_all += q_sampled
         loss = critic_loss(td, gap, alpha_cql, own.w_cql, tau_cql)
         self.critic_optimiser.zero_grad()
         loss.backward()
+        self.descend(self.critic_optimiser, self.critic_parameters, own.critic_max_grad_norm, "critic")
         self.critic_gradients = [parameters_of(critic, gradients=True) for critic in self.critics]
-        self.critic_optimiser.step()
 
         # B. Actor.
         policy = [self.policy(batch.observations[b]) for b in rows]
@@ -264,8 +321,9 @@ class Run:
             loss = actor_loss(log_pi, q, alpha_temp)
         self.actor_optimiser.zero_grad()
         loss.backward()
+        self.descend(self.actor_optimiser, self.actor_parameters, own.actor_max_grad_norm, "actor")
         self.actor_gradients = parameters_of(self.actor, gradients=True)
-        self.actor_optimiser.step()
+        self.actor_gradients |= {f"log_std.{name}": value.grad.clone() for name, value in self.log_std.items()}
 
         # C. Temperature.
         if own.temp_learning_rate is not None:
@@ -288,6 +346,7 @@ class Run:
                         slow.copy_((1 - own.tau_target) * slow + own.tau_target * fast)
 
         n = config.num_sampled_actions
+        share = {"floor_share": mean(below_floor)} if calibrated else {}
         return {
             "critic_td": constant(mean(td)),
             "cql_gap": constant(mean(gap)),
@@ -299,4 +358,5 @@ class Run:
             "q_uniform": constant(mean([mean(q[:n]) for q in q_sampled_all])),
             "actor_loss": constant(loss),
             "entropy": -constant(mean(log_pi)),
+            **share,
         }

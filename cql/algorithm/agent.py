@@ -17,10 +17,10 @@ from torch import Tensor
 from cql.algorithm import fast as fast_path
 from cql.algorithm.networks import Mlp, Parameters
 from cql.algorithm.sampling import Batch, Noise, Sampler
-from cql.algorithm.state import N_CRITICS, AgentConfig, AgentState, HyperParams
-from cql.algorithm.step import METRICS, Phase, training_step
+from cql.algorithm.state import AgentConfig, AgentState, HyperParams
+from cql.algorithm.step import METRICS, Phase, metrics_of, training_step
 
-__all__ = ["METRICS", "N_CRITICS", "Agent", "AgentConfig", "HyperParams", "Policy"]
+__all__ = ["METRICS", "Agent", "AgentConfig", "HyperParams", "Policy"]
 
 
 class Agent:
@@ -39,6 +39,8 @@ class Agent:
         device: where the parameters are.
         stack: all that training changes; ``actor``, ``critics``, ``targets`` and ``log_coefficients`` are its own.
         n_steps_done: training steps taken, the same for all runs.
+        metrics: names of what a step reports, in their order.
+        calibrated: whether the values of the policy's actions have a floor in the gap, if the config has it at all.
 
     Raises:
         ValueError: a coefficient is learned in some of the runs and fixed in others.
@@ -54,7 +56,9 @@ class Agent:
         fast: bool = True,
     ) -> None:
         self.config, self.device, self.n_runs, self.n_steps_done = config, device, len(seeds), 0
-        chosen = fast_path.choose(config.mlp, device, fast)
+        self._metrics, self.calibrated = metrics_of(config), config.calibrated
+        self.metrics = tuple(self._metrics)
+        chosen = fast_path.choose(config.actor, config.critic, device, fast)
         self.networks = chosen.networks
         self.stack = AgentState(config, hyper_params, seeds, device, chosen.adam_update)
         self.actor, self.critics, self.targets = self.stack.actor, self.stack.critics, self.stack.targets
@@ -63,16 +67,17 @@ class Agent:
 
     def sampler(self, seeds: Sequence[int], batch_size: int) -> Sampler:
         """A sampler that draws exactly the noise that :meth:`update` needs."""
-        n = self.config.num_sampled_actions
+        config, n = self.config, self.config.num_sampled_actions
         return Sampler(
             seeds,
             batch_size=batch_size,
-            action_size=self.config.action_size,
+            action_size=config.action_size,
             n_uniform=n,
             n_policy=n,
-            n_next_policy=n if self.config.next_actions else 0,
-            n_target=n if self.config.backup == "max" else 1,
-            n_choices=(N_CRITICS, self.config.num_gradient_actions or 0),
+            n_next_policy=n if config.next_actions else 0,
+            n_target=n if config.backup == "max" else 1,
+            n_choices=(config.n_critics, config.num_gradient_actions or 0),
+            n_subset=config.n_critics if config.n_target_critics < config.n_critics else 0,
             device=self.device,
         )
 
@@ -84,7 +89,7 @@ class Agent:
             noise: of a sampler made by :meth:`sampler`.
 
         Returns:
-            The :data:`METRICS` of this step, (len(METRICS), R), on the device and without gradient.
+            What :attr:`metrics` names, of this step: (len(metrics), R), on the device and without gradient.
         """
         metrics = self.step(self.phase, batch, noise)
         self.n_steps_done += 1
@@ -96,12 +101,13 @@ class Agent:
         return Phase(
             cloning=self.n_steps_done < self._most_bc_steps,
             update_targets=(self.n_steps_done + 1) % self.config.target_update_period == 0,
+            calibrated=self.calibrated,
         )
 
     def step(self, phase: Phase, batch: Batch, noise: Noise) -> Tensor:
         """The device's part of :meth:`update`; it can be captured as a CUDA graph."""
         values = training_step(self.config, self.stack, batch, noise, phase, self.networks)
-        return torch.stack([metric(values) for metric in METRICS.values()])
+        return torch.stack([metric(values) for metric in self._metrics.values()])
 
     def non_finite(self, run: int) -> str | None:
         """The first parameter or moment of Adam of a run that holds a NaN or an infinity; None if all are finite.
@@ -181,7 +187,7 @@ _ROWS = 16  # of one product of a policy's evaluation
 
 
 class Policy:
-    """Deterministic actions of trained runs for raw observations, numpy in and out.
+    """Actions of trained runs for raw observations, numpy in and out.
 
     It carries the normalisation of observations, without which a reloaded policy acts on the wrong inputs.
 
@@ -190,15 +196,26 @@ class Policy:
         parameters: of R actors.
         mean: of the observations, (S,).
         std: of the observations, (S,).
+        log_std: lower and upper bound of the policy's log standard deviation; needed to sample.
     """
 
-    def __init__(self, mlp: Mlp, parameters: Parameters, mean: Tensor, std: Tensor) -> None:
-        self._actor = functools.partial(fast_path.choose(mlp, mean.device).networks.actor, mlp)
+    def __init__(
+        self,
+        mlp: Mlp,
+        parameters: Parameters,
+        mean: Tensor,
+        std: Tensor,
+        log_std: tuple[float, float] = (-20.0, 2.0),
+    ) -> None:
+        self._actor = functools.partial(fast_path.choose_actor(mlp, mean.device), mlp)
         self._parameters = parameters
         self._mean, self._std = mean, std
+        self._log_std = log_std
 
-    def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(R, E, S) to (R, E, A) in [-1, 1]."""
+    def __call__(
+        self, observations: NDArray[np.float32], noise: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """(R, E, S) to (R, E, A) in [-1, 1]: the policy's mode, or samples by standard normal noise (R, E, A)."""
         n_runs, n_episodes, size = observations.shape
         # In chunks of one shape: the last digits of a product depend on its number of rows, and a simulation makes
         # another episode of them. So an episode does not depend on how many others are evaluated with it.
@@ -208,8 +225,11 @@ class Policy:
         with torch.no_grad():
             inputs = (torch.from_numpy(rows).to(self._mean.device) - self._mean) / self._std
             chunks = [
-                self._actor(self._parameters, inputs[:, i * _ROWS : (i + 1) * _ROWS], -1.0, 1.0)[0]
+                self._actor(self._parameters, inputs[:, i * _ROWS : (i + 1) * _ROWS], *self._log_std)
                 for i in range(n_chunks)
             ]
-            actions: NDArray[np.float32] = torch.cat(chunks, 1)[:, :n_episodes].tanh().cpu().numpy()
+            pre_tanh, log_std = (torch.cat(each, 1)[:, :n_episodes] for each in zip(*chunks, strict=True))
+            if noise is not None:
+                pre_tanh = pre_tanh + log_std.exp() * torch.from_numpy(noise).to(pre_tanh.device)
+            actions: NDArray[np.float32] = pre_tanh.tanh().cpu().numpy()
             return actions

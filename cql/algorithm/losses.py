@@ -9,6 +9,8 @@ equation says and never over R: the runs of a stack have independent losses.
 Sources:
     [CQL] Kumar et al., Conservative Q-Learning for Offline Reinforcement Learning, 2020.
     [SAC] Haarnoja et al., Soft Actor-Critic Algorithms and Applications, 2018.
+    [REDQ] Chen et al., Randomized Ensembled Double Q-Learning, 2021.
+    [Cal-QL] Nakamoto et al., Cal-QL: Calibrated Offline RL Pre-Training for Efficient Online Fine-Tuning, 2023.
 """
 
 import math
@@ -88,7 +90,8 @@ def bellman_target(
     Args:
         rewards: (R, B).
         terminated: (R, B), 1 if the episode truly ended; a time limit is not an end.
-        next_q: target critics at s', (R, C, N, B); N is 1 unless ``backup`` is ``max``.
+        next_q: target critics at s', (R, C, N, B); N is 1 unless ``backup`` is ``max``. C may be fewer than there are
+            critics: a random subset of them [REDQ].
         next_log_prob: (R, N, B).
         discount: (R,).
         alpha_temp: (R,).
@@ -118,7 +121,15 @@ def temporal_difference(q_data: Tensor, target: Tensor) -> Tensor:
 
 
 def conservative_gap(
-    q_sampled: Tensor, q_data: Tensor, log_proposal: Tensor | None, *, temperature: float = 1.0
+    q_sampled: Tensor,
+    q_data: Tensor,
+    log_proposal: Tensor | None,
+    floor: Tensor | None = None,
+    clip_min: Tensor | None = None,
+    clip_max: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    include_data_action: bool = False,
 ) -> Tensor:
     """The penalty: how much higher each critic values sampled actions than the data's [CQL, eq. 4 and appendix F].
 
@@ -132,15 +143,64 @@ def conservative_gap(
         q_data: (R, C, B).
         log_proposal: log mu_j, the density that a_j was drawn with, (R, N, B): the importance weights of CQL(H).
             None for a plain log-sum-exp.
+        floor: of the sampled actions' values, see :func:`calibrated`; None for none.
+        clip_min: lower bound of each state's gap, (R,), beyond which no gradient passes; None for no bounds.
+        clip_max: upper bound, (R,).
         temperature: T.
+        include_data_action: count Q_i(s, a) among the M values of the log-sum-exp, and subtract T log M. Published code
+            does so where there are no importance weights.
 
     Returns:
         (R, C).
     """
-    soft_maximum = _scores(q_sampled, log_proposal, temperature).logsumexp(2)
+    gaps = _state_gaps(q_sampled, q_data, log_proposal, floor, temperature, include_data_action)
+    if clip_min is not None and clip_max is not None:
+        gaps = gaps.clamp(clip_min[:, None, None], clip_max[:, None, None])
+    return gaps.mean(-1)
+
+
+def calibrated(q_sampled: Tensor, floor: Tensor | None) -> Tensor:
+    """max( Q_i(s, a_j), V(s) ): no action of the policy is pushed below the return that the data had from s [Cal-QL].
+
+    No gradient passes where the floor is the larger one.
+
+    Args:
+        q_sampled: (R, C, N, B).
+        floor: V(s) for actions of the policy, minus infinity for the others: (R, N, B), or (R, C, N, B) if each critic
+            has its own actions. None leaves the values as they are.
+
+    Returns:
+        (R, C, N, B).
+    """
+    if floor is None:
+        return q_sampled
+    return torch.maximum(q_sampled, floor if floor.dim() == 4 else floor.unsqueeze(1))
+
+
+def candidate_values(
+    q_sampled: Tensor, q_data: Tensor | None, floor: Tensor | None, include_data_action: bool
+) -> Tensor:
+    """The M values in the log-sum-exp of :func:`conservative_gap`, (R, C, M, B), that of the data's action first."""
+    values = calibrated(q_sampled, floor)
+    return torch.cat([q_data.unsqueeze(2), values], 2) if include_data_action and q_data is not None else values
+
+
+def _state_gaps(
+    q_sampled: Tensor,
+    q_data: Tensor,
+    log_proposal: Tensor | None,
+    floor: Tensor | None,
+    temperature: float,
+    include_data_action: bool,
+) -> Tensor:
+    """The gap of each state, (R, C, B)."""
+    values = candidate_values(q_sampled, q_data, floor, include_data_action)
+    soft_maximum = _scores(values, log_proposal, temperature).logsumexp(2)
     if temperature != 1.0:
         soft_maximum = temperature * soft_maximum
-    return (soft_maximum - q_data).mean(-1)
+    if include_data_action:
+        soft_maximum = soft_maximum - temperature * math.log(values.shape[2])
+    return soft_maximum - q_data
 
 
 def softmax_weights(q_sampled: Tensor, log_proposal: Tensor | None, *, temperature: float = 1.0) -> Tensor:
@@ -188,7 +248,26 @@ def softmax_choices(
     return (cumulated.unsqueeze(3) <= thresholds.unsqueeze(2)).sum(2).clamp(max=n - 1)
 
 
-def sampled_gap(q_chosen: Tensor, q_data: Tensor) -> Tensor:
+def unclipped(
+    q_sampled: Tensor,
+    q_data: Tensor,
+    log_proposal: Tensor | None,
+    floor: Tensor | None,
+    clip_min: Tensor,
+    clip_max: Tensor,
+    *,
+    temperature: float = 1.0,
+    include_data_action: bool = False,
+) -> Tensor:
+    """1 for states whose gap is within the bounds of :func:`conservative_gap`, else 0: (R, C, 1, B)."""
+    gaps = _state_gaps(q_sampled, q_data, log_proposal, floor, temperature, include_data_action)
+    within = (gaps >= clip_min[:, None, None]) & (gaps <= clip_max[:, None, None])
+    return within.to(gaps.dtype).unsqueeze(2)
+
+
+def sampled_gap(
+    q_chosen: Tensor, q_data: Tensor, floor: Tensor | None = None, is_unclipped: Tensor | None = None
+) -> Tensor:
     """The gap through k actions per state that :func:`softmax_choices` drew: mean_B [ mean_k Q_i(s, a_k) - Q_i(s, a) ].
 
     The gradient of the log-sum-exp is the mean of the critics' gradients over an action drawn by its softmax weights.
@@ -197,11 +276,16 @@ def sampled_gap(q_chosen: Tensor, q_data: Tensor) -> Tensor:
     Args:
         q_chosen: (R, C, k, B).
         q_data: (R, C, B).
+        floor: of the chosen actions, (R, C, k, B), see :func:`calibrated`.
+        is_unclipped: of :func:`unclipped`; None if there are no bounds.
 
     Returns:
         (R, C).
     """
-    return (q_chosen.mean(2) - q_data).mean(-1)
+    gaps = calibrated(q_chosen, floor).mean(2) - q_data
+    if is_unclipped is not None:
+        gaps = gaps * is_unclipped.squeeze(2)
+    return gaps.mean(-1)
 
 
 def critic_loss(td: Tensor, gap: Tensor, w_cql: Tensor, alpha_cql: Tensor, tau_cql: Tensor) -> Tensor:
@@ -222,7 +306,7 @@ def critic_loss(td: Tensor, gap: Tensor, w_cql: Tensor, alpha_cql: Tensor, tau_c
 
 
 def actor_loss(log_prob: Tensor, q: Tensor, alpha_temp: Tensor) -> Tensor:
-    """mean_B( alpha_temp log pi(a|s) - min_i Q_i(s, a) ), a ~ pi(.|s)  [SAC, eq. 7].
+    """mean_B( alpha_temp log pi(a|s) - min_i Q_i(s, a) ), a ~ pi(.|s), over all critics  [SAC, eq. 7].
 
     Args:
         log_prob: (R, N, B).

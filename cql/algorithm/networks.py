@@ -7,8 +7,9 @@ Axes: R runs, C critics, N sampled actions, B batch, S state, A action, H hidden
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Mlp:
-    """The shape that actor and critics share.
+    """The shape of a network: of the actor, or of all critics.
 
     Attributes:
         width: units of each hidden layer.
@@ -39,6 +40,8 @@ class Mlp:
         layer_norm: normalise each hidden layer before its activation.
         initialisation: ``torch`` (uniform in +-1/sqrt(fan-in), weights and biases), ``orthogonal`` (gain sqrt 2 in
             hidden layers, 1 in the last, zero biases) or ``xavier`` (uniform, zero biases).
+        last_layer_scale: gain of the last layer, which then has zero biases and weights that are orthogonal, if the
+            others are, or else Xavier uniform, as published code has it (with 0.01); None treats it like the others.
     """
 
     width: int = 256
@@ -46,6 +49,7 @@ class Mlp:
     activation: Activation = "relu"
     layer_norm: bool = False
     initialisation: Initialisation = "torch"
+    last_layer_scale: float | None = None
 
     def sizes(self, inputs: int, outputs: int) -> list[tuple[int, int]]:
         """(inputs, outputs) of each linear layer."""
@@ -53,9 +57,26 @@ class Mlp:
         return list(itertools.pairwise(widths))
 
 
-def actor_parameters(mlp: Mlp, observation_size: int, action_size: int, generators: Sequence[Generator]) -> Parameters:
-    """Fresh actors, one from each generator: tensors (R, in, out) and (R, out) on the generators' device."""
-    return _stack([_initial(mlp, observation_size, 2 * action_size, generator) for generator in generators])
+def actor_parameters(
+    mlp: Mlp,
+    observation_size: int,
+    action_size: int,
+    generators: Sequence[Generator],
+    log_std: Mapping[str, float] = MappingProxyType({}),
+) -> Parameters:
+    """Fresh actors, one from each generator: tensors (R, in, out) and (R, out) on the generators' device.
+
+    Args:
+        mlp: their shape.
+        observation_size: S.
+        action_size: A.
+        generators: one per run.
+        log_std: initial values of the learned numbers ``multiplier`` and ``offset``, see :func:`policy_head`.
+    """
+    networks = [_initial(mlp, observation_size, 2 * action_size, generator) for generator in generators]
+    for network, own in zip(networks, generators, strict=True):
+        network |= {f"log_std.{name}": torch.full((1,), value, device=own.device) for name, value in log_std.items()}
+    return _stack(networks)
 
 
 def critic_parameters(
@@ -81,8 +102,28 @@ def actor(
     Returns:
         mean (R, B, A) and log_std (R, B, A).
     """
-    mean, log_std = _layers(mlp, parameters, observations).chunk(2, dim=-1)
+    return policy_head(_layers(mlp, parameters, observations), parameters, log_std_min, log_std_max)
+
+
+def policy_head(
+    outputs: Tensor, parameters: Parameters, log_std_min: float, log_std_max: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and log standard deviation from an actor's outputs (R, B, 2 A).
+
+    If the actor has them, a learned number multiplies the log standard deviation and one is added to it, before it is
+    clamped, as in the code published with CQL and Cal-QL.
+    """
+    mean, log_std = outputs.chunk(2, dim=-1)
+    if "log_std.multiplier" in parameters:
+        log_std = log_std * parameters["log_std.multiplier"].unsqueeze(-1)
+    if "log_std.offset" in parameters:
+        log_std = log_std + parameters["log_std.offset"].unsqueeze(-1)
     return mean, log_std.clamp(log_std_min, log_std_max)
+
+
+def layer_tensors(parameters: Parameters) -> list[Tensor]:
+    """The parameters of the layers, without the numbers of :func:`policy_head`."""
+    return [tensor for name, tensor in parameters.items() if not name.startswith("log_std.")]
 
 
 def critics(mlp: Mlp, parameters: Parameters, observations: Tensor, actions: Tensor) -> Tensor:
@@ -130,7 +171,7 @@ def critic_gradients(
         observations: (R, B, S).
         actions: as for :func:`critics`.
         loss: see :data:`ValueLoss`.
-        inputs: what else the loss takes: tensors with the axis R first, and if they have more axes, B last.
+        inputs: what else the loss takes: tensors (R,), (R, B), (R, N, B) or (R, C, N, B), or None.
         critics: computes the values, like :func:`critics`.
 
     Returns:
@@ -142,6 +183,9 @@ def critic_gradients(
     return values.detach(), list(torch.autograd.grad(total, list(parameters.values())))
 
 
+ActorFunction = Callable[[Mlp, Parameters, Tensor, float, float], tuple[Tensor, Tensor]]
+
+
 class Networks(NamedTuple):
     """The functions of networks that a training step calls; :data:`PLAIN`, or a faster form of the same functions.
 
@@ -151,7 +195,7 @@ class Networks(NamedTuple):
         critic_gradients: like :func:`critic_gradients`.
     """
 
-    actor: Callable[[Mlp, Parameters, Tensor, float, float], tuple[Tensor, Tensor]]
+    actor: ActorFunction
     critics: Callable[[Mlp, Parameters, Tensor, Tensor], Tensor]
     critic_gradients: Callable[
         [Mlp, Parameters, Tensor, Tensor, ValueLoss, Sequence[Tensor | None]], tuple[Tensor, list[Tensor]]
@@ -177,9 +221,12 @@ def _initial(mlp: Mlp, inputs: int, outputs: int, generator: Generator) -> Param
     parameters: Parameters = {}
     for layer, (fan_in, fan_out) in enumerate(mlp.sizes(inputs, outputs)):
         last = layer == mlp.depth
-        parameters[f"{layer}.weight"] = _initial_weight(mlp.initialisation, fan_in, fan_out, last, generator)
+        scale = mlp.last_layer_scale if last else None
+        kind: Initialisation = "xavier" if scale is not None and mlp.initialisation == "torch" else mlp.initialisation
+        gain = scale if scale is not None else math.sqrt(2.0) if kind == "orthogonal" and not last else 1.0
+        parameters[f"{layer}.weight"] = _initial_weight(kind, fan_in, fan_out, gain, generator)
         bias = torch.zeros(fan_out, device=generator.device)
-        if mlp.initialisation == "torch":
+        if kind == "torch":
             bias.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
         parameters[f"{layer}.bias"] = bias
         if mlp.layer_norm and not last:
@@ -188,12 +235,12 @@ def _initial(mlp: Mlp, inputs: int, outputs: int, generator: Generator) -> Param
     return parameters
 
 
-def _initial_weight(kind: Initialisation, fan_in: int, fan_out: int, last: bool, generator: Generator) -> Tensor:
+def _initial_weight(kind: Initialisation, fan_in: int, fan_out: int, gain: float, generator: Generator) -> Tensor:
     weight = torch.empty(fan_in, fan_out, device=generator.device)
     if kind == "orthogonal":
-        return torch.nn.init.orthogonal_(weight, gain=1.0 if last else math.sqrt(2.0), generator=generator)
+        return torch.nn.init.orthogonal_(weight, gain=gain, generator=generator)
     if kind == "xavier":
-        return torch.nn.init.xavier_uniform_(weight, generator=generator)
+        return torch.nn.init.xavier_uniform_(weight, gain=gain, generator=generator)
     return weight.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
 
 

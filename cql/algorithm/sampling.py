@@ -26,6 +26,7 @@ class Batch(NamedTuple):
         rewards: (R, B).
         next_observations: (R, B, S).
         terminated: (R, B), 1.0 if the episode truly ended.
+        returns_to_go: (R, B), the discounted sum of rewards that the data had from here on; None if nothing needs it.
     """
 
     observations: Tensor
@@ -33,10 +34,12 @@ class Batch(NamedTuple):
     rewards: Tensor
     next_observations: Tensor
     terminated: Tensor
+    returns_to_go: Tensor | None = None
 
     def take(self, index: Tensor) -> Batch:
         """Gather transitions: fields without the axis R and with M transitions for B, by their numbers (R, B)."""
-        return Batch(*(_rows(field, index) for field in self))
+        given = {name: field for name, field in self._asdict().items() if field is not None}
+        return Batch(**{name: _rows(field, index) for name, field in given.items()})
 
 
 class Pool(NamedTuple):
@@ -48,6 +51,8 @@ class Pool(NamedTuple):
         actions: (M, A) in [-1, 1].
         rewards: (M,).
         terminated: (M,), 1.0 if the episode truly ended.
+        returns_to_go: (D, M), for each of D discounts; None if nothing needs them.
+        discount: which of the D discounts each run has, (R, 1) int64; None without returns.
     """
 
     rows: Tensor
@@ -55,16 +60,21 @@ class Pool(NamedTuple):
     actions: Tensor
     rewards: Tensor
     terminated: Tensor
+    returns_to_go: Tensor | None = None
+    discount: Tensor | None = None
 
     def take(self, index: Tensor) -> Batch:
         """Gather the transitions with the numbers ``index``, (R, B)."""
-        row = _rows(self.row, index)
+        row, returns = _rows(self.row, index), None
+        if self.returns_to_go is not None and self.discount is not None:
+            returns = _rows(self.returns_to_go.flatten(), self.discount * len(self.rewards) + index)
         return Batch(
             observations=_rows(self.rows, row),
             actions=_rows(self.actions, index),
             rewards=_rows(self.rewards, index),
             next_observations=_rows(self.rows, row + 1),
             terminated=_rows(self.terminated, index),
+            returns_to_go=returns,
         )
 
 
@@ -83,6 +93,7 @@ class Noise(NamedTuple):
         target: for the actions of the Bellman target, (R, 1 or N, B, A).
         actor: for the action of the actor's loss, (R, 1, B, A).
         choice: uniform in [0, 1), to draw the actions of a sampled gradient, (R, C, k, B); k is 0 if it is exact.
+        subset: uniform in [0, 1), to draw the critics of the Bellman target, (R, C), or (R, 0) if it takes all.
     """
 
     uniform: Tensor
@@ -91,6 +102,7 @@ class Noise(NamedTuple):
     target: Tensor
     actor: Tensor
     choice: Tensor
+    subset: Tensor
 
 
 class Sampler:
@@ -107,6 +119,7 @@ class Sampler:
         n_next_policy: actions from pi(.|s') per state, for the penalty.
         n_target: actions from pi(.|s') per state, for the Bellman target.
         n_choices: C and k of :class:`Noise`'s ``choice``.
+        n_subset: numbers per run of :class:`Noise`'s ``subset``.
         device: where the data are.
     """
 
@@ -121,6 +134,7 @@ class Sampler:
         n_next_policy: int,
         n_target: int,
         n_choices: tuple[int, int],
+        n_subset: int,
         device: torch.device,
     ) -> None:
         self.generators = [generator(seed, TRAINING_STREAM, device) for seed in seeds]
@@ -129,6 +143,7 @@ class Sampler:
         self._indices = torch.zeros((n_runs, batch_size), dtype=torch.int64, device=device)
         self._uniform = torch.zeros((n_runs, n_uniform, batch_size, action_size), device=device)
         self._choice = torch.zeros((n_runs, *n_choices, batch_size), device=device)
+        self._subset = torch.zeros((n_runs, n_subset), device=device)
         self._normal = torch.zeros((n_runs, sum(self._sizes), batch_size, action_size), device=device)
 
     def draw(self, data: Pool | Batch) -> tuple[Batch, Noise]:
@@ -144,8 +159,10 @@ class Sampler:
             self._normal[run].normal_(generator=own)
             self._uniform[run].uniform_(-1.0, 1.0, generator=own)
             self._choice[run].uniform_(generator=own)
+            self._subset[run].uniform_(generator=own)
         policy, next_policy, target, actor = torch.split(self._normal, self._sizes, dim=1)
-        return data.take(self._indices), Noise(self._uniform, policy, next_policy, target, actor, self._choice)
+        noise = Noise(self._uniform, policy, next_policy, target, actor, self._choice, self._subset)
+        return data.take(self._indices), noise
 
     def state(self, run: int) -> Tensor:
         """The state of a run's generator, as bytes."""

@@ -3,20 +3,20 @@
 Axes: R runs, C critics.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cql.algorithm import networks
-from cql.algorithm.adam import Adam
+from cql.algorithm.adam import Adam, Schedule
 from cql.algorithm.losses import Backup
 from cql.algorithm.networks import Mlp, Parameters
 from cql.algorithm.sampling import INITIALISATION_STREAM, generator
-
-N_CRITICS = 2
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class AgentConfig:
     """What all runs of a stack share.
 
     Attributes:
-        mlp: shape of the actor's and the critics' networks.
+        actor: shape of the actor's network.
+        critic: shape of each critic's network.
         observation_size: S.
         action_size: A.
         backup: of the Bellman target, see :func:`cql.algorithm.losses.bellman_target`.
@@ -37,9 +38,19 @@ class AgentConfig:
         target_update_period: steps between two updates of the target critics.
         log_std_min: lower bound of the policy's log standard deviation.
         log_std_max: its upper bound.
+        n_critics: C.
+        n_target_critics: the Bellman target takes the minimum over so many critics, drawn anew for each step.
+        calibrated: values of the policy's actions have the data's return as their floor in the gap, as in Cal-QL.
+        include_data_action: the data's action is among those of the gap's log-sum-exp, which are then counted.
+        log_std_multiplier: initial value of a learned factor of the policy's log standard deviation; None for none.
+        log_std_offset: initial value of a learned term; None for none.
+        critic_schedule: of the critics' learning rate.
+        actor_schedule: of the policy's.
+        n_schedule_steps: after how many steps a schedule ends; 0 if both are constant.
     """
 
-    mlp: Mlp
+    actor: Mlp
+    critic: Mlp
     observation_size: int
     action_size: int
     backup: Backup
@@ -52,6 +63,15 @@ class AgentConfig:
     target_update_period: int
     log_std_min: float
     log_std_max: float
+    n_critics: int = 2
+    n_target_critics: int = 2
+    calibrated: bool = False
+    include_data_action: bool = False
+    log_std_multiplier: float | None = None
+    log_std_offset: float | None = None
+    critic_schedule: Schedule = "constant"
+    actor_schedule: Schedule = "constant"
+    n_schedule_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,12 @@ class HyperParams:
         actor_learning_rate: of the policy.
         temp_learning_rate: of a learned ``alpha_temp``, None if it is fixed.
         alpha_learning_rate: of a learned ``alpha_cql``, None if it is fixed.
+        gap_clip_min: lower bound of each state's gap, None for none.
+        gap_clip_max: upper bound, None for none.
+        critic_max_grad_norm: largest norm of the gradient of all critics together, None for none.
+        actor_max_grad_norm: of the policy's gradient, None for none.
+        critic_weight_decay: of AdamW.
+        actor_weight_decay: of AdamW.
     """
 
     alpha_cql: float
@@ -85,6 +111,12 @@ class HyperParams:
     actor_learning_rate: float
     temp_learning_rate: float | None
     alpha_learning_rate: float | None
+    gap_clip_min: float | None = None
+    gap_clip_max: float | None = None
+    critic_max_grad_norm: float | None = None
+    actor_max_grad_norm: float | None = None
+    critic_weight_decay: float = 0.0
+    actor_weight_decay: float = 0.0
 
 
 class Constants(NamedTuple):
@@ -114,6 +146,7 @@ class AgentState:
         targets: (R, C, ...), without gradient.
         log_coefficients: ``alpha_temp`` and ``alpha_cql``, if they are learned: a parameter that holds the logarithm.
         constants: the fixed hyperparameters.
+        gap_clip: lower and upper bounds of each state's gap, (R,) each; None if no run has any.
         optimisers: of the actor, the critics and each learned coefficient, by these names.
 
     Raises:
@@ -131,8 +164,10 @@ class AgentState:
         # Drawn on the CPU, so that a seed means the same initial networks on every device.
         generators = [generator(seed, INITIALISATION_STREAM) for seed in seeds]
         sizes = config.observation_size, config.action_size
-        self.actor = _leaves(networks.actor_parameters(config.mlp, *sizes, generators), device)
-        self.critics = _leaves(networks.critic_parameters(config.mlp, *sizes, N_CRITICS, generators), device)
+        numbers = {"multiplier": config.log_std_multiplier, "offset": config.log_std_offset}
+        log_std = {name: value for name, value in numbers.items() if value is not None}
+        self.actor = _leaves(networks.actor_parameters(config.actor, *sizes, generators, log_std), device)
+        self.critics = _leaves(networks.critic_parameters(config.critic, *sizes, config.n_critics, generators), device)
         self.targets = {name: tensor.detach().clone() for name, tensor in self.critics.items()}
 
         def per_run(name: str) -> Tensor:
@@ -141,6 +176,11 @@ class AgentState:
 
         self.constants = Constants(*map(per_run, Constants._fields))
         self._fixed = {name: per_run(name) for name in ("alpha_temp", "alpha_cql")}
+        bounds = [_bounds(each) for each in hyper_params]
+        self.gap_clip = None
+        if any(map(math.isfinite, itertools.chain(*bounds))):
+            low, high = torch.tensor(bounds, dtype=torch.float32, device=device).unbind(1)
+            self.gap_clip = low.contiguous(), high.contiguous()
         rates: dict[str, list[float]] = {
             "critics": [each.critic_learning_rate for each in hyper_params],
             "actor": [each.actor_learning_rate for each in hyper_params],
@@ -155,7 +195,21 @@ class AgentState:
             if given:
                 self.log_coefficients[name] = _leaves({f"log_{name}": self._fixed[name].log()}, device)
                 rates[name] = given
-        self.optimisers = {part: Adam(self.parts()[part], own, adam_update) for part, own in rates.items()}
+        options: Mapping[str, dict[str, Any]] = {
+            "critics": {
+                "max_norms": [each.critic_max_grad_norm for each in hyper_params],
+                "weight_decays": [each.critic_weight_decay for each in hyper_params],
+                "schedule": (config.critic_schedule, config.n_schedule_steps),
+            },
+            "actor": {
+                "max_norms": [each.actor_max_grad_norm for each in hyper_params],
+                "weight_decays": [each.actor_weight_decay for each in hyper_params],
+                "schedule": (config.actor_schedule, config.n_schedule_steps),
+            },
+        }
+        self.optimisers = {
+            part: Adam(self.parts()[part], own, adam_update, **options.get(part, {})) for part, own in rates.items()
+        }
 
     @property
     def alpha_temp(self) -> Tensor:
@@ -166,6 +220,11 @@ class AgentState:
     def alpha_cql(self) -> Tensor:
         """The conservative multiplier, (R,); with a gradient if it is learned."""
         return self._coefficient("alpha_cql")
+
+    def override(self, name: str, values: Sequence[float]) -> None:
+        """Give a constant of the losses, or a fixed ``alpha_cql``, other values from now on, one per run."""
+        tensor = self._fixed[name] if name in self._fixed else getattr(self.constants, name)
+        tensor.copy_(torch.tensor(values, dtype=tensor.dtype))
 
     def _coefficient(self, name: str) -> Tensor:
         learned = self.log_coefficients.get(name)
@@ -181,6 +240,11 @@ class AgentState:
         return parameters + [
             tensor for each in self.optimisers.values() for tensor in (*each.exp_avg, *each.exp_avg_sq, each.n_steps)
         ]
+
+
+def _bounds(hyper_params: HyperParams) -> tuple[float, float]:
+    low, high = hyper_params.gap_clip_min, hyper_params.gap_clip_max
+    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _leaves(parameters: Parameters, device: torch.device) -> Parameters:

@@ -4,6 +4,7 @@ The losses are in :mod:`cql.algorithm.losses`, with their equations and sources.
 Axes: R runs, C critics, N sampled actions, B batch, A action. No run's numbers enter another's: all losses are (R,).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,9 +13,12 @@ import torch
 from torch import Tensor
 
 from cql.algorithm import losses
-from cql.algorithm.networks import PLAIN, Networks
+from cql.algorithm.networks import PLAIN, Networks, Parameters
 from cql.algorithm.sampling import Batch, Noise
 from cql.algorithm.state import AgentConfig, AgentState
+
+InGap = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""What the gap takes besides values: log mu_j (R, N, B), floors (R, N, B), and the bounds of a state's gap (R,)."""
 
 
 class Phase(NamedTuple):
@@ -23,14 +27,16 @@ class Phase(NamedTuple):
     Attributes:
         cloning: whether the actor of any run still clones the data, in its first ``bc_steps``.
         update_targets: whether the target critics are due.
+        calibrated: whether the values of the policy's actions have a floor in the gap.
     """
 
     cloning: bool
     update_targets: bool
+    calibrated: bool = False
 
 
 class StepValues(NamedTuple):
-    """What a step computed on its way, without gradients. :data:`METRICS` reports some of it."""
+    """What a step computed on its way, without gradients. :func:`metrics_of` says what is reported of it."""
 
     td: Tensor  # (R, C)
     gap: Tensor  # (R, C), of all sampled actions
@@ -40,8 +46,10 @@ class StepValues(NamedTuple):
     q_data: Tensor  # (R, C, B)
     q_uniform: Tensor  # (R, C, N, B)
     q_policy: Tensor  # (R, C, N, B)
+    q_sampled: Tensor  # (R, C, 2 N or 3 N, B), of all sampled actions
     actor_loss: Tensor  # (R,)
     log_prob: Tensor  # (R, 1, B)
+    floor: Tensor | None  # (R, B), of the values of the policy's actions in the gap
 
 
 METRICS: dict[str, Callable[[StepValues], Tensor]] = {
@@ -56,10 +64,23 @@ METRICS: dict[str, Callable[[StepValues], Tensor]] = {
     "actor_loss": lambda step: step.actor_loss,
     "entropy": lambda step: -step.log_prob.mean((1, 2)),
 }
-"""The reported metrics in their order, each (R,).
+"""The metrics that every step reports, in their order, each (R,).
 
 A new metric is a new line here; one of another value also needs a field of :class:`StepValues`.
 """
+
+
+def metrics_of(config: AgentConfig) -> dict[str, Callable[[StepValues], Tensor]]:
+    """What steps of a config report: :data:`METRICS`, and ``floor_share`` if the gap is calibrated."""
+    return {**METRICS, "floor_share": _floor_share} if config.calibrated else dict(METRICS)
+
+
+def _floor_share(step: StepValues) -> Tensor:
+    """The share of the values of the policy's actions that are below their floor, (R,)."""
+    if step.floor is None:
+        return torch.zeros_like(step.alpha_temp)
+    q_of_policy = step.q_sampled[:, :, step.q_uniform.shape[2] :]
+    return (q_of_policy < step.floor[:, None, None]).to(step.td.dtype).mean((1, 2, 3))
 
 
 # Longer than other functions here: a step is read in one piece.
@@ -78,50 +99,56 @@ def training_step(
         phase: what the host decides.
         networks: how actor and critics are computed.
     """
-    mlp, constants, exact = config.mlp, agent.constants, config.gradient == "exact"
+    constants, exact = agent.constants, config.gradient == "exact"
+    value_of = functools.partial(networks.critics, config.critic)
     alpha_temp, alpha_cql = agent.alpha_temp, agent.alpha_cql  # constants in A and B, learned in C and D
 
     def policy(observations: Tensor) -> tuple[Tensor, Tensor]:
-        return networks.actor(mlp, agent.actor, observations, config.log_std_min, config.log_std_max)
+        return networks.actor(config.actor, agent.actor, observations, config.log_std_min, config.log_std_max)
 
-    def exact_gap(q_sampled: Tensor, q_data: Tensor, log_proposal: Tensor | None) -> Tensor:
-        return losses.conservative_gap(q_sampled, q_data, log_proposal, temperature=config.gap_temperature)
+    exact_gap = functools.partial(
+        losses.conservative_gap,
+        temperature=config.gap_temperature,
+        include_data_action=config.include_data_action,
+    )
 
-    def loss_of_values(q: Tensor, target: Tensor, log_proposal: Tensor | None, *weights: Tensor) -> Tensor:
+    def loss_of_values(
+        q: Tensor, target: Tensor, w_cql: Tensor, alpha_cql: Tensor, tau_cql: Tensor, *of_gap: Tensor | None
+    ) -> Tensor:
         q_data, q_sampled = q[:, :, 0], q[:, :, 1:]  # at the data's action, and at those of the penalty
-        td = losses.temporal_difference(q_data, target)
-        gap = exact_gap(q_sampled, q_data, log_proposal) if exact else losses.sampled_gap(q_sampled, q_data)
-        return losses.critic_loss(td, gap, *weights)
+        gap = exact_gap(q_sampled, q_data, *of_gap) if exact else losses.sampled_gap(q_sampled, q_data, *of_gap)
+        return losses.critic_loss(losses.temporal_difference(q_data, target), gap, w_cql, alpha_cql, tau_cql)
 
     # A. Critics: sum_i [ L_TD,i + w_cql alpha_cql (g_i - tau_cql) ]. All actions are valued at s.
     pi = policy(batch.observations)  # with its graph: B trains the actor through it
     with torch.no_grad():
         next_pi = policy(batch.next_observations)
         next_actions, next_log_prob = losses.squashed_gaussian(*next_pi, noise.target)
-        next_q = networks.critics(mlp, agent.targets, batch.next_observations, next_actions)
+        next_q = value_of(_target_critics(config, agent.targets, noise), batch.next_observations, next_actions)
         target = losses.bellman_target(
             batch.rewards, batch.terminated, next_q, next_log_prob, constants.discount, alpha_temp, config.backup
         )
         sampled_actions, log_proposal = _sampled_actions(config, noise, pi, next_pi)
-        valued_actions = torch.cat([batch.actions.unsqueeze(1), sampled_actions], 1)
+        floor = batch.returns_to_go if phase.calibrated else None
+        in_gap = log_proposal, _floors(config, floor), *(agent.gap_clip or (None, None))
+        valued_actions, of_gap = torch.cat([batch.actions.unsqueeze(1), sampled_actions], 1), in_gap
         if not exact:
-            q_sampled = networks.critics(mlp, agent.critics, batch.observations, sampled_actions)
-            chosen = losses.softmax_choices(q_sampled, log_proposal, noise.choice, temperature=config.gap_temperature)
-            valued_actions = _chosen_actions(valued_actions, chosen)
+            value_of_all = functools.partial(value_of, agent.critics, batch.observations)
+            q_sampled, valued_actions, of_gap = _sampled_gradient(config, noise, valued_actions, value_of_all, in_gap)
     weights = constants.w_cql, alpha_cql.detach(), constants.tau_cql
     q, gradients = networks.critic_gradients(
-        mlp, agent.critics, batch.observations, valued_actions, loss_of_values, [target, log_proposal, *weights]
+        config.critic, agent.critics, batch.observations, valued_actions, loss_of_values, [target, *weights, *of_gap]
     )
     agent.optimisers["critics"].step(gradients)
     q_data = q[:, :, 0]
     if exact:
         q_sampled = q[:, :, 1:]
-    td, gap = losses.temporal_difference(q_data, target), exact_gap(q_sampled, q_data, log_proposal)
+    td, gap = losses.temporal_difference(q_data, target), exact_gap(q_sampled, q_data, *in_gap)
 
     # B. Actor, against the critics just updated, which take no gradient; in its first bc_steps it clones the data.
     pi_actions, log_prob = losses.squashed_gaussian(*pi, noise.actor)
     frozen_critics = {name: tensor.detach() for name, tensor in agent.critics.items()}
-    q_pi = networks.critics(mlp, frozen_critics, batch.observations, pi_actions)
+    q_pi = value_of(frozen_critics, batch.observations, pi_actions)
     actor_loss = losses.actor_loss(log_prob, q_pi, alpha_temp)
     if phase.cloning:
         log_prob_data = losses.squashed_gaussian_log_prob(*pi, batch.actions)
@@ -154,8 +181,10 @@ def training_step(
         q_data=q_data,
         q_uniform=q_sampled[:, :, :n],
         q_policy=q_sampled[:, :, n : 2 * n],
+        q_sampled=q_sampled,
         actor_loss=actor_loss.detach(),
         log_prob=log_prob.detach(),
+        floor=floor,
     )
 
 
@@ -171,15 +200,57 @@ def _sampled_actions(
     return actions, torch.cat([log_uniform, *(log_prob for _, log_prob in groups)], 1)
 
 
-def _chosen_actions(actions: Tensor, chosen: Tensor) -> Tensor:
-    """Of actions (R, 1 + N, B, A) the data's, which is the first, and those chosen by index, (R, C, k, B).
+def _target_critics(config: AgentConfig, targets: Parameters, noise: Noise) -> Parameters:
+    """The target critics of this step: all of them, or a random subset of each run's."""
+    if config.n_target_critics == config.n_critics:
+        return targets
+    chosen = noise.subset.argsort(1)[:, : config.n_target_critics]
+    runs = torch.arange(len(chosen), device=chosen.device).unsqueeze(1)
+    return {name: tensor[runs, chosen] for name, tensor in targets.items()}
+
+
+def _floors(config: AgentConfig, floor: Tensor | None) -> Tensor | None:
+    """The floor (R, B) for each of the penalty's actions, (R, N, B): minus infinity for the uniform ones."""
+    if floor is None:
+        return None
+    n, n_of_policy = config.num_sampled_actions, config.num_sampled_actions * (2 if config.next_actions else 1)
+    none = torch.full_like(floor, -math.inf).unsqueeze(1)
+    return torch.cat([none.expand(-1, n, -1), floor.unsqueeze(1).expand(-1, n_of_policy, -1)], 1)
+
+
+def _sampled_gradient(
+    config: AgentConfig, noise: Noise, actions: Tensor, value_of: Callable[[Tensor], Tensor], in_gap: InGap
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+    """Draw the actions of a sampled gradient.
+
+    Args:
+        config: what the runs share.
+        noise: of the step.
+        actions: the data's and the penalty's, (R, 1 + N, B, A).
+        value_of: values (R, C, N, B) of actions (R, N, B, A).
+        in_gap: what the exact gap takes besides values.
 
     Returns:
-        (R, C, 1 + k, B, A).
+        The values of the penalty's actions (R, C, N, B); the data's action and k drawn ones for each critic,
+        (R, C, 1 + k, B, A); and what the sampled gap takes besides their values.
     """
-    index = torch.cat([torch.zeros_like(chosen[:, :, :1]), chosen + 1], 2)
+    log_proposal, floors, clip_min, clip_max = in_gap
+    with_data = config.include_data_action
+    q_sampled = value_of(actions[:, 1:])
+    q_data = value_of(actions[:, :1])[:, :, 0] if with_data or clip_min is not None else None
+    candidates = losses.candidate_values(q_sampled, q_data, floors, with_data)
+    chosen = losses.softmax_choices(candidates, log_proposal, noise.choice, temperature=config.gap_temperature)
+    index = torch.cat([torch.zeros_like(chosen[:, :, :1]), chosen + (0 if with_data else 1)], 2)
     by_critic = actions.unsqueeze(1).expand(-1, index.shape[1], -1, -1, -1)
-    return by_critic.gather(2, index.unsqueeze(-1).expand(*index.shape, actions.shape[-1]))
+    own_floors = None if floors is None else floors.unsqueeze(1).expand_as(q_sampled).gather(2, chosen)
+    is_unclipped = None
+    if q_data is not None and clip_min is not None and clip_max is not None:
+        is_unclipped = losses.unclipped(
+            q_sampled, q_data, log_proposal, floors, clip_min, clip_max,
+            temperature=config.gap_temperature, include_data_action=with_data,
+        )  # fmt: skip
+    drawn = by_critic.gather(2, index.unsqueeze(-1).expand(*index.shape, actions.shape[-1]))
+    return q_sampled, drawn, (own_floors, is_unclipped)
 
 
 def _descend(agent: AgentState, part: str, loss: Tensor) -> None:

@@ -10,6 +10,7 @@ def neutral_threshold(
     importance_weighted: bool,
     action_size: int,
     target_entropy: float | None,
+    include_data_action: bool = False,
 ) -> float:
     """The gap of critics that value the policy's actions just like the data's: the default ``tau_cql``.
 
@@ -24,8 +25,12 @@ def neutral_threshold(
         importance_weighted: whether log mu_j is subtracted in the gap.
         action_size: A.
         target_entropy: of a learned temperature; None if it is fixed, and then -A is used.
+        include_data_action: whether the data's action is in the log-sum-exp, whose actions are then counted.
     """
-    gap = math.log((2 if next_actions else 1) * num_sampled_actions)
+    n_of_policy = (2 if next_actions else 1) * num_sampled_actions
+    gap = math.log(n_of_policy)
+    if include_data_action:
+        gap = math.log((n_of_policy + 1) / (n_of_policy + num_sampled_actions + 1))
     if importance_weighted:
         gap += -float(action_size) if target_entropy is None else target_entropy
     return gap

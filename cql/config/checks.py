@@ -67,6 +67,18 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
             "choose algorithm/alpha_cql=fixed or a larger algorithm.w_cql"
         )
     yield from _gradient_problems(algorithm)
+    n_target, penalty = algorithm.n_target_critics, algorithm.penalty
+    if n_target is not None and n_target > algorithm.n_critics:
+        yield (
+            f"algorithm.n_target_critics={n_target} is more than algorithm.n_critics={algorithm.n_critics}: lower it, "
+            "or write algorithm.n_target_critics=null for all"
+        )
+    low, high = penalty.gap_clip_min, penalty.gap_clip_max
+    if low is not None and high is not None and low >= high:
+        yield (
+            f"algorithm.penalty.gap_clip_min={low} must be less than algorithm.penalty.gap_clip_max={high}: "
+            "lower the first or raise the second"
+        )
     if dataset.n_episodes is not None and dataset.fraction is not None:
         yield (
             f"dataset.n_episodes={dataset.n_episodes} and dataset.fraction={dataset.fraction} both choose a part of "
@@ -96,6 +108,7 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
 def _gradient_problems(algorithm: CqlConfig) -> Iterator[str]:
     key, penalty = "algorithm.penalty.num_gradient_actions", algorithm.penalty
     k, n_samples = penalty.num_gradient_actions, penalty.n_groups * algorithm.num_sampled_actions
+    n_samples += penalty.counts_data_action
     if penalty.gradient is Gradient.exact and k is not None:
         yield (
             f"{key}={k} has no effect with algorithm.penalty.gradient=exact: "

@@ -43,6 +43,21 @@ _ONE_PER_STACK = (
 )
 
 
+# Keys of the algorithm that are numbers of each run in a stack.
+_PER_RUN = (
+    "w_cql",
+    "discount",
+    "tau_target",
+    "bc_steps",
+    "critic_learning_rate",
+    "actor_learning_rate",
+    "critic_max_grad_norm",
+    "actor_max_grad_norm",
+    "critic_weight_decay",
+    "actor_weight_decay",
+)
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """:func:`differing_keys` of two plain configs, without the keys that do not make another run.
 
@@ -84,8 +99,10 @@ def stack_key(config: TrainConfig) -> str:
     plain = {**_identity(whole), **{key: whole[key] for key in _ONE_PER_STACK}}
     del plain["seed"]
     algorithm = plain["algorithm"]
-    for key in ("w_cql", "discount", "tau_target", "bc_steps", "critic_learning_rate", "actor_learning_rate"):
+    for key in _PER_RUN:
         del algorithm[key]
+    for key in ("gap_clip_min", "gap_clip_max"):
+        del algorithm["penalty"][key]
     for coefficient in ("alpha_temp", "alpha_cql"):
         algorithm[coefficient] = algorithm[coefficient]["kind"]
     return json.dumps(plain, sort_keys=True)

@@ -53,6 +53,11 @@ def _number(bounds: Bounds | None = None, *, hint: str = "") -> Any:
     return field(metadata={"bounds": bounds or Bounds(), "hint": hint})
 
 
+def _later(default: Any, bounds: Bounds | None = None, *, hint: str = "") -> Any:
+    """A number or null that the files of earlier versions lack, so that it has a default; bounds as in `_number`."""
+    return field(default=default, metadata={"bounds": bounds or Bounds(), "hint": hint})
+
+
 def _text(*, ask: str = "", one_of: Sequence[str] = ()) -> Any:
     """A text without a default; `ask` says what to give if it is missing."""
     return field(metadata={"ask": ask, "one_of": tuple(one_of)})
@@ -121,6 +126,25 @@ class Initialisation(StrEnum):
     torch = "torch"
     orthogonal = "orthogonal"
     xavier = "xavier"
+
+
+class Schedule(StrEnum):
+    """How a learning rate falls from its value to 0, over all training steps of a run."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class ReturnsToGo(StrEnum):
+    """How Cal-QL's floor, the return of the data from a state on, is taken from an episode.
+
+    `truncate`: the discounted sum of the rewards that were recorded. `bootstrap_failure`: the same, but in an episode
+    in which every reward is the lowest of the dataset, the failure of a sparse task, that reward goes on for ever.
+    """
+
+    truncate = "truncate"
+    bootstrap_failure = "bootstrap_failure"
 
 
 class LoggerMode(StrEnum):
@@ -221,7 +245,7 @@ class LearnedAlphaCql(AlphaCql):
 
 @dataclass(kw_only=True)
 class Penalty:
-    """How the conservative gap is estimated; the two class variables define a kind and are no options.
+    """How the conservative gap is estimated; the class variables define a kind and are no options.
 
     Attributes:
         kind: The estimator's name.
@@ -229,20 +253,30 @@ class Penalty:
         gradient: `exact`, or `sampled`: unbiased, and faster where many actions are sampled, see
             `cql.algorithm.losses.sampled_gap`.
         num_gradient_actions: Actions per state and critic that a sampled gradient goes through; null if exact.
+        gap_clip_min: Lower bound of each state's gap, beyond which it has no gradient; null for none.
+        gap_clip_max: Upper bound; null for none.
     """
 
     importance_weighted: ClassVar[bool]
     next_actions: ClassVar[bool]
+    calibrated: ClassVar[bool] = False
 
     kind: str
     temperature: float = _number(_POSITIVE)
     gradient: Gradient = Gradient.exact
     num_gradient_actions: int | None = field(default=None, metadata={"bounds": _AT_LEAST_1, "hint": "1 is fastest"})
+    gap_clip_min: float | None = _later(None)
+    gap_clip_max: float | None = _later(None)
 
     @property
     def n_groups(self) -> int:
         """Groups of sampled actions: uniform, from pi(.|s) and, in some kinds, from pi(.|s')."""
         return 3 if self.next_actions else 2
+
+    @property
+    def counts_data_action(self) -> bool:
+        """Whether the data's action is in the log-sum-exp."""
+        return bool(getattr(self, "include_data_action", False))
 
 
 @dataclass(kw_only=True)
@@ -256,23 +290,47 @@ class CqlH(Penalty):
 
 
 @dataclass(kw_only=True)
+class CalQl(CqlH):
+    """Cal-QL: CQL(H) that pushes no action of the policy below the data's return (Nakamoto et al. 2023).
+
+    In the gap, the value of each action that was drawn from the policy is at least the discounted return that the data
+    had from that state on; `dataset.returns_to_go` says how that is counted.
+    """
+
+    calibrated: ClassVar[bool] = True
+
+    kind: str = "cal_ql"
+
+
+@dataclass(kw_only=True)
 class CqlRho(Penalty):
-    """CQL(rho): the three groups of actions without importance weights."""
+    """CQL(rho): the three groups of actions without importance weights.
+
+    Attributes:
+        include_data_action: The data's action is in the log-sum-exp too, from which the logarithm of the number of
+            actions is then subtracted, as in published code.
+    """
 
     importance_weighted: ClassVar[bool] = False
     next_actions: ClassVar[bool] = True
 
     kind: str = "cql_rho"
+    include_data_action: bool = False
 
 
 @dataclass(kw_only=True)
 class Blueprint(Penalty):
-    """A plain log-sum-exp over uniform and current actions."""
+    """A plain log-sum-exp over uniform and current actions.
+
+    Attributes:
+        include_data_action: As in `cql_rho`.
+    """
 
     importance_weighted: ClassVar[bool] = False
     next_actions: ClassVar[bool] = False
 
     kind: str = "blueprint"
+    include_data_action: bool = False
 
 
 @dataclass(kw_only=True)
@@ -291,6 +349,18 @@ class CqlConfig:
         actor_learning_rate: Adam's rate for the policy.
         log_std_min: Lower clamp of the policy's log standard deviation.
         log_std_max: Upper clamp.
+        log_std_multiplier: Initial value of a number, learned with the policy, that multiplies its log standard
+            deviation; null for none.
+        log_std_offset: Initial value of a learned number that is added to it; null for none.
+        n_critics: Critics in the ensemble; the policy maximises the lowest of their values.
+        n_target_critics: The critics' target is the lowest value of so many target critics, drawn anew for each step;
+            null for all.
+        critic_max_grad_norm: Largest norm of the gradient of all critics together; null for none.
+        actor_max_grad_norm: Largest norm of the policy's gradient; null for none.
+        critic_weight_decay: AdamW's, for the critics.
+        actor_weight_decay: AdamW's, for the policy.
+        critic_schedule: How the critics' learning rate falls.
+        actor_schedule: How the policy's learning rate falls.
         alpha_temp: The entropy temperature.
         alpha_cql: The conservative multiplier.
         penalty: The estimator of the conservative gap.
@@ -307,6 +377,16 @@ class CqlConfig:
     actor_learning_rate: float = _number(_RATE, hint="3e-5 to 3e-4 is usual")
     log_std_min: float = _number()
     log_std_max: float = _number()
+    log_std_multiplier: float | None = _later(None)
+    log_std_offset: float | None = _later(None)
+    n_critics: int = _later(2, _AT_LEAST_1)
+    n_target_critics: int | None = _later(None, _AT_LEAST_1)
+    critic_max_grad_norm: float | None = _later(None, _POSITIVE)
+    actor_max_grad_norm: float | None = _later(None, _POSITIVE)
+    critic_weight_decay: float = _later(0.0, _AT_LEAST_0)
+    actor_weight_decay: float = _later(0.0, _AT_LEAST_0)
+    critic_schedule: Schedule = Schedule.constant
+    actor_schedule: Schedule = Schedule.constant
     alpha_temp: AlphaTemp
     alpha_cql: AlphaCql
     penalty: Penalty
@@ -331,6 +411,10 @@ class Dataset:
         subset_seed: Seed of that choice.
         timeouts_as_terminals: Also cut the return at truncations. Teaches the critics a false end; it is here to
             reproduce code that does so.
+        normalise_rewards: First divide the rewards by the range of the episodes' returns, and multiply them by the
+            environment's time limit.
+        action_clip: Largest magnitude of the data's actions, which are scaled to [-1, 1]; null leaves them.
+        returns_to_go: Of Cal-QL.
     """
 
     kind: str
@@ -341,6 +425,9 @@ class Dataset:
     fraction: float | None = _number(Bounds(above=0, at_most=1))
     subset_seed: int = _number(_SEED)
     timeouts_as_terminals: bool
+    normalise_rewards: bool = False
+    action_clip: float | None = _later(None, Bounds(above=0, at_most=1), hint="published code has 0.99999")
+    returns_to_go: ReturnsToGo = ReturnsToGo.truncate
 
 
 QUALITIES = ("medium", "medium_replay", "medium_expert", "random")
@@ -386,8 +473,8 @@ class D4rlDataset(Dataset):
 
 
 @dataclass(kw_only=True)
-class NetworkConfig:
-    """Multi-layer perceptrons, of one shape for the policy and the critics.
+class NetworkPart:
+    """What the policy's network or the critics' have otherwise than `network` says; null for what it says.
 
     Attributes:
         width: Units per hidden layer.
@@ -395,6 +482,31 @@ class NetworkConfig:
         activation: After each hidden layer.
         layer_norm: Normalise before each activation.
         initialisation: How weights begin.
+        last_layer_scale: Gain of the last layer.
+    """
+
+    width: int | None = _later(None, _AT_LEAST_1)
+    depth: int | None = _later(None, _AT_LEAST_1)
+    activation: Activation | None = None
+    layer_norm: bool | None = None
+    initialisation: Initialisation | None = None
+    last_layer_scale: float | None = _later(None, _POSITIVE)
+
+
+@dataclass(kw_only=True)
+class NetworkConfig:
+    """Multi-layer perceptrons for the policy and the critics.
+
+    Attributes:
+        width: Units per hidden layer.
+        depth: Hidden layers.
+        activation: After each hidden layer.
+        layer_norm: Normalise before each activation.
+        initialisation: How weights begin.
+        last_layer_scale: Gain of the last layer, which then has zero biases, and orthogonal weights if the others have,
+            or else Xavier uniform ones; null lets it begin like the others.
+        actor: What the policy's network has otherwise.
+        critic: What the critics' networks have otherwise.
     """
 
     width: int = _number(_AT_LEAST_1)
@@ -402,6 +514,9 @@ class NetworkConfig:
     activation: Activation
     layer_norm: bool
     initialisation: Initialisation
+    last_layer_scale: float | None = _later(None, _POSITIVE, hint="published code has 0.01")
+    actor: NetworkPart = field(default_factory=NetworkPart)
+    critic: NetworkPart = field(default_factory=NetworkPart)
 
 
 @dataclass(kw_only=True)
@@ -547,7 +662,7 @@ class TrainConfig:
 VARIANTS: dict[type, tuple[type, ...]] = {
     AlphaTemp: (FixedAlphaTemp, LearnedAlphaTemp),
     AlphaCql: (FixedAlphaCql, LearnedAlphaCql),
-    Penalty: (CqlH, CqlRho, Blueprint),
+    Penalty: (CqlH, CalQl, CqlRho, Blueprint),
     Dataset: (EmbeddedDataset, MinariDataset, D4rlDataset),
     Logger: (WandbLoggerConfig, LocalLoggerConfig),
 }

@@ -40,6 +40,7 @@ from cql.data.inspection_checks import (
 from cql.data.local import minari_folder
 from cql.data.minari import load_minari
 from cql.data.raw import DatasetError, DatasetNotFoundError, RawData, fingerprint
+from cql.data.returns import discounted_returns
 from cql.rollout.envs import EnvInfo, normalised_score
 from cql.rollout.reference_scores import known_scores
 
@@ -366,20 +367,6 @@ def _behaviours(metadata: Mapping[str, Any], n_episodes: int) -> list[tuple[str,
         return []
     found = [(str(each.get("policy", "?")), int(each.get("n_episodes", 0))) for each in listed]
     return found if sum(count for _, count in found) == n_episodes else []
-
-
-def discounted_returns(rewards: NDArray[Any], lengths: NDArray[np.int64], discount: float) -> NDArray[np.float64]:
-    """The discounted return from each transition to the end of its episode, (M,) float64.
-
-    Args:
-        rewards: (M,), episode after episode.
-        lengths: (E,) of the episodes.
-        discount: per step.
-    """
-    from scipy.signal import lfilter
-
-    parts = np.split(rewards.astype(np.float64)[::-1], np.cumsum(lengths[::-1])[:-1])
-    return np.concatenate([lfilter([1.0], [1.0, -discount], part) for part in parts])[::-1].copy()
 
 
 def repeated_rows(rows: NDArray[Any]) -> NDArray[np.bool_]:

@@ -50,6 +50,9 @@ class Transitions:
         terminated: (M,), 1 if the return stops here, else 0.
         normaliser: what was applied to the observations, for use on those of the environment.
         fingerprint: 16 hexadecimal digits that identify the raw data, whatever was made of them.
+        episode_lengths: (E,) int64, the transitions of each episode, in their order.
+        reward_scale: rewards are those of the environment times this, plus `reward_bias`.
+        reward_bias: see `reward_scale`.
     """
 
     rows: torch.Tensor
@@ -59,6 +62,9 @@ class Transitions:
     terminated: torch.Tensor
     normaliser: Normaliser
     fingerprint: str
+    episode_lengths: NDArray[np.int64]
+    reward_scale: float = 1.0
+    reward_bias: float = 0.0
 
     def __len__(self) -> int:
         return self.rewards.shape[0]
@@ -83,6 +89,8 @@ def prepare(
     reward_scale: float = 1.0,
     reward_bias: float = 0.0,
     timeouts_as_terminals: bool = False,
+    normalised_length: int | None = None,
+    action_clip: float | None = None,
     device: str | torch.device = "cpu",
     in_place: bool = False,
 ) -> Transitions:
@@ -98,6 +106,9 @@ def prepare(
         reward_bias: see `reward_scale`.
         timeouts_as_terminals: let a truncated episode end the return too. This teaches the critic an end that does
             not exist; it is there to compare with programs that do so.
+        normalised_length: the environment's time limit, to first divide the rewards by the range of the episodes'
+            returns and multiply them by this, as CORL does; None leaves them.
+        action_clip: largest magnitude of the scaled actions; None leaves them.
         device: of the tensors.
         in_place: let the tensors take over the memory of `raw` and change it; without it they get their own.
     """
@@ -111,11 +122,13 @@ def prepare(
     else:
         mean, std = np.zeros(raw.rows.shape[1]), np.ones(raw.rows.shape[1])
     normaliser = Normaliser(_tensor(mean, device), _tensor(std, device))
-    rows, row, actions = raw.rows, raw.row, raw.actions
+    if normalised_length is not None:
+        reward_scale *= normalised_length / _range_of_returns(raw)
+    rows, row, actions, bound = raw.rows, raw.row, raw.actions, 1.0 if action_clip is None else action_clip
     if not in_place:
         rows, row, actions = rows.copy(), row.copy(), actions.copy()
     for part in slices(len(actions)):
-        actions[part] = ((actions[part] - centre) / half).clip(-1, 1)
+        actions[part] = ((actions[part] - centre) / half).clip(-bound, bound)
     observations = torch.from_numpy(rows).to(device)
     if normalise_observations:
         for part in slices(len(rows)):
@@ -131,7 +144,21 @@ def prepare(
         terminated=_tensor(raw.terminated | raw.truncated if timeouts_as_terminals else raw.terminated, device),
         normaliser=normaliser,
         fingerprint=identity,
+        episode_lengths=raw.episode_lengths,
+        reward_scale=reward_scale,
+        reward_bias=reward_bias,
     )
+
+
+def _range_of_returns(raw: RawData) -> float:
+    """The largest less the smallest undiscounted return of an episode."""
+    found = float(np.ptp(raw.episode_returns))
+    if not found > 0.0:
+        raise DatasetError(
+            f"dataset '{raw.name}': all episodes have the return {raw.episode_returns[0]:g}, so rewards cannot be "
+            "divided by the range of returns: set dataset.normalise_rewards=false"
+        )
+    return found
 
 
 def _check_finite(raw: RawData, observations: torch.Tensor, rewards: torch.Tensor) -> None:

@@ -1,5 +1,8 @@
 """From a config to the objects that it describes: the dataset, the agent, and the policy of a checkpoint."""
 
+import dataclasses
+from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from cql.algorithm.sampling import Pool
 from cql.algorithm.threshold import neutral_threshold
 from cql.config import TrainConfig
 from cql.data import embedded, policies
+from cql.data.returns import returns_to_go
 from cql.rollout.envs import EnvInfo, EnvSpec
 from cql.rollout.reference_scores import reference_scores
 from cql.training.checkpoint import CheckpointError, load
@@ -39,21 +43,47 @@ def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) ->
         reward_scale=chosen.reward_scale,
         reward_bias=chosen.reward_bias,
         timeouts_as_terminals=chosen.timeouts_as_terminals,
+        normalised_length=info.max_episode_steps if chosen.normalise_rewards else None,
+        action_clip=chosen.action_clip,
         device=device,
         in_place=True,
     )
 
 
-def as_pool(transitions: data.Transitions) -> Pool:
-    """All transitions, as the sampler draws from them."""
-    return Pool(transitions.rows, transitions.row, transitions.actions, transitions.rewards, transitions.terminated)
+def as_pool(transitions: data.Transitions, configs: Sequence[TrainConfig] = ()) -> Pool:
+    """All transitions, as the sampler draws from them for runs of these configs.
+
+    If their gaps are calibrated, it holds the returns to go, once for each discount of the runs.
+    """
+    pool = Pool(transitions.rows, transitions.row, transitions.actions, transitions.rewards, transitions.terminated)
+    if not configs or not configs[0].algorithm.penalty.calibrated:
+        return pool
+    rewards, lengths = transitions.rewards.cpu().numpy(), transitions.episode_lengths
+    own = [each.algorithm.discount for each in configs]
+    discounts = list(dict.fromkeys(own))
+    failure = failure_reward(configs[0], transitions)
+    found = [returns_to_go(rewards, lengths, discount, failure=failure) for discount in discounts]
+    device = transitions.rewards.device
+    return pool._replace(
+        returns_to_go=torch.tensor(np.array(found), dtype=torch.float32, device=device),
+        discount=torch.tensor([[discounts.index(each)] for each in own], device=device),
+    )
+
+
+def failure_reward(train_config: TrainConfig, transitions: data.Transitions) -> float | None:
+    """The reward that an episode of failure has for ever under this config, None for no such rule."""
+    if train_config.dataset.returns_to_go is config.ReturnsToGo.truncate:
+        return None
+    return float(transitions.rewards.min())
 
 
 def agent_config(train_config: TrainConfig, info: EnvInfo) -> AgentConfig:
     """What the runs of a stack share."""
     algorithm = train_config.algorithm
+    schedules = algorithm.critic_schedule, algorithm.actor_schedule
     return AgentConfig(
-        mlp=mlp(train_config),
+        actor=actor_mlp(train_config),
+        critic=mlp(train_config.network, train_config.network.critic),
         observation_size=info.observation_size,
         action_size=info.action_size,
         backup=algorithm.backup.value,
@@ -66,6 +96,15 @@ def agent_config(train_config: TrainConfig, info: EnvInfo) -> AgentConfig:
         target_update_period=algorithm.target_update_period,
         log_std_min=algorithm.log_std_min,
         log_std_max=algorithm.log_std_max,
+        n_critics=algorithm.n_critics,
+        n_target_critics=algorithm.n_critics if algorithm.n_target_critics is None else algorithm.n_target_critics,
+        calibrated=algorithm.penalty.calibrated,
+        include_data_action=algorithm.penalty.counts_data_action,
+        log_std_multiplier=algorithm.log_std_multiplier,
+        log_std_offset=algorithm.log_std_offset,
+        critic_schedule=algorithm.critic_schedule.value,
+        actor_schedule=algorithm.actor_schedule.value,
+        n_schedule_steps=0 if set(schedules) == {config.Schedule.constant} else train_config.n_steps,
     )
 
 
@@ -96,6 +135,7 @@ def hyper_params(train_config: TrainConfig, info: EnvInfo) -> HyperParams:
                     importance_weighted=algorithm.penalty.importance_weighted,
                     action_size=info.action_size,
                     target_entropy=target_entropy,
+                    include_data_action=algorithm.penalty.counts_data_action,
                 )
         case other_:
             raise TypeError(f"algorithm.alpha_cql: {type(other_).__name__} is not a known kind")
@@ -112,15 +152,25 @@ def hyper_params(train_config: TrainConfig, info: EnvInfo) -> HyperParams:
         actor_learning_rate=algorithm.actor_learning_rate,
         temp_learning_rate=temp_rate,
         alpha_learning_rate=alpha_rate,
+        gap_clip_min=algorithm.penalty.gap_clip_min,
+        gap_clip_max=algorithm.penalty.gap_clip_max,
+        critic_max_grad_norm=algorithm.critic_max_grad_norm,
+        actor_max_grad_norm=algorithm.actor_max_grad_norm,
+        critic_weight_decay=algorithm.critic_weight_decay,
+        actor_weight_decay=algorithm.actor_weight_decay,
     )
 
 
-def mlp(train_config: TrainConfig) -> networks.Mlp:
-    """The networks' shape."""
-    network = train_config.network
-    return networks.Mlp(
-        network.width, network.depth, network.activation.value, network.layer_norm, network.initialisation.value
-    )
+def mlp(network: config.NetworkConfig, part: config.NetworkPart) -> networks.Mlp:
+    """The shape of the policy's network, or of the critics'."""
+    names = [item.name for item in dataclasses.fields(part)]
+    own = {name: getattr(network if getattr(part, name) is None else part, name) for name in names}
+    return networks.Mlp(**{name: value.value if isinstance(value, Enum) else value for name, value in own.items()})
+
+
+def actor_mlp(train_config: TrainConfig) -> networks.Mlp:
+    """The shape of the policy's network."""
+    return mlp(train_config.network, train_config.network.actor)
 
 
 def scores_of(train_config: TrainConfig) -> tuple[float, float] | None:
@@ -146,7 +196,7 @@ def load_policy(path: Path) -> tuple[Policy, TrainConfig, int]:
     normaliser = checkpoint["normaliser"]
     try:
         parameters = {name: tensor.unsqueeze(0) for name, tensor in checkpoint["agent"]["parameters"]["actor"].items()}
-        policy = Policy(mlp(train_config), parameters, normaliser["mean"], normaliser["std"])
+        policy = Policy(actor_mlp(train_config), parameters, normaliser["mean"], normaliser["std"])
         policy(np.zeros((1, 1, len(normaliser["mean"])), np.float32))
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{path}: its actor does not fit its config ({type(error).__name__}: {error})") from error
@@ -167,7 +217,7 @@ def load_behaviour(path: Path, name: str) -> policies.ActorPolicy:
     train_config = config.from_dict(checkpoint["config"])
     return policies.ActorPolicy(
         f"{name} (step {checkpoint['step']})",
-        mlp(train_config),
+        actor_mlp(train_config),
         checkpoint["agent"]["parameters"]["actor"],
         mean=checkpoint["normaliser"]["mean"],
         std=checkpoint["normaliser"]["std"],

@@ -77,17 +77,19 @@ def run_bytes(shape: AgentConfig, batch_size: int, device: torch.device, *, fast
     pieces; the estimate is above that, since environments and logs come on top.
     """
     size = shape.observation_size + shape.action_size
-    width, depth = shape.mlp.width, shape.mlp.depth
-    n_parameters = (size + 2) * width + (depth - 1) * width * width  # of one network, nearly
+    of_actor, of_critic = (
+        (size + 2) * mlp.width + (mlp.depth - 1) * mlp.width * mlp.width for mlp in (shape.actor, shape.critic)
+    )  # parameters of one network, nearly
     n_groups = 3 if shape.next_actions else 2
     n_rows = batch_size * (1 + n_groups * shape.num_sampled_actions)
     n_numbers = 12 * n_rows * size  # noise, actions, inputs
-    if not (fast and fast_path.suits(shape.mlp, device)):
-        # Twin critics: each hidden layer's output, kept for the gradient, and its gradient.
-        n_numbers += 2 * n_rows * 2 * depth * width
-    # Actor and twin critics with gradients, their parts, and Adam's two moments, the target critics; environments and
-    # logs besides.
-    return 4 * (n_numbers + 24 * n_parameters) + 8 * 2**20
+    if not (fast and fast_path.suits(shape.critic, device)):
+        # Of all critics: each hidden layer's output, kept for the gradient, and its gradient.
+        n_numbers += shape.n_critics * n_rows * 2 * shape.critic.depth * shape.critic.width
+    # Actor and critics with gradients, their parts, and Adam's two moments, the target critics; environments and logs
+    # besides.
+    n_parameters = 4 * of_actor + 10 * shape.n_critics * of_critic
+    return 4 * (n_numbers + n_parameters) + 8 * 2**20
 
 
 @contextlib.contextmanager

@@ -308,7 +308,7 @@ def _trainer(
     """The trainer of runs, in the order of the stack; ``held`` closes what it holds open."""
     first, seeds = configs[0], [each.seed for each in configs]
     agent = Agent(agent_config(first, env_info(env_spec(first))), numbers, seeds, device, fast=first.fast)
-    sampler, pool = agent.sampler(seeds, first.batch_size), as_pool(transitions)
+    sampler, pool = agent.sampler(seeds, first.batch_size), as_pool(transitions, configs)
     eval_seeds = [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each in configs]
     evaluator = Evaluator(env_spec(first), eval_seeds)
     held.callback(evaluator.close)

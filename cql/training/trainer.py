@@ -111,7 +111,7 @@ class Trainer:
     worker: Worker | None = None
 
     def __post_init__(self) -> None:
-        self._epoch = EpochMetrics(self.agent.n_runs, self.agent.device)
+        self._epoch = EpochMetrics(self.agent.metrics, self.agent.n_runs, self.agent.device)
         self._first, self._began = 1, time.perf_counter()
         self._pending: _Epoch | None = None
         self._completing: _Epoch | None = None
@@ -456,7 +456,7 @@ class Trainer:
         """The policies of all runs, or of one, as they are now: copies on the CPU, whatever the device."""
         chosen = slice(None) if run is None else slice(run, run + 1)
         parameters = {name: tensor.detach()[chosen].to("cpu", copy=True) for name, tensor in self.agent.actor.items()}
-        return Policy(self.agent.config.mlp, parameters, self.normaliser.mean.cpu(), self.normaliser.std.cpu())
+        return Policy(self.agent.config.actor, parameters, self.normaliser.mean.cpu(), self.normaliser.std.cpu())
 
     def _rollouts(self, due: Sequence[bool], recorded: bool) -> Rollouts:
         videos = {index: self._policy(index) for index, is_due in enumerate(due) if is_due} if recorded else {}

@@ -18,8 +18,15 @@ from cql.algorithm.sampling import Batch, Noise
 
 S, A, B = 3, 2, 4
 CPU = torch.device("cpu")
+
+
+def of_shape(mlp):
+    """The actor and the critics of one shape."""
+    return {"actor": mlp, "critic": mlp}
+
+
 CONFIG = AgentConfig(
-    mlp=Mlp(width=6, depth=2),
+    **of_shape(Mlp(width=6, depth=2)),
     observation_size=S,
     action_size=A,
     backup="soft",
@@ -63,6 +70,7 @@ def transitions(n_transitions=40, seed=0):
         rewards=normal(n_transitions),
         next_observations=normal(n_transitions, S),
         terminated=(torch.arange(n_transitions) % 4 == 0).float(),
+        returns_to_go=0.3 * normal(n_transitions),
     )
 
 
@@ -78,7 +86,7 @@ def make(config, runs, seeds=None, batch_size=B, fast=True):
 def train(agent, sampler, n_steps, data=None):
     """Metrics of each step, (n_steps, len(METRICS), R)."""
     data = transitions() if data is None else data
-    metrics = torch.empty(n_steps, len(METRICS), agent.n_runs)
+    metrics = torch.empty(n_steps, len(agent.metrics), agent.n_runs)
     for step in range(n_steps):
         metrics[step] = agent.update(*sampler.draw(data))
     return metrics
@@ -96,13 +104,22 @@ def in_float64(agent):
             tensor.data = tensor.data.double()
     stack.constants = type(stack.constants)(*(tensor.double() for tensor in stack.constants))
     stack._fixed = {name: tensor.double() for name, tensor in stack._fixed.items()}
+    if stack.gap_clip is not None:
+        stack.gap_clip = tuple(tensor.double() for tensor in stack.gap_clip)
     for part, old in stack.optimisers.items():
-        stack.optimisers[part] = Adam(stack.parts()[part], old.learning_rates, old._update)
+        stack.optimisers[part] = Adam(
+            stack.parts()[part],
+            old.learning_rates,
+            old._update,
+            max_norms=[] if old._max_norms is None else old._max_norms.tolist(),
+            weight_decays=old.weight_decays,
+            schedule=(old._schedule, old._n_schedule_steps),
+        )
     return agent
 
 
 def float64(*parts):
-    return [type(part)(*(tensor.double() for tensor in part)) for part in parts]
+    return [type(part)(*(None if tensor is None else tensor.double() for tensor in part)) for part in parts]
 
 
 class FloatSampler:
@@ -116,7 +133,7 @@ class FloatSampler:
 
 
 def of_run(part, run):
-    return type(part)(*(tensor[run] for tensor in part))
+    return type(part)(*(None if tensor is None else tensor[run] for tensor in part))
 
 
 def parameters(agent, run=None):
@@ -175,8 +192,51 @@ VARIANTS = {
         FIXED_RUN,
     ),
     "layer norm, tanh, 3 deep": (
-        replace(CONFIG, mlp=Mlp(width=5, depth=3, activation="tanh", layer_norm=True)),
+        replace(CONFIG, **of_shape(Mlp(width=5, depth=3, activation="tanh", layer_norm=True))),
         LEARNED_RUN,
+    ),
+    "cal_ql, clipped gap, both learned": (
+        replace(CONFIG, calibrated=True),
+        replace(LEARNED_RUN, gap_clip_min=1.0, gap_clip_max=3.0),
+    ),
+    "cal_ql, sampled gradient of 2, clipped gap": (
+        replace(CONFIG, calibrated=True, num_sampled_actions=4, gradient="sampled", num_gradient_actions=2),
+        replace(FIXED_RUN, gap_clip_max=4.0),
+    ),
+    "cql_rho with the data's action, T=2": (
+        replace(CONFIG, importance_weighted=False, include_data_action=True, gap_temperature=2.0),
+        LEARNED_RUN,
+    ),
+    "blueprint with the data's action, sampled gradient of 4": (
+        replace(
+            CONFIG,
+            gradient="sampled",
+            num_gradient_actions=4,
+            importance_weighted=False,
+            next_actions=False,
+            include_data_action=True,
+        ),
+        FIXED_RUN,
+    ),
+    "5 critics, target of 2, max": (replace(CONFIG, n_critics=5, n_target_critics=2, backup="max"), LEARNED_RUN),
+    "1 critic, actor and critic of different shapes": (
+        replace(CONFIG, n_critics=1, n_target_critics=1, actor=Mlp(width=4, depth=1), critic=Mlp(width=5, depth=3)),
+        FIXED_RUN,
+    ),
+    "layer norm in critics only": (replace(CONFIG, critic=Mlp(width=6, layer_norm=True)), LEARNED_RUN),
+    "log_std multiplier and offset": (
+        replace(CONFIG, log_std_multiplier=0.5, log_std_offset=-1.0, log_std_min=-1.2),
+        LEARNED_RUN,
+    ),
+    "largest norms, decay, schedules": (
+        replace(CONFIG, critic_schedule="cosine", actor_schedule="linear", n_schedule_steps=3),
+        replace(
+            LEARNED_RUN,
+            critic_max_grad_norm=0.5,
+            actor_max_grad_norm=2.0**-7,
+            critic_weight_decay=0.1,
+            actor_weight_decay=0.02,
+        ),
     ),
 }
 
@@ -197,16 +257,17 @@ def test_four_updates_are_those_of_the_reference(config, run, fast):
         metrics = agent.update(batch, noise)
         for r, their in enumerate(theirs):
             expected = their.update(of_run(batch, r), of_run(noise, r))
-            ours = dict(zip(METRICS, metrics[:, r].tolist(), strict=True))
+            ours = dict(zip(agent.metrics, metrics[:, r].tolist(), strict=True))
             assert ours == pytest.approx(expected, rel=1e-9, abs=1e-11)
             for name, gradient in their.actor_gradients.items():
                 torch.testing.assert_close(agent.actor[name].grad[r], gradient, rtol=1e-8, atol=1e-11)
-            for c in range(2):
-                for name, gradient in their.critic_gradients[c].items():
+            for c, gradients in enumerate(their.critic_gradients):
+                for name, gradient in gradients.items():
                     torch.testing.assert_close(agent.critics[name].grad[r, c], gradient, rtol=1e-8, atol=1e-11)
     for r, their in enumerate(theirs):
         ours = agent.state(r)["parameters"]
-        for name, tensor in reference.parameters_of(their.actor).items():
+        numbers = {f"log_std.{name}": value.detach() for name, value in their.log_std.items()}
+        for name, tensor in (reference.parameters_of(their.actor) | numbers).items():
             torch.testing.assert_close(ours["actor"][name], tensor, rtol=0, atol=1e-9)
         for part, nets in (("critics", their.critics), ("targets", their.targets)):
             for c, net in enumerate(nets):
@@ -251,7 +312,7 @@ def test_next_actions_are_valued_at_s_and_not_at_the_next_state():
 
 def test_next_actions_come_from_the_policy_at_the_next_state():
     # The policy at s is N(-3, tiny), at s' N(+3, tiny); the critics are +-10 a_1. Only actions from s' are worth 10.
-    config = replace(CONFIG, importance_weighted=False, mlp=Mlp(width=4, depth=1), num_sampled_actions=1)
+    config = replace(CONFIG, importance_weighted=False, **of_shape(Mlp(width=4, depth=1)), num_sampled_actions=1)
     agent, sampler = make(config, [FIXED_RUN])
     with torch.no_grad():
         for tensors in (agent.actor, agent.critics):
@@ -400,7 +461,7 @@ def test_cloning_learns_the_data():
     run = replace(FIXED_RUN, bc_steps=10**6, actor_learning_rate=1e-2)
     agent, sampler = make(CONFIG, [run], batch_size=16)
     train(agent, sampler, 300, data)
-    policy = Policy(agent.config.mlp, agent.actor, torch.zeros(S), torch.ones(S))
+    policy = Policy(agent.config.actor, agent.actor, torch.zeros(S), torch.ones(S))
     actions = torch.from_numpy(policy(data.observations.unsqueeze(0).numpy()))
     assert (actions - data.actions).abs().mean() < 0.1
 
@@ -421,8 +482,8 @@ def test_the_policy_acts_with_the_normaliser_it_carries():
     agent, _ = make(CONFIG, [LEARNED_RUN] * 2)
     mean, std = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([2.0, 0.5, 10.0])
     raw = torch.randn(2, 5, S, generator=torch.Generator().manual_seed(0))
-    policy = Policy(CONFIG.mlp, agent.actor, mean, std)
-    means, _ = networks.actor(CONFIG.mlp, agent.actor, (raw - mean) / std, -20.0, 2.0)
+    policy = Policy(CONFIG.actor, agent.actor, mean, std)
+    means, _ = networks.actor(CONFIG.actor, agent.actor, (raw - mean) / std, -20.0, 2.0)
     torch.testing.assert_close(torch.from_numpy(policy(raw.numpy())), means.detach().tanh())
 
 
@@ -610,7 +671,7 @@ def test_states_that_do_not_fit_are_refused():
     states = [agent.state(0), agent.state(1)]
     with pytest.raises(ValueError, match="1 states for a stack of 2 runs"):
         agent.load_states(states[:1])
-    wider, _ = make(replace(CONFIG, mlp=Mlp(width=9)), RUNS[:2])
+    wider, _ = make(replace(CONFIG, **of_shape(Mlp(width=9))), RUNS[:2])
     with pytest.raises(
         ValueError, match=r"actor.0.weight: \(\(3, 6\), torch.float32\), expected \(\(3, 9\), torch.float32\)"
     ):

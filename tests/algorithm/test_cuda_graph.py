@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from nested import assert_same
-from test_agent import CONFIG, DIFFERENT, FIXED_RUN, LEARNED_RUN, SEEDS, make, state_of, transitions
+from test_agent import CONFIG, DIFFERENT, FIXED_RUN, LEARNED_RUN, SEEDS, make, of_shape, state_of, transitions
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cql.algorithm import networks
@@ -182,7 +182,9 @@ class NoSynchronisation(TorchDispatchMode):
         (SAMPLED, [FIXED_RUN] * 3),
         (replace(CONFIG, backup="max", importance_weighted=False, gap_temperature=2.0), DIFFERENT),
         (
-            replace(SAMPLED, mlp=Mlp(width=6, depth=3, activation="tanh", layer_norm=True), target_update_period=2),
+            replace(
+                SAMPLED, **of_shape(Mlp(width=6, depth=3, activation="tanh", layer_norm=True)), target_update_period=2
+            ),
             DIFFERENT,
         ),
     ],

@@ -18,6 +18,7 @@ from test_agent import (
     FloatSampler,
     in_float64,
     make,
+    of_shape,
     parameters,
     train,
     transitions,
@@ -214,7 +215,7 @@ def differences(config, runs, n_steps, precise):
         agent, sampler = make(config, runs, SEEDS[: len(runs)], batch_size=8, fast=is_fast)
         if precise:
             agent, sampler = in_float64(agent), FloatSampler(sampler)
-        assert (agent.networks is layers.FAST) == (is_fast and fast.suits(config.mlp, CPU))
+        assert (agent.networks == layers.FAST) == (is_fast and fast.suits(config.critic, CPU))
         results.append((train(agent, sampler, n_steps), parameters(agent)))
     (metrics, ours), (expected, theirs) = results
     assert metrics.isfinite().all()
@@ -234,7 +235,7 @@ def test_fast_updates_are_the_plain_ones(index, variant):
         gap_temperature=temperature,
         num_sampled_actions=3,
         target_update_period=1 + index % 2,
-        mlp=SHAPES[index % len(SHAPES)],
+        **of_shape(SHAPES[index % len(SHAPES)]),
     )
     runs = STACKS[index % len(STACKS)]
     metrics, tensors = differences(config, runs, 6, precise=True)
@@ -245,22 +246,72 @@ def test_fast_updates_are_the_plain_ones(index, variant):
     assert tensors < 1e-4  # a thirtieth of a step of the critics
 
 
+K_OF_2 = {"gradient": "sampled", "num_gradient_actions": 2, "num_sampled_actions": 3}
+CLIPPED = [replace(LEARNED_RUN, gap_clip_min=1.0), replace(LEARNED_RUN, gap_clip_max=2.5), LEARNED_RUN]
+OPTIONS = {
+    "cal_ql": ({"calibrated": True}, DIFFERENT),
+    "cal_ql, sampled": ({"calibrated": True, **K_OF_2}, DIFFERENT),
+    "clipped gap": ({}, CLIPPED),
+    "clipped gap, sampled": ({"calibrated": True, **K_OF_2}, CLIPPED),
+    "the data's action": ({"importance_weighted": False, "include_data_action": True}, DIFFERENT),
+    "the data's action, sampled": ({"importance_weighted": False, "include_data_action": True, **K_OF_2}, CLIPPED),
+    "5 critics, target of 2": ({"n_critics": 5, "n_target_critics": 2}, DIFFERENT),
+    "critics of another shape": ({"critic": Mlp(width=9, depth=3)}, DIFFERENT),
+    "layer norm in the critics only": ({"critic": Mlp(width=9, layer_norm=True)}, DIFFERENT),
+    "log_std": ({"log_std_multiplier": 0.5, "log_std_offset": -1.0}, DIFFERENT),
+    "schedules": ({"critic_schedule": "cosine", "actor_schedule": "linear", "n_schedule_steps": 5}, DIFFERENT),
+    "norms and decays": (
+        {"critic_schedule": "linear", "n_schedule_steps": 9},
+        [
+            replace(LEARNED_RUN, critic_max_grad_norm=0.5, actor_weight_decay=0.1),
+            replace(LEARNED_RUN, actor_max_grad_norm=2.0**-7, critic_weight_decay=0.02),
+            LEARNED_RUN,
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "runs"), OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.usefixtures("small_parts")
+def test_fast_updates_with_each_option(options, runs):
+    metrics, tensors = differences(replace(CONFIG, **options), runs, 6, precise=True)
+    assert metrics < 1e-6
+    assert tensors < 1e-9
+
+
+@pytest.mark.parametrize("options", [options for options, _ in OPTIONS.values()], ids=OPTIONS)
+def test_a_run_with_an_option_is_the_same_alone(options):
+    runs = OPTIONS["norms and decays"][1]
+    config, data = replace(CONFIG, **options), transitions()
+    together, sampler = make(config, runs, SEEDS)
+    metrics = train(in_float64(together), FloatSampler(sampler), 4, data)
+    for run, own in enumerate(runs):
+        alone, sampler = make(config, [own], SEEDS[run : run + 1])
+        own_metrics = train(in_float64(alone), FloatSampler(sampler), 4, data)
+        torch.testing.assert_close(metrics[..., run], own_metrics[..., 0], rtol=1e-6, atol=1e-6)  # kept in float32
+        for name, tensor in parameters(alone, 0).items():
+            torch.testing.assert_close(parameters(together, run)[name], tensor, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("mlp", [Mlp(width=6, activation="tanh"), Mlp(width=6, layer_norm=True)], ids=str)
 def test_other_layers_are_plain(mlp):
     assert not fast.suits(mlp, CPU)
-    metrics, tensors = differences(replace(CONFIG, mlp=mlp), DIFFERENT, 6, precise=True)
+    metrics, tensors = differences(replace(CONFIG, **of_shape(mlp)), DIFFERENT, 6, precise=True)
     assert metrics < 1e-6
     assert tensors < 1e-9
 
 
 def test_what_is_chosen():
     relu, gpu = Mlp(), torch.device("cuda")
-    assert fast.choose(relu, CPU, True) == (layers.FAST, fused_update)
-    assert fast.choose(relu, CPU, False) == (networks.PLAIN, plain_update)
-    assert fast.choose(relu, gpu, True) == (state_groups.GROUPED, fused_update)
-    assert fast.choose(relu, gpu, False) == (networks.PLAIN, plain_update)
-    assert fast.choose(replace(relu, activation="elu"), CPU, True) == (networks.PLAIN, fused_update)
-    assert Agent(CONFIG, [LEARNED_RUN], [0], CPU).networks is layers.FAST
+    assert fast.choose(relu, relu, CPU, True) == (layers.FAST, fused_update)
+    assert fast.choose(relu, relu, CPU, False) == (networks.PLAIN, plain_update)
+    assert fast.choose(relu, relu, gpu, True) == (state_groups.GROUPED, fused_update)
+    assert fast.choose(relu, relu, gpu, False) == (networks.PLAIN, plain_update)
+    elu, mixed = replace(relu, activation="elu"), layers.FAST._replace(actor=networks.actor)
+    assert fast.choose(elu, elu, CPU, True) == (networks.PLAIN, fused_update)
+    assert fast.choose(elu, relu, CPU, True) == (mixed, fused_update)
+    assert fast.choose(relu, elu, CPU, True) == (networks.PLAIN._replace(actor=layers.actor), fused_update)
+    assert Agent(CONFIG, [LEARNED_RUN], [0], CPU).networks == layers.FAST
 
 
 def test_a_policy_acts_the_same_alone_and_in_a_stack():
@@ -268,7 +319,7 @@ def test_a_policy_acts_the_same_alone_and_in_a_stack():
     agent.update(*sampler.draw(transitions()))
     raw = torch.randn(3, 40, 3, generator=torch.Generator().manual_seed(0)).numpy()
     mean, std = torch.zeros(3), torch.ones(3)
-    together = Policy(CONFIG.mlp, agent.actor, mean, std)(raw)
+    together = Policy(CONFIG.actor, agent.actor, mean, std)(raw)
     for run in range(3):
-        alone = Policy(CONFIG.mlp, {name: tensor[run : run + 1] for name, tensor in agent.actor.items()}, mean, std)
+        alone = Policy(CONFIG.actor, {name: tensor[run : run + 1] for name, tensor in agent.actor.items()}, mean, std)
         assert (alone(raw[run : run + 1])[0] == together[run]).all()

@@ -28,7 +28,9 @@ def test_an_update_gives_the_metrics_of_the_cpu() -> None:
     for _ in range(5):
         batch, noise = sampler.draw(transitions())
         on_cpu = agents[0].update(batch, noise)
-        on_gpu = agents[1].update(Batch(*(x.cuda() for x in batch)), Noise(*(x.cuda() for x in noise)))
+        on_gpu = agents[1].update(
+            Batch(*(None if x is None else x.cuda() for x in batch)), Noise(*(x.cuda() for x in noise))
+        )
         assert on_gpu.shape == (len(METRICS), 2)
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-3, atol=1e-3)
 

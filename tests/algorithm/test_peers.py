@@ -20,9 +20,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_agent import CONFIG, CPU, LEARNED_RUN, A, S, transitions
+from test_agent import CONFIG, CPU, LEARNED_RUN, A, S, of_shape, transitions
 
-from cql.algorithm.agent import METRICS, Agent
+from cql.algorithm.agent import Agent
 from cql.algorithm.networks import Mlp
 
 with warnings.catch_warnings():
@@ -34,7 +34,7 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.peers
 
 B, N, WIDTH, THRESHOLD = 16, 5, 32, 7.0
-OURS = replace(CONFIG, mlp=Mlp(width=WIDTH, depth=2), num_sampled_actions=N)
+OURS = replace(CONFIG, **of_shape(Mlp(width=WIDTH, depth=2)), num_sampled_actions=N)
 RUN = replace(LEARNED_RUN, w_cql=3.0, tau_cql=THRESHOLD, target_entropy=-float(A))
 
 
@@ -76,7 +76,7 @@ def assert_close(ours, theirs, run=0, **tolerances):
 
 def theirs_and_ours(config, run):
     """d3rlpy's implementation, and our agent with its weights."""
-    config = d3rlpy.algos.CQLConfig(
+    their_config = (d3rlpy.algos.CalQLConfig if config.calibrated else d3rlpy.algos.CQLConfig)(
         actor_learning_rate=run.actor_learning_rate,
         critic_learning_rate=run.critic_learning_rate,
         temp_learning_rate=run.temp_learning_rate or 0.0,
@@ -93,7 +93,7 @@ def theirs_and_ours(config, run):
         soft_q_backup=config.backup == "soft",
         max_q_backup=config.backup == "max",
     )
-    algo = config.create(device="cpu:0")
+    algo = their_config.create(device="cpu:0")
     algo.create_impl((S,), A)
     modules = algo.impl.modules
     generator = torch.Generator().manual_seed(0)
@@ -142,7 +142,7 @@ def as_their_batch(batch):
         rewards=column,
         next_observations=batch.next_observations[0],
         next_actions=batch.actions[0],  # CQL does not read these two
-        returns_to_go=torch.zeros_like(column),
+        returns_to_go=batch.returns_to_go[0].unsqueeze(1),
         terminals=batch.terminated[0].unsqueeze(1),
         intervals=torch.ones_like(column),
         device="cpu:0",
@@ -164,17 +164,20 @@ def step_both(monkeypatch, config, run):
     actor_gradients = network_of(impl.modules.policy, gradients=True)
     impl.update_critic_target()
     assert not queue
-    ours = dict(zip(METRICS, metrics.tolist(), strict=True))
+    ours = dict(zip(agent.metrics, metrics.tolist(), strict=True))
     return impl, agent, theirs, ours, critic_gradients, actor_gradients
 
 
+@pytest.mark.parametrize("calibrated", [False, True], ids=["cql", "cal_ql"])
 @pytest.mark.parametrize("alpha_cql", [1.5, 5.0])
 @pytest.mark.parametrize("backup", ["soft", "hard", "max"])
-def test_one_step_with_fixed_coefficients(monkeypatch, backup, alpha_cql):
-    config = replace(OURS, backup=backup)
+def test_one_step_with_fixed_coefficients(monkeypatch, backup, alpha_cql, calibrated):
+    config = replace(OURS, backup=backup, calibrated=calibrated)
     run = with_learned(replace(RUN, alpha_cql=alpha_cql, tau_cql=None, target_entropy=None), temp=False, alpha=False)
     impl, agent, theirs, ours, critic_gradients, actor_gradients = step_both(monkeypatch, config, run)
 
+    if calibrated:
+        assert 0.1 < ours["floor_share"] < 0.9
     weight = 2 * run.w_cql * alpha_cql  # two critics
     assert theirs["conservative_loss"] == pytest.approx(weight * (ours["cql_gap"] - THRESHOLD), rel=1e-5)
     our_loss = 2 * ours["critic_td"] + weight * ours["cql_gap"]

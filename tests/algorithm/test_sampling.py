@@ -25,23 +25,26 @@ def transitions(n_transitions=50):
 
 
 def sampler(seeds, batch_size=B, **sizes):
-    counts = {"n_uniform": 4, "n_policy": 4, "n_next_policy": 4, "n_target": 1, "n_choices": (2, 1), **sizes}
+    counts = {"n_uniform": 4, "n_policy": 4, "n_next_policy": 4, "n_target": 1, "n_choices": (2, 1), "n_subset": 0}
+    counts |= sizes
     return Sampler(seeds, batch_size=batch_size, action_size=A, device=torch.device("cpu"), **counts)
 
 
 def copies(drawn):
     """What was drawn, safe from the next call."""
-    return [tensor.clone() for part in drawn for tensor in part]
+    return [tensor.clone() for part in drawn for tensor in part if tensor is not None]
 
 
 def test_shapes_of_everything_drawn():
     batch, noise = sampler([0, 1, 2], n_next_policy=0, n_target=7, n_choices=(2, 3)).draw(transitions())
-    assert [tuple(t.shape) for t in batch] == [(3, B, S), (3, B, A), (3, B), (3, B, S), (3, B)]
-    *actions, choice = noise
+    assert batch.returns_to_go is None
+    assert [tuple(t.shape) for t in batch[:5]] == [(3, B, S), (3, B, A), (3, B), (3, B, S), (3, B)]
+    *actions, choice, subset = noise
+    assert subset.shape == (3, 0)
     assert [t.shape[1] for t in actions] == [4, 4, 0, 7, 1]
     assert all(t.shape == (3, t.shape[1], B, A) for t in actions)
     assert choice.shape == (3, 2, 3, B)
-    assert all(t.dtype == torch.float32 for t in (*batch, *noise))
+    assert all(t.dtype == torch.float32 for t in (*batch[:5], *noise))
 
 
 def test_the_fields_of_a_transition_stay_together():
@@ -58,9 +61,10 @@ def test_gathering_looks_at_no_value() -> None:
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    pool = Pool(empty(60, S), empty(50, dtype=torch.int64), empty(50, A), empty(50), empty(50))
+    row, discount = empty(50, dtype=torch.int64), empty(3, 1, dtype=torch.int64)
+    pool = Pool(empty(60, S), row, empty(50, A), empty(50), empty(50), empty(2, 50), discount)
     batch = pool.take(empty(3, B, dtype=torch.int64))
-    assert [tuple(t.shape) for t in batch] == [(3, B, S), (3, B, A), (3, B), (3, B, S), (3, B)]
+    assert [tuple(t.shape) for t in batch] == [(3, B, S), (3, B, A), (3, B), (3, B, S), (3, B), (3, B)]
     with pytest.raises((NotImplementedError, RuntimeError)):
         pool.rewards[pool.row > 0]
 
@@ -105,7 +109,8 @@ def test_a_run_draws_the_same_numbers_alone_first_and_last_in_a_stack():
 
 
 def test_runs_of_a_stack_share_neither_batches_nor_noise():
-    batch, noise = sampler([0, 1], n_choices=(2, 3)).draw(transitions())
+    batch, noise = sampler([0, 1], n_choices=(2, 3), n_subset=4).draw(transitions())
+    assert noise.subset.shape == (2, 4)
     for tensor in (batch.rewards, *noise):
         assert not torch.equal(tensor[0], tensor[1])
 

@@ -513,7 +513,7 @@ D4RL = ["dataset=d4rl", "dataset.path=a.hdf5"]
         ([], "dataset.id", "a", "no effect with an embedded dataset; add dataset=minari or drop it"),
         (MINARI, "dataset.path", "a", "no effect with a minari dataset; add dataset=d4rl or drop it"),
         (D4RL, "dataset.download", True, "no effect with a d4rl dataset; add dataset=minari or drop it"),
-        ([], "algorithm.penalty.next_actions", False, "choose algorithm/penalty=blueprint or algorithm/penalty=cql_h"),
+        ([], "algorithm.penalty.next_actions", False, "choose algorithm/penalty=blueprint or algorithm/penalty=cal_ql"),
         # Kinds.
         ([], "algorithm.alpha_cql.kind", "learned", "algorithm.alpha_cql.tau_cql is missing"),
         ([], "algorithm.alpha_cql.kind", "huge", "algorithm.alpha_cql.kind is huge, which is unknown"),

@@ -50,6 +50,11 @@ ARMS = {
     "raw_observations": {"dataset.normalise_observations": False},
     "depth_3": {"network.depth": 3},
     "bc_warmup": {"algorithm.bc_steps": 1000},
+    "cal_ql": {"algorithm.penalty.kind": "cal_ql"},
+    "ensemble_10_of_2": {"algorithm.n_critics": 10, "algorithm.n_target_critics": 2},
+    "critic_depth_4": {"network.critic.depth": 4},
+    "critic_layer_norm": {"network.critic.layer_norm": True},
+    "grad_clip": {"algorithm.critic_max_grad_norm": 1.0, "algorithm.actor_max_grad_norm": 1.0},
 }
 
 # Of tables: other methods rather than changes to the base.
@@ -153,8 +158,8 @@ def test_the_four_coefficient_arms_have_the_values_of_their_options():
 
 def test_arms_stack_where_they_differ_in_numbers_alone():
     keys = {arm: config.stack_key(load("arm=" + arm, "seed=0", "+experiment=ablation")) for arm in ARMS}
-    assert keys.pop("bc_warmup") == keys["base"]
-    assert len(set(keys.values())) == len(keys) == 11
+    assert keys.pop("bc_warmup") == keys.pop("grad_clip") == keys["base"]
+    assert len(set(keys.values())) == len(keys) == 15
 
 
 @pytest.mark.parametrize("name", BASES)

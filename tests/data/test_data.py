@@ -835,6 +835,7 @@ def test_what_is_stored_once_are_the_bits_of_two_copies(arrays, chunk, path, mon
         "n_next_policy": 2,
         "n_target": 1,
         "n_choices": (2, 1),
+        "n_subset": 0,
     }
     ours, theirs = (Sampler([0, 1], **counts, device=torch.device("cpu")) for _ in range(2))
     for _ in range(5):

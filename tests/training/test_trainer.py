@@ -302,7 +302,7 @@ def test_a_stack_killed_at_random_moments_ends_as_if_it_had_not_been(
 
 
 def test_the_metrics_of_an_epoch_are_means_per_run() -> None:
-    epoch, values = EpochMetrics(3, CPU), torch.arange(len(METRICS) * 3.0).view(len(METRICS), 3)
+    epoch, values = EpochMetrics(tuple(METRICS), 3, CPU), torch.arange(len(METRICS) * 3.0).view(len(METRICS), 3)
     epoch.add(1, values)
     epoch.add(2, 3 * values)
     assert [epoch.means(1)[name] for name in METRICS] == pytest.approx((values[:, 1] * 2).tolist())

@@ -16,9 +16,9 @@ from cql.algorithm.adam import Adam, plain_update
 from cql.algorithm.fast.fused_adam import fused_update
 from cql.algorithm.fast.layers import FAST, suits
 from cql.algorithm.fast.state_groups import GROUPED
-from cql.algorithm.networks import PLAIN, Mlp, Networks
+from cql.algorithm.networks import PLAIN, ActorFunction, Mlp, Networks
 
-__all__ = ["Forms", "choose", "suits"]
+__all__ = ["Forms", "choose", "choose_actor", "suits"]
 
 
 class Forms(NamedTuple):
@@ -33,10 +33,16 @@ class Forms(NamedTuple):
     adam_update: Callable[[Adam], None]
 
 
-def choose(mlp: Mlp, device: torch.device, fast: bool = True) -> Forms:
-    """The fast forms that suit networks on a device; the plain ones if ``fast`` is false."""
+def choose(actor: Mlp, critic: Mlp, device: torch.device, fast: bool = True) -> Forms:
+    """The fast forms that suit the two shapes of networks on a device; the plain ones if ``fast`` is false."""
     if not fast:
         return Forms(PLAIN, plain_update)
     if device.type == "cuda":
         return Forms(GROUPED, fused_update)
-    return Forms(FAST if suits(mlp, device) else PLAIN, fused_update)
+    of_critics = FAST if suits(critic, device) else PLAIN
+    return Forms(of_critics._replace(actor=choose_actor(actor, device)), fused_update)
+
+
+def choose_actor(mlp: Mlp, device: torch.device) -> ActorFunction:
+    """The form of the actor that suits its shape on a device."""
+    return (FAST if suits(mlp, device) else PLAIN).actor

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cql.algorithm.fast.threads import each_alone
-from cql.algorithm.networks import Mlp, Networks, Parameters, ValueLoss
+from cql.algorithm.networks import Mlp, Networks, Parameters, ValueLoss, layer_tensors, policy_head
 
 # PyTorch's compiler calls this operator too, but it has no public name. Without it the BLAS computes all products.
 _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -42,10 +42,9 @@ def actor(
     log_std_max: float,
 ) -> tuple[Tensor, Tensor]:
     """Like :func:`cql.algorithm.networks.actor`."""
-    members = _members(list(parameters.values()))
+    members = _members(layer_tensors(parameters))
     outputs = [_outputs(rows, layers) for rows, layers in zip(observations, members, strict=True)]
-    mean, log_std = torch.stack(outputs).chunk(2, dim=-1)
-    return mean, log_std.clamp(log_std_min, log_std_max)
+    return policy_head(torch.stack(outputs), parameters, log_std_min, log_std_max)
 
 
 def critics(mlp: Mlp, parameters: Parameters, observations: Tensor, actions: Tensor) -> Tensor:
@@ -94,7 +93,8 @@ def critic_gradients(
         hidden = list(_hidden(rows, members[place]))
         own_values = _last(hidden[-1], members[place]).view(1, 1, n_actions, -1)
         values[runs, critic : critic + 1, :, states] = own_values
-        grad = _value_gradient(loss, own_values, [_part(each, runs, states) for each in inputs], n_states)
+        own_inputs = [_part(each, runs, critic, states) for each in inputs]
+        grad = _value_gradient(loss, own_values, own_inputs, n_states)
         own_sums = _layers([each[part, place] for each in sums])
         _write_gradients(own_sums, hidden, ways_back[place], grad.view(-1, 1))
 
@@ -121,11 +121,11 @@ def suits(mlp: Mlp, device: torch.device) -> bool:
 # The loss in a piece --------------------------------------------------------------------------------------------------
 
 
-def _part(tensor: Tensor | None, runs: slice, states: slice) -> Tensor | None:
-    """Of an input of the loss: R is its first axis; if it has more, B is the last."""
+def _part(tensor: Tensor | None, runs: slice, critic: int, states: slice) -> Tensor | None:
+    """Of an input of the loss: (R,), (R, B), (R, N, B), or (R, C, N, B), of which a critic gets its own."""
     if tensor is None or tensor.dim() == 1:
         return None if tensor is None else tensor[runs]
-    return tensor[runs, ..., states]
+    return tensor[runs, ..., states] if tensor.dim() < 4 else tensor[runs, critic : critic + 1, :, states]
 
 
 def _value_gradient(loss: ValueLoss, values: Tensor, inputs: Sequence[Tensor | None], n_states: int) -> Tensor:
