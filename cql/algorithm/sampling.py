@@ -7,7 +7,7 @@ Axes: R runs, N sampled actions, B batch, S state, A action.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +78,108 @@ class Pool(NamedTuple):
         )
 
 
+class ReplayBuffer:
+    """Transitions that runs have collected: a ring for each run, in tensors that stay where they are.
+
+    Args:
+        n_runs: R.
+        capacity: the newest transitions that each run keeps.
+        observation_size: S.
+        action_size: A.
+        device: of the tensors.
+        with_returns: whether batches need returns to go.
+
+    Attributes:
+        size: transitions that each run has, (R,) int64, on the device.
+        n_added: transitions that each run has ever added.
+    """
+
+    def __init__(
+        self,
+        n_runs: int,
+        capacity: int,
+        observation_size: int,
+        action_size: int,
+        device: torch.device,
+        *,
+        with_returns: bool,
+    ) -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(n_runs * capacity, *shape, device=device)
+
+        self.capacity, self.n_added = capacity, [0] * n_runs
+        self.size = torch.zeros(n_runs, dtype=torch.int64, device=device)
+        self._first = torch.arange(n_runs, device=device).unsqueeze(1) * capacity  # of each run, among all rows
+        self._rows = Batch(
+            zeros(observation_size),
+            zeros(action_size),
+            zeros(),
+            zeros(observation_size),
+            zeros(),
+            zeros() if with_returns else None,
+        )
+
+    def add(self, run: int, transitions: Batch) -> None:
+        """Add transitions of a run, without the axis R and with the axis of their number first; the oldest go."""
+        length, at = len(transitions.rewards), self.n_added[run] % self.capacity
+        kept = slice(max(0, length - self.capacity), length)  # an episode may be longer than the ring
+        places = (at + torch.arange(length)[kept]) % self.capacity + run * self.capacity
+        for own, added in zip(self._rows, transitions, strict=True):
+            if own is not None and added is not None:
+                own[places.to(own.device)] = added[kept].to(own.device)
+        self.n_added[run] += length
+        self.size[run] = min(self.n_added[run], self.capacity)
+
+    def take(self, index: Tensor) -> Batch:
+        """Gather the transitions with these numbers, (R, B), each below its run's ``size``."""
+        return self._rows.take(self._first + index)
+
+
+class Mixture(NamedTuple):
+    """A dataset and what runs have collected, to be drawn from together.
+
+    Attributes:
+        offline: the dataset.
+        online: what the runs have collected.
+        n_offline: transitions of each minibatch that come from the dataset; None draws from both as from one.
+    """
+
+    offline: Pool
+    online: ReplayBuffer
+    n_offline: int | None
+
+    def take(self, fractions: Tensor) -> Batch:
+        """Gather minibatches by numbers in [0, 1), (R, B) float64, whose size says how large M is.
+
+        How many transitions a run has is read on the device, so that a CUDA graph can hold this.
+        """
+        n_data, n_online = len(self.offline.rewards), self.online.size.unsqueeze(1)
+        if self.n_offline is None:
+            index = (fractions * (n_data + n_online)).long()
+            is_offline = index < n_data
+            offline = self.offline.take(index.clamp(max=n_data - 1))
+            online = self.online.take((index - n_data).clamp(min=0).minimum((n_online - 1).clamp(min=0)))
+            return _joined(
+                lambda a, b: torch.where(is_offline.view(*is_offline.shape, *[1] * (a.dim() - 2)), a, b),
+                offline,
+                online,
+            )
+        of_data, of_online = fractions[:, : self.n_offline], fractions[:, self.n_offline :]
+        if of_data.shape[1] == 0:
+            return self.online.take((of_online * n_online).long())
+        offline = self.offline.take((of_data * n_data).long())
+        if of_online.shape[1] == 0:
+            return offline
+        online = self.online.take((of_online * n_online).long())
+        return _joined(lambda a, b: torch.cat([a, b], 1), offline, online)
+
+
+def _joined(join: Callable[[Tensor, Tensor], Tensor], a: Batch, b: Batch) -> Batch:
+    """Each field of two batches, joined."""
+    pairs = zip(a, b, strict=True)
+    return Batch(*(join(x, y) for x, y in pairs if x is not None and y is not None))
+
+
 def _rows(field: Tensor, index: Tensor) -> Tensor:
     """``field[index]``, (R, B, ...), a few microseconds faster."""
     return field.index_select(0, index.flatten()).view(*index.shape, *field.shape[1:])
@@ -141,28 +243,32 @@ class Sampler:
         self._sizes = [n_policy, n_next_policy, n_target, 1]
         n_runs = len(seeds)
         self._indices = torch.zeros((n_runs, batch_size), dtype=torch.int64, device=device)
+        self._fractions = torch.zeros((n_runs, batch_size), dtype=torch.float64, device=device)
         self._uniform = torch.zeros((n_runs, n_uniform, batch_size, action_size), device=device)
         self._choice = torch.zeros((n_runs, *n_choices, batch_size), device=device)
         self._subset = torch.zeros((n_runs, n_subset), device=device)
         self._normal = torch.zeros((n_runs, sum(self._sizes), batch_size, action_size), device=device)
 
-    def draw(self, data: Pool | Batch) -> tuple[Batch, Noise]:
-        """One minibatch per run from the shared data, and the noise of one update.
+    def draw(self, data: Pool | Batch | Mixture) -> tuple[Batch, Noise]:
+        """One minibatch per run, and the noise of one update.
 
         Args:
             data: all transitions. A :class:`Batch` of them, without the axis R and with M transitions for B, gives the
-                same minibatches from twice the memory for observations.
+                same minibatches as a :class:`Pool`, from twice the memory for observations.
         """
-        n_transitions = len(data.rewards)
+        is_mixed = isinstance(data, Mixture)
         for run, own in enumerate(self.generators):
-            torch.randint(n_transitions, self._indices[run].shape, generator=own, out=self._indices[run])
+            if isinstance(data, Mixture):
+                self._fractions[run].uniform_(generator=own)
+            else:
+                torch.randint(len(data.rewards), self._indices[run].shape, generator=own, out=self._indices[run])
             self._normal[run].normal_(generator=own)
             self._uniform[run].uniform_(-1.0, 1.0, generator=own)
             self._choice[run].uniform_(generator=own)
             self._subset[run].uniform_(generator=own)
         policy, next_policy, target, actor = torch.split(self._normal, self._sizes, dim=1)
         noise = Noise(self._uniform, policy, next_policy, target, actor, self._choice, self._subset)
-        return data.take(self._indices), noise
+        return data.take(self._fractions if is_mixed else self._indices), noise
 
     def state(self, run: int) -> Tensor:
         """The state of a run's generator, as bytes."""

@@ -116,8 +116,9 @@ def training_step(
         q: Tensor, target: Tensor, w_cql: Tensor, alpha_cql: Tensor, tau_cql: Tensor, *of_gap: Tensor | None
     ) -> Tensor:
         q_data, q_sampled = q[:, :, 0], q[:, :, 1:]  # at the data's action, and at those of the penalty
+        td = losses.temporal_difference(q_data, target)
         gap = exact_gap(q_sampled, q_data, *of_gap) if exact else losses.sampled_gap(q_sampled, q_data, *of_gap)
-        return losses.critic_loss(losses.temporal_difference(q_data, target), gap, w_cql, alpha_cql, tau_cql)
+        return losses.critic_loss(td, gap, w_cql, alpha_cql, tau_cql)
 
     # A. Critics: sum_i [ L_TD,i + w_cql alpha_cql (g_i - tau_cql) ]. All actions are valued at s.
     pi = policy(batch.observations)  # with its graph: B trains the actor through it

@@ -12,6 +12,7 @@ from cql.config.schema import (
     CqlConfig,
     D4rlDataset,
     Device,
+    Finetune,
     Gradient,
     LearnedAlphaCql,
     MinariDataset,
@@ -49,7 +50,9 @@ def _range_problems(node: Any, prefix: str) -> Iterator[str]:
 
 def _cross_problems(config: TrainConfig) -> Iterator[str]:
     n_steps, per_epoch, algorithm, dataset = config.n_steps, config.n_steps_per_epoch, config.algorithm, config.dataset
-    if per_epoch > n_steps:
+    if n_steps == 0 and not config.online.n_updates:
+        yield "n_steps=0 trains nothing: raise n_steps, or choose online=finetune to learn in the environment alone"
+    elif per_epoch > n_steps > 0:
         yield (
             f"n_steps_per_epoch={per_epoch} is larger than n_steps={n_steps}: "
             f"lower n_steps_per_epoch (e.g. n_steps_per_epoch={n_steps}) or raise n_steps"
@@ -67,6 +70,7 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
             "choose algorithm/alpha_cql=fixed or a larger algorithm.w_cql"
         )
     yield from _gradient_problems(algorithm)
+    yield from _online_problems(config)
     n_target, penalty = algorithm.n_target_critics, algorithm.penalty
     if n_target is not None and n_target > algorithm.n_critics:
         yield (
@@ -103,6 +107,29 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
         case D4rlDataset(path=path):
             texts["dataset.path"] = path
     yield from (f"{key} is empty: give one, e.g. {key}=NAME" for key, text in texts.items() if not text.strip())
+
+
+def _online_problems(config: TrainConfig) -> Iterator[str]:
+    if config.init_from is not None and config.init_from_sweep is not None:
+        yield "init_from and init_from_sweep both say what the run begins with: set one of them to null"
+    online, algorithm = config.online, config.algorithm
+    if not isinstance(online, Finetune):
+        return
+    if online.n_start_steps >= online.n_online_steps:
+        yield (
+            f"online.n_start_steps={online.n_start_steps} must be less than online.n_online_steps="
+            f"{online.n_online_steps}, of which they are a part: lower the first or raise the second"
+        )
+    if online.alpha_cql is not None and isinstance(algorithm.alpha_cql, LearnedAlphaCql):
+        yield (
+            f"online.alpha_cql={online.alpha_cql} has no effect on a learned alpha_cql: write online.alpha_cql=null, "
+            "or choose algorithm/alpha_cql=fixed; online.w_cql works with both"
+        )
+    if online.calibrated is not None and not algorithm.penalty.calibrated:
+        yield (
+            f"online.calibrated={str(online.calibrated).lower()} has no effect with algorithm/penalty="
+            f"{algorithm.penalty.kind}: write online.calibrated=null, or choose algorithm/penalty=cal_ql"
+        )
 
 
 def _gradient_problems(algorithm: CqlConfig) -> Iterator[str]:

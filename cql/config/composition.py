@@ -5,11 +5,13 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from cql.config import folders
 from cql.config.keys import CONFIG_DIR, kind_of
@@ -62,6 +64,7 @@ def arranged(arguments: Sequence[str]) -> list[str]:
     among the arguments, and refuses one that it meets later; an experiment in a folder of the user's own
     (`--config-dir`) needs `-m` there.
     """
+    inherited = _inherited(arguments)
     if "WANDB_SWEEP_ID" in os.environ:  # `wandb agent` writes --KEY=VALUE unless its sweep's file says otherwise
         arguments = [re.sub(r"^--(?=[\w./]+=)", "", text) for text in arguments]
     flags = [text for text in arguments if text in ("-m", "--multirun")]
@@ -79,7 +82,36 @@ def arranged(arguments: Sequence[str]) -> list[str]:
         before, after = found[: experiments[-1] + 1], found[experiments[-1] + 1 :]
         arms = [text for text in before if text.startswith("+arm=")]
         found = [text for text in before if text not in arms] + arms + after
-    return found
+    if not inherited:
+        return found
+    if not flags and not any(text.startswith("hydra.mode=") for text in found):
+        found.insert(0, "hydra.mode=RUN")  # what it begins with may be a run of a sweep
+    return [*found[: len(flags[:1])], *inherited, *found[len(flags[:1]) :]]
+
+
+def _inherited(arguments: Sequence[str]) -> list[str]:
+    """The overrides of the run that `init_from` names, without those that the command line gives or that are its own.
+
+    So a run has the config of the one that it begins with, where nothing else is said.
+    """
+    given = {_key_of(text): text.partition("=")[2].strip("'\"") for text in arguments if "=" in text}
+    if not given.get("init_from") or given["init_from"] == "null":
+        return []
+    path = Path(given["init_from"])
+    folder = path.parents[1] if path.is_file() and len(path.parents) > 1 else path
+    try:
+        listed = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    except (OSError, YAMLError, ValueError):
+        return []  # what differs is said when the run begins
+    if not isinstance(listed, list):
+        return []
+    own = {*given, "sweep_name", "retry_failed", "resume", "init_from", "init_from_sweep"}
+    return [text for text in listed if isinstance(text, str) and _key_of(text) not in own]
+
+
+def _key_of(override: str) -> str:
+    """The key of an override, without the signs of Hydra's syntax."""
+    return override.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
 
 
 def _register_schemas_and_resolvers() -> None:

@@ -64,6 +64,7 @@ def from_dict(values: Mapping[str, Any]) -> TrainConfig:
 def _from_dict(values: Mapping[str, Any]) -> TrainConfig:
     problems: dict[str, str] = {}
     node = OmegaConf.structured(TrainConfig)
+    values = {"online": {"kind": "none"}, **values}  # files of earlier versions lack it
     _fill(node, values, "", problems, {path: _kind_at(values, path) for path in variant_paths()})
     missing = OmegaConf.missing_keys(node) - set(problems)
     problems |= {key: _missing(node, key) for key in all_keys() if key in missing}

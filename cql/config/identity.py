@@ -97,7 +97,10 @@ def stack_key(config: TrainConfig) -> str:
     """
     whole = to_dict(config)
     plain = {**_identity(whole), **{key: whole[key] for key in _ONE_PER_STACK}}
-    del plain["seed"]
+    for key in ("seed", "init_from", "init_from_sweep"):
+        del plain[key]
+    for key in ("alpha_cql", "w_cql"):
+        plain["online"].pop(key, None)
     algorithm = plain["algorithm"]
     for key in _PER_RUN:
         del algorithm[key]

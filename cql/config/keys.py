@@ -21,6 +21,7 @@ GROUPS = (
     "algorithm/alpha_cql",
     "algorithm/penalty",
     "dataset",
+    "online",
     "network",
     "env",
     "logger",

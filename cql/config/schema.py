@@ -473,6 +473,67 @@ class D4rlDataset(Dataset):
 
 
 @dataclass(kw_only=True)
+class Online:
+    """Training that goes on in the environment, after `n_steps` steps on the dataset."""
+
+    kind: str
+
+    @property
+    def n_updates(self) -> int:
+        """Training steps in the environment's part of a run."""
+        return 0
+
+
+@dataclass(kw_only=True)
+class NoOnline(Online):
+    """Training ends with the dataset.
+
+    Attributes:
+        kind: `none`.
+    """
+
+    kind: str = "none"
+
+
+@dataclass(kw_only=True)
+class Finetune(Online):
+    """Training goes on with whole episodes that each run collects with sampled actions.
+
+    Attributes:
+        kind: `finetune`.
+        n_online_steps: Environment steps of each run. The last episode is collected whole, so that there may be a few
+            more.
+        n_start_steps: Of these, how many are collected before training goes on, which it does not make up for.
+        update_to_data: Training steps per environment step.
+        episodes_per_collection: Episodes that a run collects at once, whenever its training has caught up.
+        mixing_ratio: Share of each minibatch that comes from the dataset; null draws from both in proportion to their
+            sizes.
+        buffer_size: The newest transitions of its own that a run learns from.
+        n_steps_per_epoch: Environment steps averaged into one row of metrics; null for the run's `n_steps_per_epoch`.
+        alpha_cql: A fixed multiplier from here on; null keeps it.
+        w_cql: The weight in front of it from here on; null keeps it.
+        calibrated: Whether Cal-QL's floor is still used; null keeps it.
+    """
+
+    kind: str = "finetune"
+    n_online_steps: int = _number(_AT_LEAST_1)
+    n_start_steps: int = _number(_AT_LEAST_0)
+    update_to_data: int = _number(_AT_LEAST_1)
+    episodes_per_collection: int = _number(_AT_LEAST_1)
+    mixing_ratio: float | None = _number(Bounds(at_least=0, at_most=1), hint="0.5 is usual")
+    buffer_size: int = _number(_AT_LEAST_1)
+    n_steps_per_epoch: int | None = _number(_AT_LEAST_1)
+    alpha_cql: float | None = _number(Bounds(at_least=0, at_most=ALPHA_CQL_MAX), hint="0 trains on as SAC")
+    w_cql: float | None = _number(_AT_LEAST_0)
+    calibrated: bool | None = None
+
+    @property
+    def n_updates(self) -> int:
+        """Training steps in the environment's part of a run."""
+        return self.update_to_data * (self.n_online_steps - self.n_start_steps)
+
+
+@dataclass(kw_only=True)
 class NetworkPart:
     """What the policy's network or the critics' have otherwise than `network` says; null for what it says.
 
@@ -606,7 +667,7 @@ class TrainConfig:
     Attributes:
         seed: Of everything random in training.
         device: Where training runs.
-        n_steps: Training steps in all.
+        n_steps: Training steps on the dataset; with `online=finetune` there may be none.
         n_steps_per_epoch: Steps averaged into one row of metrics; the last epoch is shorter if it does not divide
             `n_steps`.
         batch_size: Transitions per step.
@@ -623,9 +684,12 @@ class TrainConfig:
         eval_worker: Whether evaluations and videos run in another process, beside training.
         sweep_name: The sweep's folder under `outputs/sweeps/`; the same name again resumes the sweep. Null names it by
             date and time.
+        init_from: A run's folder, or one of its checkpoints, whose networks, optimisers and step this run begins with.
+        init_from_sweep: A sweep's name; each run begins with the one there that has the same values.
         retry_failed: Also resume runs that failed, from their last checkpoint.
         algorithm: The learner.
         dataset: What it learns from.
+        online: Whether and how training goes on in the environment.
         network: Its networks.
         env: Where it is evaluated.
         logger: Where metrics go.
@@ -634,7 +698,7 @@ class TrainConfig:
 
     seed: int = _number(_SEED)
     device: Device
-    n_steps: int = _number(_AT_LEAST_1)
+    n_steps: int = _number(_AT_LEAST_0)
     n_steps_per_epoch: int = _number(_AT_LEAST_1)
     batch_size: int = _number(_AT_LEAST_1)
     n_epochs_per_eval: int = _number(_AT_LEAST_1)
@@ -647,15 +711,23 @@ class TrainConfig:
     eval_worker: EvalWorker = EvalWorker.auto
     sweep_name: str | None = None
     retry_failed: bool = False
+    init_from: str | None = None
+    init_from_sweep: str | None = None
     fast: bool = True
     cuda_graph: bool = True
     tf32: bool = False
     algorithm: CqlConfig
     dataset: Dataset
+    online: Online
     network: NetworkConfig
     env: EnvConfig
     logger: Logger
     video: VideoConfig
+
+    @property
+    def n_all_steps(self) -> int:
+        """Training steps in all."""
+        return self.n_steps + self.online.n_updates
 
 
 # The variants of each base class.
@@ -663,6 +735,7 @@ VARIANTS: dict[type, tuple[type, ...]] = {
     AlphaTemp: (FixedAlphaTemp, LearnedAlphaTemp),
     AlphaCql: (FixedAlphaCql, LearnedAlphaCql),
     Penalty: (CqlH, CalQl, CqlRho, Blueprint),
+    Online: (NoOnline, Finetune),
     Dataset: (EmbeddedDataset, MinariDataset, D4rlDataset),
     Logger: (WandbLoggerConfig, LocalLoggerConfig),
 }

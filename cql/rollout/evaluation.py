@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
     import gymnasium
 
 Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+
+
+class Watch(Protocol):
+    """Who is told of every step of episodes, each by its index."""
+
+    def reset(self, index: int, observation: NDArray[np.float32]) -> None:
+        """An episode begins; the observation (S,) is valid during the call."""
+
+    def step(
+        self, index: int, observation: NDArray[np.float32], reward: float, terminated: bool, info: Mapping[str, Any]
+    ) -> None:
+        """A step was taken and led to an observation (S,), which is valid during the call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +143,20 @@ class Evaluator:
             ValueError: The policy returned another shape.
             RuntimeError: The evaluator is closed.
         """
+        return self.run(policy, self.seeds, due)
+
+    @np.errstate(over="ignore")
+    def run(
+        self,
+        policy: Policy,
+        seeds: NDArray[np.int64],
+        due: Sequence[bool] | None = None,
+        watch: Watch | None = None,
+    ) -> EpisodeResults:
+        """:meth:`evaluate` with other seeds, (R, E), and somebody who is told of every step."""
         if not self._envs:
             raise RuntimeError("this Evaluator is closed")
-        n_runs, n_episodes = self.seeds.shape
+        n_runs, n_episodes = seeds.shape
         observations = np.zeros((len(self._envs), self.info.observation_size), np.float32)
         returns, lengths = [math.nan] * len(self._envs), [0] * len(self._envs)
         running = [index for index in range(len(self._envs)) if due is None or due[index // n_episodes]]
@@ -141,9 +164,11 @@ class Evaluator:
         for index in running:
             returns[index] = 0.0
             try:
-                observations[index] = self._envs[index].reset(seed=int(self.seeds.flat[index]))[0]
+                observations[index] = self._envs[index].reset(seed=int(seeds.flat[index]))[0]
             except Exception as error:  # noqa: BLE001  whatever a simulator raises, the other episodes go on
                 broken[index] = f"reset of {self.info.env_id}: {type(error).__name__}: {error}"
+            if watch is not None:
+                watch.reset(index, observations[index])
         broken |= self._not_finite(running, observations, returns, lengths)
         running = [index for index in running if index not in broken]
         while running:
@@ -156,9 +181,11 @@ class Evaluator:
                     continue
                 lengths[index] += 1
                 try:
-                    observation, reward, terminated, truncated, _ = self._envs[index].step(actions[index])
+                    observation, reward, terminated, truncated, info = self._envs[index].step(actions[index])
                     observations[index] = observation
                     returns[index] += float(reward)
+                    if watch is not None:
+                        watch.step(index, observations[index], float(reward), bool(terminated), info)
                 except Exception as error:  # noqa: BLE001
                     broken[index] = f"step {lengths[index]} of {self.info.env_id}: {type(error).__name__}: {error}"
                     continue
@@ -170,9 +197,9 @@ class Evaluator:
         for index in broken:
             returns[index] = math.nan
         return EpisodeResults(
-            returns=np.array(returns, np.float64).reshape(self.seeds.shape),
-            lengths=np.array(lengths, np.int64).reshape(self.seeds.shape),
-            seeds=self.seeds.copy(),
+            returns=np.array(returns, np.float64).reshape(seeds.shape),
+            lengths=np.array(lengths, np.int64).reshape(seeds.shape),
+            seeds=seeds.copy(),
             broken={(index // n_episodes, index % n_episodes): text for index, text in sorted(broken.items())},
         )
 

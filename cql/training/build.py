@@ -104,7 +104,7 @@ def agent_config(train_config: TrainConfig, info: EnvInfo) -> AgentConfig:
         log_std_offset=algorithm.log_std_offset,
         critic_schedule=algorithm.critic_schedule.value,
         actor_schedule=algorithm.actor_schedule.value,
-        n_schedule_steps=0 if set(schedules) == {config.Schedule.constant} else train_config.n_steps,
+        n_schedule_steps=0 if set(schedules) == {config.Schedule.constant} else train_config.n_all_steps,
     )
 
 

@@ -110,7 +110,7 @@ _SCHEMA: dict[str, Any] = {
     "data_fingerprint": str,
 }
 # What checkpoints of earlier versions lack.
-_NEW: dict[str, Any] = {"n_rows": {_EACH: int}}
+_NEW: dict[str, Any] = {"n_rows": {_EACH: int}, "online": {"n_episodes": int, "n_env_steps": int}}
 
 _POLICY: dict[str, Any] = {
     "step": int,

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import logging
 import sys
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from cql import commands, config, data, files, lock
 from cql.algorithm.agent import Agent, HyperParams
 from cql.algorithm.fast.cuda_graph import CapturedStep
+from cql.algorithm.sampling import Mixture
 from cql.config import TrainConfig
 from cql.rollout.envs import EnvInfo, env_info
 from cql.rollout.evaluation import Evaluator, Recorder, rolling_out
@@ -22,10 +22,12 @@ from cql.rollout.reference_scores import AUTO
 from cql.rollout.rendering import choose_backend
 from cql.rollout.worker import Worker
 from cql.training.build import agent_config, as_pool, env_spec, hyper_params, load_data, scores_of
+from cql.training.build_online import build_online, n_offline
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
 from cql.training.device import choose_device, has_eval_worker
+from cql.training.initial import begin_with, initial_checkpoint
 from cql.training.limits import allow_open_files
-from cql.training.local_logger import N_LAST_EVALUATIONS, LocalLogger, last_evaluations
+from cql.training.local_logger import LocalLogger, evaluations
 from cql.training.memory import keep_freed_memory
 from cql.training.provenance import provenance, versions
 from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
@@ -137,7 +139,9 @@ def _train_all(members: Mapping[Path, TrainConfig], todo: Sequence[Path], label:
     Raises:
         SystemExit: a signal ended the runs.
     """
-    stacks, errors = stacks_to_resume(todo)
+    initial, failures = _initial_checkpoints({directory: members[directory] for directory in todo})
+    stacks, errors = stacks_to_resume([directory for directory in todo if directory not in failures], initial)
+    errors |= failures
     results: dict[Path, Run | Exception] = dict(errors)
     for directory, error in errors.items():
         log.error("%s: %s", directory, error, extra={"run_dir": directory})
@@ -157,6 +161,24 @@ def _train_all(members: Mapping[Path, TrainConfig], todo: Sequence[Path], label:
             results |= dict.fromkeys(chosen, error)
         _exit_if_stopped([results[each] for each in chosen])
     return results
+
+
+def _initial_checkpoints(
+    configs: Mapping[Path, TrainConfig],
+) -> tuple[dict[Path, dict[str, Any]], dict[Path, Exception]]:
+    """What runs without a checkpoint of their own begin with, if not with fresh networks; and why one cannot."""
+    found: dict[Path, dict[str, Any]] = {}
+    errors: dict[Path, Exception] = {}
+    for directory, each in configs.items():
+        if CheckpointFolder(directory / "checkpoints").steps():
+            continue
+        try:
+            contents = initial_checkpoint(each, directory, choose_device(each.device))
+            if contents is not None:
+                found[directory] = contents
+        except (FolderError, CheckpointError, OSError) as error:
+            errors[directory] = error
+    return found, errors
 
 
 def _exit_if_stopped(results: Collection["Run | Exception"]) -> None:
@@ -239,7 +261,9 @@ def train(
         for directory, each in configs.items():
             try:
                 checkpoint = stack.checkpoints.get(directory)
-                if checkpoint is not None:
+                if checkpoint is not None and "init_from" in checkpoint:
+                    begin_with(checkpoint, directory, transitions)
+                elif checkpoint is not None:
                     check_checkpoint(checkpoint, each, directory, transitions, device)
                 one = _begin(each, info, directory, stack, provenance(each, transitions, device))
             except (OSError, ValueError, CheckpointError, FolderError) as error:
@@ -292,6 +316,12 @@ def _check_state(agent: Agent, checkpoint: Mapping[str, Any], step: int) -> None
             if found != step:
                 raise ValueError(f"it is of step {found}")
     except ValueError as error:
+        origin = checkpoint.get("init_from")
+        if origin is not None:
+            raise CheckpointError(
+                f"{origin['option']}: {origin['checkpoint']} does not fit the run: {error}. Give this run the networks "
+                "and the learned coefficients of that one"
+            ) from error
         raise CheckpointError(
             f"the checkpoint of step {step} does not fit the run: {error}. Remove it, to resume from an earlier one"
         ) from error
@@ -309,6 +339,11 @@ def _trainer(
     first, seeds = configs[0], [each.seed for each in configs]
     agent = Agent(agent_config(first, env_info(env_spec(first))), numbers, seeds, device, fast=first.fast)
     sampler, pool = agent.sampler(seeds, first.batch_size), as_pool(transitions, configs)
+    online = build_online(configs, [run.directory for run in runs], transitions, device)
+    mixture = None
+    if online is not None:
+        held.callback(online.close)
+        mixture = Mixture(pool, online.buffer, n_offline(first))
     eval_seeds = [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each in configs]
     evaluator = Evaluator(env_spec(first), eval_seeds)
     held.callback(evaluator.close)
@@ -318,7 +353,7 @@ def _trainer(
         build = functools.partial(rolling_out, env_spec(first), eval_seeds, size=size, seconds=seconds)
         worker = Worker(build, name="evaluation worker")
         held.callback(worker.close)
-    captured = CapturedStep(agent, sampler, pool) if first.cuda_graph and device.type == "cuda" else None
+    captures = first.cuda_graph and device.type == "cuda"
     return Trainer(
         agent=agent,
         sampler=sampler,
@@ -329,8 +364,11 @@ def _trainer(
         runs=runs,
         schedule=_schedule(first),
         provenance={"versions": versions(), "data_fingerprint": transitions.fingerprint},
-        step=captured,
+        step=CapturedStep(agent, sampler, pool) if captures else None,
         worker=worker,
+        online=online,
+        mixture=mixture,
+        online_step=CapturedStep(agent, sampler, mixture) if captures and mixture is not None else None,
     )
 
 
@@ -349,9 +387,15 @@ def _prepare_torch(train_config: TrainConfig) -> torch.device:
 
 
 def _schedule(train_config: TrainConfig) -> Schedule:
+    per_epoch, online = train_config.n_steps_per_epoch, train_config.online
+    of_online = 1
+    if isinstance(online, config.Finetune):
+        of_online = online.update_to_data * (online.n_steps_per_epoch or per_epoch)
     return Schedule(
-        n_steps=train_config.n_steps,
-        n_steps_per_epoch=train_config.n_steps_per_epoch,
+        n_steps=train_config.n_all_steps,
+        n_offline_steps=train_config.n_steps,
+        n_steps_per_epoch=per_epoch,
+        n_steps_per_online_epoch=of_online,
         n_epochs_per_eval=train_config.n_epochs_per_eval,
         n_epochs_per_checkpoint=train_config.n_epochs_per_checkpoint,
         n_evals_per_video=train_config.n_evals_per_video,
@@ -367,7 +411,7 @@ def _begin(
         ValueError: its files are damaged, or rows have been lost from them.
     """
     is_failed, checkpoint = directory not in stack.checkpoints, stack.checkpoints.get(directory)
-    evaluations: list[float] = []
+    so_far: list[tuple[int, float]] = []
     local, logger = LocalLogger(directory), train_config.logger
     checkpoints = CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints)
     if not is_failed:
@@ -375,7 +419,7 @@ def _begin(
         checkpoints.prune(stack.step)  # a kill may have come before
         local.rewind(stack.step)
         local.check_rows(None if checkpoint is None else checkpoint.get("n_rows"))
-        evaluations = last_evaluations(directory)
+        so_far = evaluations(directory)
         local.write_provenance(made_by)
     return Run(
         directory=directory,
@@ -385,6 +429,7 @@ def _begin(
         checkpoints=checkpoints,
         reference=scores_of(train_config),
         log_checkpoints=isinstance(logger, config.WandbLoggerConfig) and logger.log_checkpoints,
-        last_returns=deque(evaluations, N_LAST_EVALUATIONS),
+        evaluations=so_far,
+        n_offline_steps=train_config.n_steps if train_config.online.n_updates else None,
         status="failed" if is_failed else "running",
     )

@@ -240,14 +240,14 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def last_evaluations(run_dir: Path) -> list[float]:
-    """Mean returns of a run's last evaluations, in their order; fewer if it has had fewer.
+def evaluations(run_dir: Path) -> list[tuple[int, float]]:
+    """The step and the mean return of each of a run's evaluations, in their order.
 
     Raises:
         ValueError: A line of ``metrics.jsonl`` is damaged.
     """
-    returns = [row["eval_return_mean"] for row in read_metrics(run_dir) if "eval_return_mean" in row]
-    return returns[-N_LAST_EVALUATIONS:]
+    rows = [row for row in read_metrics(run_dir) if "eval_return_mean" in row]
+    return [(int(row["step"]), row["eval_return_mean"]) for row in rows]
 
 
 def read_episodes(run_dir: Path) -> list[EpisodeRow]:

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 
-from cql import data
+from cql import config, data
 from cql.config import TrainConfig, to_dict
 from cql.config.identity import differences
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load
@@ -30,7 +31,9 @@ class Stack(NamedTuple):
     checkpoints: dict[Path, dict[str, Any] | None]
 
 
-def stacks_to_resume(directories: Sequence[Path]) -> tuple[list[Stack], dict[Path, Exception]]:
+def stacks_to_resume(
+    directories: Sequence[Path], initial: Mapping[Path, dict[str, Any]] = MappingProxyType({})
+) -> tuple[list[Stack], dict[Path, Exception]]:
     """Divide runs into stacks whose runs resume from one step.
 
     Usually that is one stack: a kill in the middle of its checkpoints leaves some runs one checkpoint ahead, and these
@@ -39,6 +42,7 @@ def stacks_to_resume(directories: Sequence[Path]) -> tuple[list[Stack], dict[Pat
 
     Args:
         directories: the runs' folders.
+        initial: what a run without a checkpoint of its own begins with, in place of fresh networks.
 
     Returns:
         The stacks, and for each run that cannot be resumed the reason: a FolderError if its folder holds results but no
@@ -49,7 +53,7 @@ def stacks_to_resume(directories: Sequence[Path]) -> tuple[list[Stack], dict[Pat
     reasons: dict[Path, list[str]] = {directory: [] for directory in directories}
     for directory in directories:
         try:
-            steps[directory] = _steps(directory)
+            steps[directory] = _steps(directory, initial.get(directory))
         except (FolderError, OSError) as error:
             errors[directory] = error
     while True:
@@ -60,7 +64,7 @@ def stacks_to_resume(directories: Sequence[Path]) -> tuple[list[Stack], dict[Pat
             for member in members:
                 path = _folder(member).path(step)
                 try:
-                    contents[member] = load(path) if path.exists() else None
+                    contents[member] = load(path) if path.exists() else initial.get(member)
                 except CheckpointError as error:
                     damaged = True
                     log.warning("%s; trying the one before it", error, extra={"run_dir": member})
@@ -96,7 +100,7 @@ def _folder(directory: Path) -> CheckpointFolder:
     return CheckpointFolder(directory / "checkpoints")
 
 
-def _steps(directory: Path) -> set[int]:
+def _steps(directory: Path, initial: Mapping[str, Any] | None = None) -> set[int]:
     folder = _folder(directory)
     steps = set(folder.steps())
     if steps:
@@ -106,7 +110,14 @@ def _steps(directory: Path) -> set[int]:
             f"{directory} holds results but no checkpoint to resume from; starting anew would overwrite them. "
             "Choose another hydra.run.dir, or move the folder away"
         )
-    return {0}
+    return {0 if initial is None else int(initial["step"])}
+
+
+def _may_be_longer(train_config: TrainConfig) -> bool:
+    """Whether a run may be trained for longer than it was meant to be: nothing before its end depends on that."""
+    algorithm = train_config.algorithm
+    constant = {algorithm.critic_schedule, algorithm.actor_schedule} == {config.Schedule.constant}
+    return constant and not train_config.online.n_updates
 
 
 def check_checkpoint(
@@ -121,18 +132,20 @@ def check_checkpoint(
     Raises:
         FolderError: the checkpoint is of another run, of other data, or of another kind of device.
     """
-    # A run may be trained for longer than it was meant to be.
-    others = differences({**checkpoint["config"], "n_steps": train_config.n_steps}, to_dict(train_config))
+    before = dict(checkpoint["config"])
+    if _may_be_longer(train_config):
+        before["n_steps"] = train_config.n_steps
+    others = differences(before, to_dict(train_config))
     if others:
         raise FolderError(
             f"{directory}: its checkpoint is of another run ({'; '.join(others)}). Put back the run's own, or start a "
             "new run"
         )
     log.info("resuming from step %d", checkpoint["step"], extra={"run_dir": directory})
-    before = checkpoint["data_fingerprint"]
-    if before != transitions.fingerprint:
+    fingerprint = checkpoint["data_fingerprint"]
+    if fingerprint != transitions.fingerprint:
         raise FolderError(
-            f"{directory}: its checkpoint was trained on data with the fingerprint {before}, the dataset now has "
+            f"{directory}: its checkpoint was trained on data with the fingerprint {fingerprint}, the dataset now has "
             f"{transitions.fingerprint}: the dataset has changed, so this run cannot resume. Restore the dataset, or "
             "start a new run"
         )

@@ -1,6 +1,6 @@
 """One run of a stack, and the schedule that the stack shares."""
 
-from collections import deque
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,10 @@ class Schedule:
 
     Attributes:
         n_steps: gradient steps in all.
-        n_steps_per_epoch: steps over which metrics are averaged and logged; the last epoch may be shorter.
+        n_offline_steps: those of them on the dataset; the others come after them, in the environment.
+        n_steps_per_epoch: steps over which metrics are averaged and logged; the last epoch may be shorter, and so may
+            the last one on the dataset.
+        n_steps_per_online_epoch: the same in the environment's part.
         n_epochs_per_eval: epochs between two evaluations. The last step is always evaluated.
         n_epochs_per_checkpoint: epochs between two checkpoints. The last step always has one.
         n_evals_per_video: evaluations between two videos; 0 records the last policy only.
@@ -30,9 +33,32 @@ class Schedule:
 
     n_steps: int
     n_steps_per_epoch: int
+    n_offline_steps: int = -1  # all of them
+    n_steps_per_online_epoch: int = 1
     n_epochs_per_eval: int = 1
     n_epochs_per_checkpoint: int = 1
     n_evals_per_video: int = 1
+
+    def __post_init__(self) -> None:
+        if self.n_offline_steps < 0:
+            object.__setattr__(self, "n_offline_steps", self.n_steps)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch ends with a step."""
+        return self.epoch_start(step + 1) == step or step == self.n_steps
+
+    def epoch_start(self, step: int) -> int:
+        """Steps before the epoch that a step, counted from 1, belongs to."""
+        if step <= self.n_offline_steps:
+            return (step - 1) // self.n_steps_per_epoch * self.n_steps_per_epoch
+        n_done = step - 1 - self.n_offline_steps
+        return self.n_offline_steps + n_done // self.n_steps_per_online_epoch * self.n_steps_per_online_epoch
+
+    def epoch(self, step: int) -> int:
+        """The number of the epoch that a step belongs to, counted from 1 in each of the two parts."""
+        if step <= self.n_offline_steps:
+            return math.ceil(step / self.n_steps_per_epoch)
+        return math.ceil((step - self.n_offline_steps) / self.n_steps_per_online_epoch)
 
 
 @dataclass
@@ -65,7 +91,8 @@ class Run:
         reference: lowest and highest reference return for normalised scores, None if the environment has none.
         log_checkpoints: at the end, copy the last and the best checkpoint to W&B.
         scores: of the evaluations so far.
-        last_returns: mean returns of the last :data:`cql.training.local_logger.N_LAST_EVALUATIONS` evaluations.
+        evaluations: the step and the mean return of each evaluation so far.
+        n_offline_steps: of the schedule, if the run goes on in the environment; else None.
         status: ``running`` until :func:`train` returns.
         exit_code: 0, 1 if the run failed or was stopped on its page in W&B, 128 + the number of a signal that ended it.
         failure: what went wrong, where ``status`` is ``failed``.
@@ -80,7 +107,8 @@ class Run:
     reference: tuple[float, float] | None
     log_checkpoints: bool = False
     scores: Scores = field(default_factory=Scores)
-    last_returns: deque[float] = field(default_factory=lambda: deque(maxlen=N_LAST_EVALUATIONS))
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    n_offline_steps: int | None = None
     status: Status = "running"
     exit_code: int = 0
     failure: str | None = None
@@ -91,13 +119,23 @@ class Run:
         return None if self.reference is None else float(normalised_score(returns, *self.reference))
 
     def outcomes(self) -> dict[str, float | int | None]:
-        """The last and the best evaluation and the mean of the last few, as returns and as scores."""
-        last_few = float(np.mean(self.last_returns)) if self.last_returns else None
+        """The last and the best evaluation and the mean of the last few, as returns and as scores.
+
+        Of a run with a part in the environment also the evaluation before that part, and the regret: the mean of
+        1 - score / 100 over the evaluations in it.
+        """
+        returns_so_far = [return_ for _, return_ in self.evaluations]
+        last_few = float(np.mean(returns_so_far[-N_LAST_EVALUATIONS:])) if returns_so_far else None
         returns = {
             "": self.scores.last_return,
             "best_": self.scores.best_return,
             f"last{N_LAST_EVALUATIONS}_": last_few,
         }
+        online = []
+        if self.n_offline_steps is not None:
+            before = [return_ for step, return_ in self.evaluations if step <= self.n_offline_steps]
+            online = [return_ for step, return_ in self.evaluations if step > self.n_offline_steps]
+            returns["offline_"] = before[-1] if before else None
         summary: dict[str, float | int | None] = {
             **{f"{which}eval_return_mean": value for which, value in returns.items()},
             "eval_return_std": self.scores.last_std,
@@ -105,6 +143,9 @@ class Run:
         }
         for which, value in returns.items():
             summary[f"{which}eval_score"] = None if value is None else self.score(value)
+        if self.n_offline_steps is not None:
+            score = self.score(float(np.mean(online))) if online else None
+            summary["regret"] = None if score is None else 1.0 - score / 100.0
         return summary
 
 

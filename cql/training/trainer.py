@@ -24,25 +24,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cql.algorithm.agent import Agent, Policy
-from cql.algorithm.sampling import Batch, Pool, Sampler
+from cql.algorithm.sampling import Batch, Mixture, Pool, Sampler
 from cql.data import Normaliser
 from cql.rollout.envs import normalised_score
-from cql.rollout.evaluation import (
-    BrokenEpisodeError,
-    EpisodeResults,
-    Evaluator,
-    Recorder,
-    RolledOut,
-    Rollouts,
-    roll_out,
-)
-from cql.rollout.rendering import RenderingError, write_gif, write_mp4, write_video
+from cql.rollout.evaluation import EpisodeResults, Evaluator, Recorder, RolledOut, Rollouts, roll_out
+from cql.rollout.rendering import RenderingError
 from cql.rollout.worker import Worker
 from cql.training import curves as report
+from cql.training import videos
 from cql.training.checkpoint import CheckpointError
 from cql.training.device import one_thread
 from cql.training.epoch_metrics import EpochMetrics
-from cql.training.local_logger import video_path
+from cql.training.online import Online
 from cql.training.progress import duration, logging_above_bar
 from cql.training.run import Run, Schedule, Scores, Status, known
 from cql.training.signals import noted_signals
@@ -81,6 +74,9 @@ class Trainer:
         agent: R agents.
         sampler: their random numbers.
         data: all transitions, on the agent's device.
+        online: the part in the environment; None if training ends with the dataset.
+        mixture: what that part draws from.
+        online_step: like ``step``, for that part.
         normaliser: of the observations; part of every checkpoint.
         evaluator: R x E environments.
         recorder: records rollouts; None if videos are off or no OpenGL backend works.
@@ -109,6 +105,9 @@ class Trainer:
     label: str = ""
     step: Callable[[], Tensor] | None = None
     worker: Worker | None = None
+    online: Online | None = None
+    mixture: Mixture | None = None
+    online_step: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         self._epoch = EpochMetrics(self.agent.metrics, self.agent.n_runs, self.agent.device)
@@ -116,6 +115,7 @@ class Trainer:
         self._pending: _Epoch | None = None
         self._completing: _Epoch | None = None
         self._bar: Any = None
+        self._is_online, self._begins = False, True
 
     def load(self, checkpoints: Sequence[dict[str, Any] | None]) -> None:
         """Resume from one checkpoint per run, all of one step.
@@ -133,6 +133,7 @@ class Trainer:
             raise ValueError(f"the runs of a stack resume from one step, but their checkpoints are of steps {steps}")
         if not given:
             return
+        self._begins = 0 in steps or any("init_from" in checkpoint for checkpoint in given.values())
         # A run at its beginning keeps its own state. A run that only keeps its place takes a neighbour's finite values.
         neighbour = next(iter(given.values()))["agent"]
         self.agent.load_states(
@@ -145,6 +146,9 @@ class Trainer:
             run = self.runs[index]
             self.sampler.load_state(index, checkpoint["sampler"])
             self._epoch.load_state(index, checkpoint["epoch"])
+            if self.online is not None and run.status == "running":
+                with self._own_failure(index):
+                    self.online.load(index, checkpoint.get("online", {"n_episodes": 0, "n_env_steps": 0}))
             run.scores = Scores(**checkpoint["scores"])
             run.last_metrics = dict(checkpoint["last_metrics"])
 
@@ -162,8 +166,9 @@ class Trainer:
         for index, run in self._alive():
             with self._own_failure(index):
                 self._write_summary(run)
-        if self._step_done == 0:
+        if self._begins:
             self._checkpoint()  # from the first moment on there is something to resume from
+        self._evaluate_at_the_switch()
         self._finish_those_at_the_end()
         self._first = first = 1 + self._step_done
         if self.worker is not None and first <= last:
@@ -183,14 +188,16 @@ class Trainer:
             self._bar = bar
             began, count = time.perf_counter(), 0
             for step in range(first, last + 1):
-                if not self._alive():
-                    break
                 if self._pending is not None and self._is_answered:
                     began += self._complete_between_steps()
+                if step > self.schedule.n_offline_steps:
+                    self._collect(step - 1)
+                if not self._alive():
+                    break
                 self._epoch.add(step, self._step())
                 bar.update()
                 count += 1
-                if step % self.schedule.n_steps_per_epoch == 0 or step == last:
+                if self.schedule.ends_epoch(step):
                     self._synchronise()
                     seconds = time.perf_counter() - began
                     self._end_epoch(step, seconds, count / seconds)
@@ -215,9 +222,37 @@ class Trainer:
         return self.agent.n_steps_done
 
     def _step(self) -> Tensor:
-        if self.step is not None:
-            return self.step()
-        return self.agent.update(*self.sampler.draw(self.data))
+        step = self.online_step if self._is_online else self.step
+        if step is not None:
+            return step()
+        data = self.mixture if self._is_online and self.mixture is not None else self.data
+        return self.agent.update(*self.sampler.draw(data))
+
+    def _collect(self, step: int) -> None:
+        """Have runs collect that have to before their next training step, in the environment's part."""
+        online = self.online
+        assert online is not None
+        if not self._is_online:
+            self._is_online = True
+            self.agent.calibrated = online.calibrated
+            for name, values in online.overrides.items():
+                self.agent.stack.override(name, values)
+        n_done, alive = step - self.schedule.n_offline_steps, [index for index, _ in self._alive()]
+        if online.is_due(n_done, alive):
+            with one_thread():
+                problems = online.collect(self._policy, step, n_done, alive)
+            for index, problem in problems.items():
+                self._fail(index, self.runs[index], problem)
+
+    def _evaluate_at_the_switch(self) -> None:
+        """Evaluate what the environment's part begins with, if this process has not trained it."""
+        step = self._step_done
+        alive = [run for _, run in self._alive()]
+        if step == self.schedule.n_offline_steps < self.schedule.n_steps and any(
+            not run.evaluations or run.evaluations[-1][0] < step for run in alive
+        ):
+            self._end_epoch(step, 0.0, 0.0)
+            self._complete()
 
     def abort(self, reason: str) -> None:
         """Mark every run that has not ended as failed: an error from outside the runs has ended training."""
@@ -279,13 +314,17 @@ class Trainer:
         """Note how the epoch ended, and order its rollouts; write what it leaves, now or when they are done."""
         self._complete()
         schedule = self.schedule
-        epoch, is_last = math.ceil(step / schedule.n_steps_per_epoch), step == schedule.n_steps
+        epoch, is_last = schedule.epoch(step), step == schedule.n_steps
+        ends_part = is_last or step == schedule.n_offline_steps
         self._stop_failures()
         due = [run.status == "running" for run in self.runs]
-        evaluated = any(due) and (is_last or epoch % schedule.n_epochs_per_eval == 0)
+        evaluated = any(due) and (ends_part or epoch % schedule.n_epochs_per_eval == 0)
         recorded = not is_last and self.recorder is not None and self._is_video_due(epoch)
-        saved = is_last or epoch % schedule.n_epochs_per_checkpoint == 0
+        saved = ends_part or epoch % schedule.n_epochs_per_checkpoint == 0
         metrics = {index: self._epoch.means(index) for index, _ in self._alive()}
+        if self.online is not None and step > schedule.n_offline_steps:
+            since = schedule.epoch_start(step)
+            metrics = {index: own | self.online.metrics(index, since) for index, own in metrics.items()}
         self._epoch.reset()
         beside = evaluated and self.worker is not None
         pending = _Epoch(
@@ -353,7 +392,7 @@ class Trainer:
         if rolled is not None and epoch.rollouts is not None and epoch.rollouts.videos:
             for index, run in self._alive():
                 with self._own_failure(index):
-                    self._keep_video(epoch.step, index, run, rolled)
+                    self._stop_recording(videos.keep(epoch.step, index, run, rolled))
         for index, run in self._alive(best):
             with self._own_failure(index):
                 run.checkpoints.write_best(self._contents(run, epoch.states.get(index) or self._state(index)))
@@ -374,7 +413,7 @@ class Trainer:
             metrics["eval_score"] = score
         run.local.log_episodes(step, results.seeds[index].tolist(), returns, results.lengths[index].tolist(), scores)
         run.scores.last_return, run.scores.last_std = mean, std
-        run.last_returns.append(mean)
+        run.evaluations.append((step, mean))
         if run.scores.best_return is None or mean > run.scores.best_return:
             run.scores.best_return, run.scores.best_step = mean, step
             return True
@@ -392,7 +431,8 @@ class Trainer:
         if "eval_return_mean" in metrics:
             shown += f"  return {metrics['eval_return_mean']:.0f} +- {metrics['eval_return_std']:.0f}"
             shown += f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else ""
-        shown += "".join(f"  {name} {metrics[name]:.4g}" for name in ("critic_td", "cql_gap", "alpha_cql", "q_data"))
+        names = ("critic_td", "cql_gap", "alpha_cql", "q_data", "env_steps", "online_return", "online_success")
+        shown += "".join(f"  {name} {metrics[name]:.4g}" for name in names if name in metrics)
         log.info("%s", shown, extra={"run_dir": run.directory})
 
     def _log_stack(self, step: int, rate: float) -> None:
@@ -406,7 +446,7 @@ class Trainer:
         if returns:
             shown += f"  return {np.mean(returns):.0f} ({min(returns):.0f} to {max(returns):.0f})"
         n_left = self.schedule.n_steps - step
-        pace = (time.perf_counter() - self._began) / (step - self._first + 1)  # with evaluations and all
+        pace = (time.perf_counter() - self._began) / max(1, step - self._first + 1)  # with evaluations and all
         shown += f"  about {duration(n_left * pace)} left" if n_left and alive else ""
         log.info("%s", shown, extra={"stack": True})
 
@@ -434,6 +474,7 @@ class Trainer:
             "agent": self.agent.state(index),
             "sampler": self.sampler.state(index).cpu(),
             "epoch": self._epoch.state(index),
+            "online": None if self.online is None else self.online.state(index),
         }
 
     def _contents(self, run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -448,18 +489,20 @@ class Trainer:
             "last_metrics": dict(run.last_metrics),
             "n_rows": run.local.n_rows,
             **self.provenance,
+            **({} if state["online"] is None else {"online": state["online"]}),
         }
 
     # Rollouts ---------------------------------------------------------------------------------------------------------
 
-    def _policy(self, run: int | None = None) -> Policy:
-        """The policies of all runs, or of one, as they are now: copies on the CPU, whatever the device."""
-        chosen = slice(None) if run is None else slice(run, run + 1)
-        parameters = {name: tensor.detach()[chosen].to("cpu", copy=True) for name, tensor in self.agent.actor.items()}
-        return Policy(self.agent.config.actor, parameters, self.normaliser.mean.cpu(), self.normaliser.std.cpu())
+    def _policy(self, runs: Sequence[int] | None = None) -> Policy:
+        """The policies of all runs, or of some, as they are now: copies on the CPU, whatever the device."""
+        chosen = list(range(len(self.runs)) if runs is None else runs)
+        parameters = {name: tensor.detach()[chosen].cpu() for name, tensor in self.agent.actor.items()}
+        config, (mean, std) = self.agent.config, (self.normaliser.mean.cpu(), self.normaliser.std.cpu())
+        return Policy(config.actor, parameters, mean, std, (config.log_std_min, config.log_std_max))
 
     def _rollouts(self, due: Sequence[bool], recorded: bool) -> Rollouts:
-        videos = {index: self._policy(index) for index, is_due in enumerate(due) if is_due} if recorded else {}
+        videos = {index: self._policy([index]) for index, is_due in enumerate(due) if is_due} if recorded else {}
         return Rollouts(self._policy(), due, videos)
 
     def _roll_out(self, rollouts: Rollouts) -> RolledOut:
@@ -467,51 +510,10 @@ class Trainer:
         with one_thread():
             return roll_out(self.evaluator, self.recorder, rollouts)
 
-    def _keep_video(self, step: int, index: int, run: Run, rolled: RolledOut) -> None:
-        """Write a run's video among the rollouts to its folder."""
-        if self.recorder is None:
-            return
-        path, video = video_path(run.directory, step), rolled.videos.get(index)
-        if video is None:
-            if rolled.undrawable is not None:
-                self._stop_recording(rolled.undrawable)
-            return
-        try:
-            if isinstance(video, Exception):
-                raise video
-            path.parent.mkdir(exist_ok=True)
-            write_video(path, video)
-        except (RenderingError, BrokenEpisodeError) as error:
-            log.warning("no video: %s", error, extra={"run_dir": run.directory})
-            return
-        run.wandb.log_video(step, path)
-
-    def _record_last(self, step: int, index: int, run: Run) -> None:
-        """Record the policy of a run's last step, as GIF and MP4."""
-        if self.recorder is None:
-            return
-        path = video_path(run.directory, step)
-        try:
-            with one_thread():
-                recording = self.recorder.record(self._policy(index), int(self.evaluator.seeds[index, 0]))
-        except RenderingError as error:
-            self._stop_recording(error)
-            return
-        except BrokenEpisodeError as error:
-            log.warning("no video: %s", error, extra={"run_dir": run.directory})
-            return
-        try:
-            path.parent.mkdir(exist_ok=True)
-            write_gif(path, recording.frames, recording.seconds_per_frame)
-            write_mp4(path.with_suffix(".mp4"), recording.frames, 1.0 / recording.seconds_per_frame)
-        except RenderingError as error:
-            log.warning("no video: %s", error, extra={"run_dir": run.directory})
-            return
-        run.wandb.log_video(step, path)
-
-    def _stop_recording(self, reason: RenderingError) -> None:
-        log.warning("no more videos: %s", reason)
-        self.recorder = None
+    def _stop_recording(self, reason: RenderingError | None) -> None:
+        if reason is not None and self.recorder is not None:
+            log.warning("no more videos: %s", reason)
+            self.recorder = None
 
     # The ends of a run ------------------------------------------------------------------------------------------------
 
@@ -525,7 +527,9 @@ class Trainer:
         if run.scores.last_return is None:
             raise ValueError("none of its evaluations could be made")
         run.local.check_rows()
-        self._record_last(self._step_done, index, run)
+        if self.recorder is not None:
+            seed = int(self.evaluator.seeds[index, 0])
+            self._stop_recording(videos.record_last(self.recorder, self._step_done, run, self._policy([index]), seed))
         title = f"{run.config['env']['id']}, seed {run.config['seed']}"
         run.wandb.log_figure(report.key_curves(run.directory, title=title))
         self._end(index, run, "finished", exit_code=0)

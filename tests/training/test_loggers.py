@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from wandb_reader import offline_runs
 
-from cql.training.local_logger import EpisodeRow, LocalLogger, last_evaluations, read_episodes, read_metrics
+from cql.training.local_logger import EpisodeRow, LocalLogger, evaluations, read_episodes, read_metrics
 from cql.training.wandb_logger import WandbLogger, open_wandb
 
 CONFIG = {
@@ -300,16 +300,14 @@ def test_a_table_and_several_files(tmp_path: Path) -> None:
     assert ("report-grid", "report") in run.artifacts
 
 
-def test_the_last_evaluations_are_five_at_most(tmp_path: Path) -> None:
+def test_evaluations_are_the_rows_that_have_one(tmp_path: Path) -> None:
     logger = LocalLogger(tmp_path)
-    assert last_evaluations(tmp_path) == []
-    for step in range(1, 17):
+    assert evaluations(tmp_path) == []
+    for step in range(1, 7):
         logger.log_metrics(step, {"critic_td": 0.5, **({"eval_return_mean": step / 3} if step % 2 == 0 else {})})
-        if step == 6:
-            assert last_evaluations(tmp_path) == [2 / 3, 4 / 3, 6 / 3]
-    assert last_evaluations(tmp_path) == [8 / 3, 10 / 3, 12 / 3, 14 / 3, 16 / 3]
-    logger.rewind(13)
-    assert last_evaluations(tmp_path) == [4 / 3, 6 / 3, 8 / 3, 10 / 3, 12 / 3]
+    assert evaluations(tmp_path) == [(2, 2 / 3), (4, 4 / 3), (6, 6 / 3)]
+    logger.rewind(5)
+    assert evaluations(tmp_path) == [(2, 2 / 3), (4, 4 / 3)]
 
 
 @pytest.mark.usefixtures("wandb_home")

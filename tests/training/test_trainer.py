@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from cql.rollout.rendering import RenderingError
 from cql.training import build, provenance
 from cql.training.checkpoint import CheckpointFolder, load
 from cql.training.epoch_metrics import EpochMetrics
-from cql.training.local_logger import N_LAST_EVALUATIONS, LocalLogger, last_evaluations, read_episodes, read_metrics
+from cql.training.local_logger import LocalLogger, evaluations, read_episodes, read_metrics
 from cql.training.resume import stacks_to_resume
 from cql.training.run import Run, Schedule
 from cql.training.trainer import Trainer
@@ -79,8 +78,8 @@ def stack(configs: Sequence[TrainConfig], place: Path, **options: Any) -> Traine
         local = LocalLogger(directory)
         local.rewind(chosen.step)
         wandb = open_wandb(directory, config={}, project="", mode="disabled")
-        last = deque(last_evaluations(directory), N_LAST_EVALUATIONS)
-        runs.append(Run(directory, config.to_dict(each), local, wandb, folder, reference=None, last_returns=last))
+        so_far = evaluations(directory)
+        runs.append(Run(directory, config.to_dict(each), local, wandb, folder, reference=None, evaluations=so_far))
     seeds = [each.seed for each in configs]
     agent = Agent(build.agent_config(first, info), [build.hyper_params(each, info) for each in configs], seeds, CPU)
     trainer = Trainer(

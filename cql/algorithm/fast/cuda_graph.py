@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from cql.algorithm.agent import Agent
-from cql.algorithm.sampling import Batch, Pool, Sampler
+from cql.algorithm.sampling import Batch, Mixture, Pool, Sampler
 from cql.algorithm.step import Phase
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,9 @@ class CapturedStep:
             its capture.
     """
 
-    def __init__(self, agent: Agent, sampler: Sampler, data: Pool | Batch, capture: Capture | None = None) -> None:
+    def __init__(
+        self, agent: Agent, sampler: Sampler, data: Pool | Batch | Mixture, capture: Capture | None = None
+    ) -> None:
         self._agent, self._sampler, self._data = agent, sampler, data
         self._capture = capture_cuda if capture is None else capture
         self._replays: dict[Phase, Replay] = {}

@@ -1,0 +1,87 @@
+"""From configs to the part of training in the environment."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from cql import config, data
+from cql.algorithm.sampling import ReplayBuffer
+from cql.config import TrainConfig
+from cql.rollout.collection import Collector
+from cql.training.build import env_spec, failure_reward
+from cql.training.online import Online, Preparation
+
+
+def build_online(
+    configs: Sequence[TrainConfig], directories: Sequence[Path], transitions: data.Transitions, device: torch.device
+) -> Online | None:
+    """The part in the environment of a stack of runs; None if they have none."""
+    first = configs[0]
+    online, calibrated = first.online, first.algorithm.penalty.calibrated
+    if not isinstance(online, config.Finetune):
+        return None
+    collector = Collector(env_spec(first), [each.seed for each in configs], online.episodes_per_collection)
+    buffer = ReplayBuffer(
+        len(configs),
+        ring_size(first, collector.info.max_episode_steps),
+        collector.info.observation_size,
+        collector.info.action_size,
+        device,
+        with_returns=calibrated,
+    )
+    preparation = Preparation(
+        mean=transitions.normaliser.mean.cpu(),
+        std=transitions.normaliser.std.cpu(),
+        reward_scale=transitions.reward_scale,
+        reward_bias=transitions.reward_bias,
+        action_clip=first.dataset.action_clip,
+        timeouts_as_terminals=first.dataset.timeouts_as_terminals,
+        failure=failure_reward(first, transitions) if calibrated else None,
+    )
+    return Online(
+        collector=collector,
+        buffer=buffer,
+        preparation=preparation,
+        directories=directories,
+        discounts=[each.algorithm.discount for each in configs],
+        n_start_steps=online.n_start_steps,
+        update_to_data=online.update_to_data,
+        overrides=_overrides(configs),
+        calibrated=calibrated and online.calibrated is not False,
+    )
+
+
+def n_offline(train_config: TrainConfig) -> int | None:
+    """Transitions of a minibatch that come from the dataset; None if they are drawn from both as from one."""
+    online = train_config.online
+    ratio = online.mixing_ratio if isinstance(online, config.Finetune) else 1.0
+    return None if ratio is None else int(train_config.batch_size * ratio)
+
+
+def ring_size(train_config: TrainConfig, max_episode_steps: int) -> int:
+    """Transitions for which a run's ring has room: no more than it keeps, or can ever collect."""
+    online = train_config.online
+    if not isinstance(online, config.Finetune):
+        return 0
+    most = online.n_online_steps + online.episodes_per_collection * max_episode_steps
+    return min(online.buffer_size, most)
+
+
+def _overrides(configs: Sequence[TrainConfig]) -> dict[str, list[float]]:
+    """The constants that change, one value per run, for those that change in any run."""
+    found: dict[str, list[float]] = {}
+    for name in ("alpha_cql", "w_cql"):
+        given = [getattr(each.online, name) for each in configs]
+        if any(value is not None for value in given):
+            pairs = zip(configs, given, strict=True)
+            found[name] = [_offline_value(each, name) if value is None else value for each, value in pairs]
+    return found
+
+
+def _offline_value(train_config: TrainConfig, name: str) -> float:
+    algorithm = train_config.algorithm
+    if name == "w_cql":
+        return algorithm.w_cql
+    assert isinstance(algorithm.alpha_cql, config.FixedAlphaCql)
+    return algorithm.alpha_cql.value

@@ -1,0 +1,127 @@
+"""What a run begins with, if ``init_from`` or ``init_from_sweep`` names another run: a checkpoint of that one.
+
+The networks, targets, coefficients and optimisers are the other run's, and so is the step. With the same seed the
+random numbers go on too: a run on the dataset and one in the environment that begins with it are, bit for bit, the one
+run that does both.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cql import config, data, files
+from cql.algorithm.sampling import TRAINING_STREAM, generator
+from cql.config import TrainConfig
+from cql.points import parse_point
+from cql.training.checkpoint import CheckpointError, CheckpointFolder, load
+from cql.training.run_folder import FolderError
+
+log = logging.getLogger(__name__)
+
+INIT_FILE = "init_from.json"
+_ITS_OWN = ("init_from", "init_from_sweep", "online")
+
+
+def initial_checkpoint(train_config: TrainConfig, directory: Path, device: torch.device) -> dict[str, Any] | None:
+    """The contents of a checkpoint that a run can begin with; None if it begins with fresh networks.
+
+    Raises:
+        FolderError: there is no such run, checkpoint or twin, or its step is beyond the config's.
+        CheckpointError: the checkpoint is damaged.
+    """
+    found = _source(train_config, directory)
+    if found is None:
+        return None
+    option, path = found
+    contents = load(path)
+    step = int(contents["step"])
+    if step > train_config.n_steps:
+        raise FolderError(
+            f"{option}: {path} is of step {step}, but training on the dataset ends at n_steps={train_config.n_steps}: "
+            f"write n_steps={step}, or more to train longer on the dataset"
+        )
+    sampler = generator(train_config.seed, TRAINING_STREAM, device).get_state()
+    goes_on = contents["config"].get("seed") == train_config.seed and contents["sampler"].shape == sampler.shape
+    return {
+        "step": step,
+        "agent": contents["agent"],
+        "sampler": contents["sampler"] if goes_on else sampler,
+        "epoch": {"sums": torch.zeros(0), "count": 0},
+        "scores": {},
+        "last_metrics": {},
+        "normaliser": contents["normaliser"],
+        "init_from": {
+            "option": option,
+            "checkpoint": str(path),
+            "step": step,
+            "data_fingerprint": contents["data_fingerprint"],
+            "differences": _differences(contents["config"], train_config),
+        },
+    }
+
+
+def begin_with(checkpoint: Mapping[str, Any], directory: Path, transitions: data.Transitions) -> None:
+    """Check that a run's data suit what it begins with, say in what it differs, and note that in its folder.
+
+    Raises:
+        FolderError: the observations are normalised otherwise than those that the networks know.
+    """
+    origin = checkpoint["init_from"]
+    own, theirs = transitions.normaliser, checkpoint["normaliser"]
+    if not (torch.equal(own.mean.cpu(), theirs["mean"]) and torch.equal(own.std.cpu(), theirs["std"])):
+        raise FolderError(
+            f"{origin['option']}: the networks of {origin['checkpoint']} know observations that were normalised by the "
+            "mean and the standard deviation of other data: choose the dataset of that run, or begin with a run that "
+            "was trained with dataset.normalise_observations=false"
+        )
+    lines = "".join(f"\n  {line}" for line in origin["differences"]) or " nothing"
+    log.info(
+        "begins with step %d of %s; differs from that run in:%s", origin["step"], origin["checkpoint"], lines,
+        extra={"run_dir": directory},
+    )  # fmt: skip
+    files.write_text(directory / INIT_FILE, json.dumps(origin, indent=2) + "\n")
+
+
+def _source(train_config: TrainConfig, directory: Path) -> tuple[str, Path] | None:
+    """The option that names what a run begins with, and the checkpoint's file."""
+    if train_config.init_from is not None:
+        option, path = f"init_from={train_config.init_from}", Path(train_config.init_from)
+        if path.is_file():
+            return option, path
+        if not path.is_dir():
+            raise FolderError(f"{option}: there is no such folder or file; give the folder of a run, or a checkpoint")
+        return option, _last(option, path)
+    if train_config.init_from_sweep is None:
+        return None
+    option = f"init_from_sweep={train_config.init_from_sweep}"
+    sweep = directory.resolve().parent.parent / train_config.init_from_sweep
+    if not (sweep / config.SWEEP_FILE).exists():
+        raise FolderError(f"{option}: {sweep} is not the folder of a sweep; give the name of one beside this run's")
+    own = parse_point(directory.resolve().name)
+    twins: dict[Path, int] = {}
+    for folder in sorted(sweep.iterdir()):
+        point = parse_point(folder.name)
+        if point and point.items() <= own.items():
+            twins[folder] = len(point)
+    best = [folder for folder, size in twins.items() if size == max(twins.values())]
+    if len(best) != 1:
+        what = "no run" if not best else f"{len(best)} runs ({', '.join(folder.name for folder in best)})"
+        raise FolderError(f"{option}: {what} of that sweep has the values of {directory.name}; sweep the same keys")
+    return option, _last(option, best[0])
+
+
+def _last(option: str, folder: Path) -> Path:
+    try:
+        return CheckpointFolder(folder / "checkpoints").find("last")
+    except CheckpointError as error:
+        raise FolderError(f"{option}: {error}; train that run first") from error
+
+
+def _differences(theirs: Mapping[str, Any], own: TrainConfig) -> list[str]:
+    """In what a run differs from the one that it begins with, besides what makes it begin with that one."""
+    lines = config.differences(theirs, config.to_dict(own))
+    return [line for line in lines if line.partition(":")[0].partition(".")[0] not in _ITS_OWN]
