@@ -140,11 +140,14 @@ class ReturnsToGo(StrEnum):
     """How Cal-QL's floor, the return of the data from a state on, is taken from an episode.
 
     `truncate`: the discounted sum of the rewards that were recorded. `bootstrap_failure`: the same, but in an episode
-    in which every reward is the lowest of the dataset, the failure of a sparse task, that reward goes on for ever.
+    in which every reward is the lowest of the dataset, the failure of a sparse task, that reward goes on for ever, as
+    in the code published with Cal-QL. `bootstrap_last_failure`: it does so in every episode that ends with that
+    reward, as in CORL's code.
     """
 
     truncate = "truncate"
     bootstrap_failure = "bootstrap_failure"
+    bootstrap_last_failure = "bootstrap_last_failure"
 
 
 class LoggerMode(StrEnum):

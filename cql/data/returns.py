@@ -26,7 +26,12 @@ def discounted_returns(rewards: NDArray[Any], lengths: NDArray[np.int64], discou
 
 
 def returns_to_go(
-    rewards: NDArray[Any], lengths: NDArray[np.int64], discount: float, *, failure: float | None = None
+    rewards: NDArray[Any],
+    lengths: NDArray[np.int64],
+    discount: float,
+    *,
+    failure: float | None = None,
+    by_last: bool = False,
 ) -> NDArray[np.float64]:
     """What Cal-QL takes as the value of the data: :func:`discounted_returns`, and a rule for sparse tasks.
 
@@ -40,10 +45,12 @@ def returns_to_go(
         discount: per step, below 1.
         failure: the reward of a failure. Episodes without any other reward have the return failure / (1 - discount)
             throughout. None for no such rule.
+        by_last: apply the rule to all episodes whose last reward is that of a failure, as CORL does.
     """
     found = discounted_returns(rewards, lengths, discount)
     if failure is not None:
-        starts = np.cumsum(lengths) - lengths
-        succeeded = np.logical_or.reduceat(rewards != failure, starts)
+        ends = np.cumsum(lengths)
+        other = rewards != failure
+        succeeded = other[ends - 1] if by_last else np.logical_or.reduceat(other, ends - lengths)
         found[np.repeat(~succeeded, lengths)] = failure / (1.0 - discount)
     return found

@@ -194,10 +194,29 @@ class Comparison:
                 row[f"{label}_mean"] = _or_none(estimate.value)
                 row[f"{label}_std"] = float(values.std(ddof=1)) if len(values) > 1 else None
                 row[f"{label}_low"], row[f"{label}_high"] = _or_none(estimate.low), _or_none(estimate.high)
+        if any(run.n_offline_steps is not None for run in group.runs):
+            for what, own in self.online(group).items():
+                row[f"{what}_mean"] = float(np.mean(own)) if own else None
+                row[f"{what}_std"] = float(np.std(own, ddof=1)) if len(own) > 1 else None
         if group.arm != self.base and self.base in {each.arm for each in self.results.groups_of(group.task)}:
             found = self.difference(group.task, group.arm)
             row |= {f"minus_base_{key}": _or_none(x) for key, x in zip(("mean", "low", "high"), found, strict=True)}
         return row
+
+    @cached_property
+    def has_online(self) -> bool:
+        """Whether any run goes on in the environment."""
+        return any(run.n_offline_steps is not None for run in self.results.runs)
+
+    def online(self, group: Group) -> dict[str, list[float]]:
+        """Of a group's finished runs that went on in the environment: before that, at the end, and the regret."""
+        scored, runs = self.results.scored, [run for run in group.ended if run.n_offline_steps is not None]
+        found = {
+            "offline": [run.offline(scored=scored) for run in runs],
+            "final": [run.outcome("last", scored=scored) for run in runs],
+            "regret": [run.regret for run in runs],
+        }
+        return {name: [value for value in values if value is not None] for name, values in found.items()}
 
 
 def _or_none(value: float) -> float | None:

@@ -21,7 +21,7 @@ from cql.results.comparison import Comparison
 from cql.results.groups import Group, Results
 from cql.results.runs import Run
 from cql.results.statistics import Estimate
-from cql.training.curves import INK, PALE, PAPER, SERIES, Curve, by_step, canvas, saved, short, step_axis
+from cql.training.curves import INK, PALE, PAPER, SERIES, Curve, by_step, canvas, mark_switch, saved, short, step_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +34,9 @@ DIAGNOSTICS = {
     "cql_gap": "Conservative gap",
     "alpha_cql": "Conservative multiplier",
     "entropy": "Entropy of the policy",
+    "floor_share": "Share of values at Cal-QL's floor",
+    "online_return": "Return of collected episodes",
+    "online_success": "Success of collected episodes",
 }
 MOST_BANDS = 6
 """Arms; the bands of more would cover each other, and are left out."""
@@ -265,6 +268,7 @@ def learning_curves(results: Results) -> Figure | None:
     for axes, task in zip(panels, tasks, strict=True):
         groups = results.groups_of(task)
         draw_curves(axes, groups, styles, lambda run: run.judged(results.scored), may_be_wide=False)
+        mark_switch(axes, {run.n_offline_steps or 0 for group in groups for run in group.runs})
         name_axes(axes, y=results.unit if axes in panels[::_COLUMNS] else "")
     for axes in panels[-_COLUMNS:]:
         axes.set_xlabel("gradient steps", fontsize=9, color=PALE)

@@ -36,6 +36,7 @@ MEANINGS = {
     "best": "the best evaluation of each run, selected by the value it reports and so biased upwards",
     "last five": "the mean of each run's last five evaluations",
 }
+ONLINE_HEADER = ["task", "arm", "offline", "final", "regret"]
 _OF_LINES = ("learning_curves", "profiles", "diagnostics_")  # figures that do not name the arms
 _VIDEO_SIZE, _VIDEO_FRAMES, _VIDEO_COLOURS = 150, 24, 40  # of an embedded video: pixels, frames, colours
 _MOST_VIDEOS = 40
@@ -129,13 +130,48 @@ def _drawn(compared: Comparison) -> dict[str, Figure | None]:
 
 
 def markdown(compared: Comparison) -> str:
-    """Tasks down, arms across."""
-    return f"{writers.markdown_table(*_table(compared))}\n{_caption(compared)}\n"
+    """Tasks down, arms across; and a second table if training went on in the environment."""
+    text = f"{writers.markdown_table(*_table(compared))}\n{_caption(compared)}\n"
+    if compared.has_online:
+        text += f"\n{writers.markdown_table(ONLINE_HEADER, online_rows(compared))}\n{online_caption(compared)}\n"
+    return text
 
 
 def latex(compared: Comparison) -> str:
     """The same for a paper."""
-    return writers.latex_table(*_table(compared), caption=_caption(compared))
+    text = writers.latex_table(*_table(compared), caption=_caption(compared))
+    if compared.has_online:
+        text += "\n" + writers.latex_table(ONLINE_HEADER, online_rows(compared), caption=online_caption(compared))
+    return text
+
+
+def online_rows(compared: Comparison) -> list[list[str]]:
+    """A row for each task and arm whose training went on in the environment, as :data:`ONLINE_HEADER` says."""
+    rows = []
+    for group in compared.results.groups:
+        found = compared.online(group)
+        if found["final"]:
+            texts = [_mean_and_std(compared, name, values) for name, values in found.items()]
+            rows.append([group.task, group.arm, *texts])
+    return rows
+
+
+def _mean_and_std(compared: Comparison, name: str, values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    numbers = [float(np.mean(values)), *([float(np.std(values, ddof=1))] if len(values) > 1 else [])]
+    shown = [f"{x:.3f}" for x in numbers] if name == "regret" else compared.shown(*numbers, separator="")
+    return " ± ".join(shown)
+
+
+def online_caption(compared: Comparison) -> str:
+    """What the columns of :func:`online_rows` are."""
+    unit = "Normalised scores" if compared.results.scored else "Returns"
+    return (
+        f"{unit} at the end of training on the dataset (offline) and at the end of training in the environment "
+        "(final), and the regret: the mean of 1 - score / 100 over the evaluations in the environment's part. Mean and "
+        "standard deviation over the finished seeds."
+    )
 
 
 def episodes(results: Results) -> list[dict[str, object]]:
@@ -230,6 +266,9 @@ class _Page:
             meaning=MEANINGS[compared.statistic],
             rows=rows,
             means=_means(compared),
+            online_header=ONLINE_HEADER,
+            online_rows=online_rows(compared) if compared.has_online else [],
+            online_caption=online_caption(compared),
             n_few=sum(len(own) < statistics.MIN_RUNS for own in outcomes),
             n_evaluations=sorted({len(run.evaluations.values) for group in results.groups for run in group.ended}),
             without_episodes=[run.name for run in results.runs if len(run.evaluations.values) and not run.n_episodes],

@@ -88,7 +88,28 @@ class Run:
     @property
     def n_steps(self) -> int:
         """Gradient steps when it is finished."""
-        return int(self.config.get("n_steps", 0))
+        n_env_steps = _count(self.config, "online.n_online_steps") - _count(self.config, "online.n_start_steps")
+        return _count(self.config, "n_steps") + _count(self.config, "online.update_to_data") * n_env_steps
+
+    @property
+    def n_offline_steps(self) -> int | None:
+        """The gradient steps on the dataset, if more follow in the environment; else None."""
+        return _count(self.config, "n_steps") if self.config.get("online.kind") == "finetune" else None
+
+    def offline(self, *, scored: bool) -> float | None:
+        """The evaluation at the end of training on the dataset, None if there is none."""
+        curve, end = self.judged(scored), self.n_offline_steps
+        if end is None or not (curve.steps <= end).any():
+            return None
+        return float(curve.values[curve.steps <= end][-1])
+
+    @property
+    def regret(self) -> float | None:
+        """The mean of 1 - score / 100 over the evaluations in the environment's part, None if there are none."""
+        end = self.n_offline_steps
+        if end is None or not (self.scores.steps > end).any():
+            return None
+        return 1.0 - float(np.mean(self.scores.values[self.scores.steps > end])) / 100.0
 
     @property
     def point(self) -> dict[str, str]:
@@ -182,6 +203,12 @@ def read_run(directory: Path) -> Run:
         metrics=metrics,
         provenance=_mapping(directory / PROVENANCE_FILE),
     )
+
+
+def _count(config: Mapping[str, Any], key: str) -> int:
+    """A whole number of a flat config, 0 if there is none."""
+    value = config.get(key, 0)
+    return value if type(value) is int else 0
 
 
 def _config(path: Path) -> dict[str, Any]:

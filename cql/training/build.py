@@ -61,8 +61,8 @@ def as_pool(transitions: data.Transitions, configs: Sequence[TrainConfig] = ()) 
     rewards, lengths = transitions.rewards.cpu().numpy(), transitions.episode_lengths
     own = [each.algorithm.discount for each in configs]
     discounts = list(dict.fromkeys(own))
-    failure = failure_reward(configs[0], transitions)
-    found = [returns_to_go(rewards, lengths, discount, failure=failure) for discount in discounts]
+    failure, by_last = failure_rule(configs[0], transitions)
+    found = [returns_to_go(rewards, lengths, each, failure=failure, by_last=by_last) for each in discounts]
     device = transitions.rewards.device
     return pool._replace(
         returns_to_go=torch.tensor(np.array(found), dtype=torch.float32, device=device),
@@ -70,11 +70,12 @@ def as_pool(transitions: data.Transitions, configs: Sequence[TrainConfig] = ()) 
     )
 
 
-def failure_reward(train_config: TrainConfig, transitions: data.Transitions) -> float | None:
-    """The reward that an episode of failure has for ever under this config, None for no such rule."""
-    if train_config.dataset.returns_to_go is config.ReturnsToGo.truncate:
-        return None
-    return float(transitions.rewards.min())
+def failure_rule(train_config: TrainConfig, transitions: data.Transitions) -> tuple[float | None, bool]:
+    """The last two arguments of :func:`cql.data.returns.returns_to_go` under this config."""
+    rule = train_config.dataset.returns_to_go
+    if rule is config.ReturnsToGo.truncate:
+        return None, False
+    return float(transitions.rewards.min()), rule is config.ReturnsToGo.bootstrap_last_failure
 
 
 def agent_config(train_config: TrainConfig, info: EnvInfo) -> AgentConfig:

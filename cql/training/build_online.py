@@ -9,7 +9,8 @@ from cql import config, data
 from cql.algorithm.sampling import ReplayBuffer
 from cql.config import TrainConfig
 from cql.rollout.collection import Collector
-from cql.training.build import env_spec, failure_reward
+from cql.rollout.envs import EnvInfo
+from cql.training.build import env_spec, failure_rule
 from cql.training.online import Online, Preparation
 
 
@@ -30,6 +31,7 @@ def build_online(
         device,
         with_returns=calibrated,
     )
+    failure, by_last = failure_rule(first, transitions)
     preparation = Preparation(
         mean=transitions.normaliser.mean.cpu(),
         std=transitions.normaliser.std.cpu(),
@@ -37,7 +39,8 @@ def build_online(
         reward_bias=transitions.reward_bias,
         action_clip=first.dataset.action_clip,
         timeouts_as_terminals=first.dataset.timeouts_as_terminals,
-        failure=failure_reward(first, transitions) if calibrated else None,
+        failure=failure,
+        by_last=by_last,
     )
     return Online(
         collector=collector,
@@ -66,6 +69,12 @@ def ring_size(train_config: TrainConfig, max_episode_steps: int) -> int:
         return 0
     most = online.n_online_steps + online.episodes_per_collection * max_episode_steps
     return min(online.buffer_size, most)
+
+
+def buffer_bytes(train_config: TrainConfig, info: EnvInfo) -> int:
+    """Bytes that a run's ring takes when it is full."""
+    row = 2 * info.observation_size + info.action_size + 3  # both observations, action, reward, end, return to go
+    return 4 * row * ring_size(train_config, info.max_episode_steps)
 
 
 def _overrides(configs: Sequence[TrainConfig]) -> dict[str, list[float]]:

@@ -82,9 +82,11 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
     for axes in panels:
         step_axis(axes)
         axes.set_xlim(0.0, max(last, 1) * 1.02)
+        mark_switch(axes, [_offline_end(metrics)])
     if title:
         figure.suptitle(title, fontsize=17, color=INK)
-    figure.supxlabel("gradient steps", fontsize=14, color=INK)
+    label = "gradient steps (dashed: training in the environment begins)" if _offline_end(metrics) else "gradient steps"
+    figure.supxlabel(label, fontsize=14, color=INK)
     return saved(figure, run_dir / KEY_CURVES_FILE)
 
 
@@ -114,6 +116,13 @@ def canvas(
         axes.spines["bottom"].set_color(PALE)
         axes.tick_params(labelsize=label_size, length=0, labelcolor=INK)
     return figure, panels
+
+
+def mark_switch(axes: Axes, steps: Iterable[float]) -> None:
+    """A dashed line at each step after which training goes on in the environment; none at 0."""
+    for step in steps:
+        if step > 0:
+            axes.axvline(step, color=PALE, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
 
 
 def step_axis(axes: Axes) -> None:
@@ -154,6 +163,13 @@ def by_step(rows: Iterable[tuple[float, float]]) -> dict[float, list[float]]:
     for step, value in rows:
         found.setdefault(step, []).append(value)
     return found
+
+
+def _offline_end(metrics: Metrics) -> float:
+    """The last step of training on the dataset, if training went on in the environment; else 0."""
+    if not any("env_steps" in row for row in metrics):
+        return 0.0
+    return max((row["step"] for row in metrics if "env_steps" not in row), default=0.0)
 
 
 def _draw_returns(axes: Axes, episodes: Sequence[EpisodeRow], metrics: Metrics) -> None:

@@ -12,6 +12,7 @@ from cql.config import TrainConfig
 from cql.rollout.envs import env_info
 from cql.training import limits
 from cql.training.build import agent_config, env_spec
+from cql.training.build_online import buffer_bytes
 
 _USABLE = 0.6  # of the free memory; the data, libraries and other programs need some as well
 _LARGEST_STACK = 256  # each run is a level of nested jobs
@@ -58,7 +59,7 @@ def fitting_stack_size(train_config: TrainConfig, workers: int = 1) -> tuple[int
     info = env_info(env_spec(train_config))
     device = choose_device(train_config.device)
     shape = agent_config(train_config, info)
-    one = run_bytes(shape, train_config.batch_size, device, fast=train_config.fast)
+    one = run_bytes(shape, train_config.batch_size, device, fast=train_config.fast) + buffer_bytes(train_config, info)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else limits.free_memory()
     size = int(_USABLE * free / workers / one)
     mib = 2**20

@@ -57,6 +57,7 @@ class Preparation:
         action_clip: largest magnitude of the actions.
         timeouts_as_terminals: whether a time limit ends the return.
         failure: of :func:`cql.data.returns.returns_to_go`.
+        by_last: of the same.
     """
 
     mean: torch.Tensor
@@ -66,6 +67,7 @@ class Preparation:
     action_clip: float | None
     timeouts_as_terminals: bool
     failure: float | None
+    by_last: bool
 
     def transitions(self, episode: Episode, discount: float) -> Batch:
         """An episode's transitions, with the axis of their number first; returns to go included."""
@@ -77,7 +79,7 @@ class Preparation:
         terminated = torch.zeros(len(episode))
         terminated[-1] = float(episode.terminated or self.timeouts_as_terminals)
         lengths = np.array([len(episode)], np.int64)
-        returns = returns_to_go(rewards, lengths, discount, failure=self.failure)
+        returns = returns_to_go(rewards, lengths, discount, failure=self.failure, by_last=self.by_last)
         return Batch(
             observations[:-1],
             actions,

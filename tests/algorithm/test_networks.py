@@ -161,3 +161,33 @@ def test_layer_norm_starts_as_plain_normalisation():
     norms = {name: tensor for name, tensor in parameters.items() if "norm" in name}
     assert sorted(norms) == ["0.norm_gain", "0.norm_shift", "1.norm_gain", "1.norm_shift"]  # none after the last
     assert all(tensor.eq(1.0 if name.endswith("gain") else 0.0).all() for name, tensor in norms.items())
+
+
+@pytest.mark.parametrize("kind", ["torch", "orthogonal", "xavier"])
+def test_a_scaled_last_layer_is_small_without_biases(kind):
+    scaled, plain = (
+        networks.critic_parameters(
+            Mlp(width=64, initialisation=kind, last_layer_scale=scale), 5, 3, 2, [torch.Generator().manual_seed(0)]
+        )
+        for scale in (0.01, None)
+    )
+    for name in ("0.weight", "0.bias", "1.weight"):
+        assert torch.equal(scaled[name][0, 0], plain[name][0, 0])  # the hidden layers are as they were
+    assert not scaled["2.bias"].any()
+    last = scaled["2.weight"][0]  # of C critics, (64, 1)
+    if kind == "orthogonal":
+        torch.testing.assert_close(last.norm(dim=1), torch.full((2, 1), 0.01))
+    else:
+        bound = 0.01 * math.sqrt(6 / (64 + 1))
+        assert 0.8 * bound < float(last.abs().max()) <= bound
+
+
+def test_an_actor_with_learned_numbers_of_its_log_std():
+    mlp, observations = Mlp(width=8), torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1))
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    plain = networks.actor_parameters(mlp, 5, 3, generators)
+    numbers = {"log_std.multiplier": torch.tensor([[0.5], [2.0]]), "log_std.offset": torch.tensor([[-1.0], [0.25]])}
+    mean, log_std = networks.actor(mlp, plain, observations, -9.0, 9.0)
+    found = networks.actor(mlp, plain | numbers, observations, -9.0, 9.0)
+    assert torch.equal(found[0], mean)
+    torch.testing.assert_close(found[1], torch.stack([0.5 * log_std[0] - 1.0, 2.0 * log_std[1] + 0.25]))

@@ -141,7 +141,7 @@ def test_every_key_of_every_file_is_in_the_schema_and_holds_a_plain_value():
     assert found - known == set()
     # And the other way round: no key of the schema is without a value somewhere; kinds are the schema's own.
     assert {key for key in known if not key.endswith(".kind")} - found <= {
-        "algorithm", "algorithm.alpha_temp", "algorithm.alpha_cql", "algorithm.penalty", "network", "logger"
+        "algorithm", "algorithm.alpha_temp", "algorithm.alpha_cql", "algorithm.penalty", "network", "logger", "online"
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny import OVERRIDES, write_dataset
 
 from cql import config
+from cql.training import build
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = ["0", "1", "2"]
@@ -186,6 +187,12 @@ def test_published_settings_differ_in_what_their_sources_say():
         "algorithm.alpha_temp.temp_learning_rate": 1e-4,
         "algorithm.alpha_cql.value": 5.0,
         "dataset.normalise_observations": False,
+        # d3rlpy leaves the initialisation to torch.
+        "algorithm.log_std_multiplier": None,
+        "algorithm.log_std_offset": None,
+        "network.last_layer_scale": None,
+        "network.actor.initialisation": None,
+        "network.critic.initialisation": None,
     }
 
 
@@ -276,3 +283,106 @@ def test_an_arm_on_another_experiment_counts_wherever_it_stands():
     assert config.arranged(behind) == behind
     assert config.arranged(["+arm=depth_3", "seed=1"]) == ["+arm=depth_3", "seed=1"]
     assert load(*behind).algorithm.penalty.gradient == "exact"
+
+
+# --- offline to online ---
+
+
+FINETUNE_ARMS = {
+    "base": {},
+    "cql_h": {"algorithm.penalty.kind": "cql_h"},
+    "sac_online": {
+        "algorithm.penalty.kind": "cql_h",
+        "algorithm.alpha_cql.value": 0.0,
+        "algorithm.num_sampled_actions": 1,
+        "n_steps": 0,
+        "online.mixing_ratio": 0.0,
+    },
+    "sac_prior_data": {
+        "algorithm.penalty.kind": "cql_h",
+        "algorithm.alpha_cql.value": 0.0,
+        "algorithm.num_sampled_actions": 1,
+        "n_steps": 0,
+    },
+}
+
+
+def test_the_arms_of_finetuning():
+    base = load("+experiment=finetune")
+    assert (base.n_steps, base.online.n_updates, base.algorithm.penalty.kind) == (8000, 12000, "cal_ql")
+    assert len(jobs("finetune_arms")) == len(FINETUNE_ARMS) * 2 * len(SEEDS)
+    found = {arm: differences(base, load("+experiment=finetune", f"+arm={arm}")) for arm in FINETUNE_ARMS}
+    assert found == FINETUNE_ARMS
+
+
+def test_published_settings_of_finetuning():
+    antmaze, adroit, corl = (
+        load(f"+experiment={name}", "dataset.path=a.hdf5")
+        for name in ("cal_ql_antmaze", "cal_ql_adroit", "corl_finetune")
+    )
+    for each in (antmaze, adroit, corl):
+        assert (each.algorithm.penalty.kind, each.algorithm.backup.value) == ("cal_ql", "max")
+        assert (each.algorithm.log_std_offset, each.online.mixing_ratio, each.online.update_to_data) == (-1.0, 0.5, 1)
+    assert antmaze.n_all_steps == corl.n_all_steps == 2_000_000
+    assert adroit.n_all_steps == 220_000
+    assert [each.algorithm.alpha_cql.kind for each in (antmaze, adroit, corl)] == ["learned", "fixed", "learned"]
+    shapes = [build.mlp(each.network, part(each)) for each in (antmaze, adroit, corl) for part in (actor_of, critic_of)]
+    assert [(shape.width, shape.depth) for shape in shapes] == [
+        (256, 2),
+        (256, 4),
+        (512, 2),
+        (512, 3),
+        (256, 3),
+        (256, 5),
+    ]
+    assert {shape.initialisation for shape in shapes} == {"orthogonal"}
+    assert differences(antmaze, corl) == {
+        "algorithm.penalty.gap_clip_min": -200.0,
+        "dataset.action_clip": None,
+        "dataset.returns_to_go": "bootstrap_last_failure",
+        "env.n_eval_episodes": 100,
+        "network.actor.depth": 3,
+        "network.critic.depth": 5,
+        "network.last_layer_scale": 2**0.5,
+        "online.buffer_size": 10_000_000,
+        "online.calibrated": False,
+        "online.n_steps_per_epoch": 50_000,
+        "online.w_cql": 5.0,
+    }
+
+
+def actor_of(found):
+    return found.network.actor
+
+
+def critic_of(found):
+    return found.network.critic
+
+
+def test_corl_begins_as_corl_does():
+    found = load("+experiment=corl_v2", "dataset.path=a.hdf5")
+    actor, critic = (build.mlp(found.network, part(found)) for part in (actor_of, critic_of))
+    assert (actor.initialisation, critic.initialisation) == ("torch", "orthogonal")
+    assert actor.last_layer_scale == critic.last_layer_scale == 0.01
+    assert (found.algorithm.log_std_multiplier, found.algorithm.log_std_offset) == (1.0, -1.0)
+
+
+def test_a_run_that_begins_with_another_has_its_overrides(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(
+        "- arm=grad_clip\n- +experiment=ablation\n- seed=3\n- n_steps=9000\n- sweep_name=first\n- algorithm.w_cql=2\n"
+    )
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint = tmp_path / "checkpoints" / "step_0009000.pt"
+    checkpoint.touch()
+    for given in (tmp_path, checkpoint):
+        own = [f"init_from={given}", "online=finetune", "seed=4"]
+        found = config.arranged(own)
+        inherited = ["arm=grad_clip", "+experiment=ablation", "n_steps=9000", "algorithm.w_cql=2"]
+        assert found == [*inherited, "hydra.mode=RUN", *own]
+        assert config.arranged(["-m", *own]) == ["-m", *inherited, *own]
+    composed = load(*found)
+    assert (composed.seed, composed.n_steps, composed.algorithm.critic_max_grad_norm) == (4, 9000, 1.0)
+    assert (composed.algorithm.w_cql, composed.sweep_name) == (2.0, "ablation")
+    nowhere = [f"init_from={tmp_path / 'nowhere'}", "seed=1"]
+    assert config.arranged(nowhere) == nowhere

@@ -7,9 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from made_runs import make_grid, make_run
+from made_runs import MAX_SCORE, MIN_SCORE, make_grid, make_run
 
 from cql import lock
+from cql.results import report
+from cql.results.comparison import Comparison
 from cql.results.groups import read_results, renamed
 from cql.results.runs import ResultsError, flat, overrides_of, provenance_of, read_run
 from cql.sweep import status
@@ -395,3 +397,27 @@ def test_numbers_that_json_does_not_know_are_none(tmp_path):
     )
     (found,) = status.read_sweep(tmp_path)
     assert (found.last_return, found.last_score) == (None, None)
+
+
+def test_runs_that_went_on_in_the_environment_have_a_table_of_their_own(tmp_path):
+    online = {"online.kind": "finetune", "online.n_online_steps": 3000, "online.n_start_steps": 1000,
+              "online.update_to_data": 1, "n_steps": 2000}  # fmt: skip
+    scores = {0: [10.0, 20.0, 0.0, 40.0], 1: [10.0, 30.0, 10.0, 60.0]}
+    for seed, own in scores.items():
+        returns = [MIN_SCORE + score / 100 * (MAX_SCORE - MIN_SCORE) for score in own]
+        make_run(tmp_path / f"arm-a__seed-{seed}", returns, changes={**online, "seed": seed})
+        make_run(tmp_path / f"arm-b__seed-{seed}", returns, changes={"seed": seed})
+    compared = Comparison.of(read_results([tmp_path]), "last", None)
+    (a,) = [group for group in compared.results.groups if group.runs[0].n_offline_steps is not None]
+    assert [(run.n_steps, run.n_offline_steps) for run in a.runs] == [(4000, 2000)] * 2
+    # Steps 1000 and 2000 are on the data, 3000 and 4000 in the environment.
+    found = compared.online(a)
+    assert found["offline"] == pytest.approx([20.0, 30.0])
+    assert found["final"] == pytest.approx([40.0, 60.0])
+    assert found["regret"] == pytest.approx([0.8, 0.65])
+    ((*_, offline, final, regret),) = report.online_rows(compared)
+    assert (offline, final, regret) == ("25.0 ± 7.1", "50.0 ± 14.1", "0.725 ± 0.106")
+    assert "| offline | final | regret |" in report.markdown(compared)
+    by_arm = {row["arm"]: row for row in compared.rows()}
+    assert by_arm[a.arm]["regret_mean"] == pytest.approx(0.725)
+    assert sum("regret_mean" in row for row in by_arm.values()) == 1
