@@ -417,8 +417,10 @@ def _begin(
     if not is_failed:
         checkpoints.cut(stack.step)  # before the rows: no checkpoint may count on rows that are gone
         checkpoints.prune(stack.step)  # a kill may have come before
-        local.rewind(stack.step)
-        local.check_rows(None if checkpoint is None else checkpoint.get("n_rows"))
+        n_rows = None if checkpoint is None else checkpoint.get("n_rows")
+        # A run that begins at its last step on the dataset has a checkpoint of that step before it has rows of it.
+        local.rewind(stack.step if n_rows is None or any(n_rows.values()) else stack.step - 1)
+        local.check_rows(n_rows)
         so_far = evaluations(directory)
         local.write_provenance(made_by)
     return Run(

@@ -247,10 +247,8 @@ class Trainer:
     def _evaluate_at_the_switch(self) -> None:
         """Evaluate what the environment's part begins with, if this process has not trained it."""
         step = self._step_done
-        alive = [run for _, run in self._alive()]
-        if step == self.schedule.n_offline_steps < self.schedule.n_steps and any(
-            not run.evaluations or run.evaluations[-1][0] < step for run in alive
-        ):
+        is_there = step == self.schedule.n_offline_steps < self.schedule.n_steps
+        if is_there and any(run.last_metrics.get("step") != step for _, run in self._alive()):
             self._end_epoch(step, 0.0, 0.0)
             self._complete()
 

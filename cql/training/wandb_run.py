@@ -128,7 +128,7 @@ def complete_wandb_run(train_config: TrainConfig, directory: Path) -> None:
         if (figure := directory / KEY_CURVES_FILE).exists():
             mirror.log_figure(figure)
         summary = read_summary(directory)
-        own = {name: summary[name] for name in summary if "eval_" in name or name in ("status", "best_step")}
+        own = {name: summary[name] for name in summary if "eval_" in name or name in ("status", "best_step", "regret")}
         mirror.summary({name: value for name, value in own.items() if value is not None})
 
 

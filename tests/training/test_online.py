@@ -146,9 +146,12 @@ def test_more_updates_than_steps_and_several_episodes_at_once(dataset: Path, tmp
 # Resumed --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def resumable(dataset: Path) -> TrainConfig:
-    return config_of(dataset, "n_epochs_per_checkpoint=2", "n_kept_checkpoints=2", "algorithm.critic_schedule=cosine")
+RESUMABLE = ("n_epochs_per_checkpoint=2", "n_kept_checkpoints=2", "algorithm.critic_schedule=cosine")
+
+
+@pytest.fixture(scope="module", params=["n_steps=20", "n_steps=0"])
+def resumable(request: pytest.FixtureRequest, dataset: Path) -> TrainConfig:
+    return config_of(dataset, *RESUMABLE, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +172,12 @@ def n_calls(resumable: TrainConfig, tmp_path_factory: pytest.TempPathFactory) ->
     return int((place / "calls").read_text())
 
 
-@pytest.mark.parametrize("point", range(8))
+@pytest.mark.parametrize("point", range(6))
 def test_kill_9_at_counted_points(
     point: int, n_calls: int, resumable: TrainConfig, undisturbed: Path, tmp_path: Path
 ) -> None:
-    number = 5 + point * n_calls // 8
+    number = 5 + 7 * point if resumable.n_steps == 0 else 5 + point * n_calls // 6  # the beginning of the one, all else
+    assert number < n_calls
     assert exit_code(fork(lambda: dying_before_call(resumable, tmp_path, number))) == -signal.SIGKILL
     assert exit_code(fork(lambda: experiment.run(resumable, tmp_path))) == 0
     assert_same_run(tmp_path, undisturbed)
@@ -181,8 +185,10 @@ def test_kill_9_at_counted_points(
 
 
 def test_a_signal_in_the_middle_of_an_episode(resumable: TrainConfig, undisturbed: Path, tmp_path: Path) -> None:
-    assert exit_code(fork(lambda: run_and_signal(resumable, tmp_path, 38, signal.SIGTERM))) == 128 + signal.SIGTERM
-    state = load(tmp_path / "checkpoints" / "step_0000039.pt")["online"]
+    step = resumable.n_steps + 8
+    assert exit_code(fork(lambda: run_and_signal(resumable, tmp_path, step, signal.SIGTERM))) == 128 + signal.SIGTERM
+    state = load(tmp_path / "checkpoints" / f"step_{step + 1:07d}.pt")["online"]
+    assert state["n_episodes"] > 0
     assert state["n_episodes"] == len(files_of(tmp_path))
     assert exit_code(fork(lambda: experiment.run(resumable, tmp_path))) == 0
     assert_same_run(tmp_path, undisturbed)
