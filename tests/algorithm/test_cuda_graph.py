@@ -12,13 +12,27 @@ from dataclasses import replace
 import pytest
 import torch
 from nested import assert_same
-from test_agent import CONFIG, DIFFERENT, FIXED_RUN, LEARNED_RUN, SEEDS, make, of_shape, state_of, transitions
+from test_agent import (
+    CONFIG,
+    CPU,
+    DIFFERENT,
+    FIXED_RUN,
+    LEARNED_RUN,
+    SEEDS,
+    A,
+    S,
+    make,
+    of_shape,
+    state_of,
+    transitions,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cql.algorithm import networks
 from cql.algorithm.agent import METRICS
 from cql.algorithm.fast.cuda_graph import CapturedStep
 from cql.algorithm.networks import Mlp
+from cql.algorithm.sampling import Mixture, Pool, ReplayBuffer
 
 SAMPLED = replace(CONFIG, gradient="sampled", num_gradient_actions=2)
 
@@ -187,8 +201,14 @@ class NoSynchronisation(TorchDispatchMode):
             ),
             DIFFERENT,
         ),
+        (replace(SAMPLED, calibrated=True), [replace(LEARNED_RUN, gap_clip_max=3.0)] * 3),
+        (replace(SAMPLED, importance_weighted=False, include_data_action=True, n_critics=4), DIFFERENT),
+        (
+            replace(CONFIG, log_std_offset=-1.0, critic_schedule="cosine", actor_schedule="linear", n_schedule_steps=9),
+            [replace(LEARNED_RUN, critic_max_grad_norm=1.0, actor_weight_decay=0.1)] * 3,
+        ),
     ],
-    ids=["exact", "sampled", "max", "tanh"],
+    ids=["exact", "sampled", "max", "tanh", "cal_ql", "subset of critics", "norms and schedules"],
 )
 @pytest.mark.parametrize("fast", [False, True], ids=["plain", "fast"])
 def test_a_step_never_waits_for_the_device(config, runs, fast):
@@ -201,6 +221,18 @@ def test_a_step_never_waits_for_the_device(config, runs, fast):
     for phase in dict.fromkeys(phases):
         with NoSynchronisation():
             agent.step(phase, *sampler.draw(data))
+
+
+@pytest.mark.parametrize("n_offline", [None, 0, 2])
+def test_a_draw_from_dataset_and_buffer_never_waits(n_offline):
+    data, buffer = transitions(), ReplayBuffer(2, 20, S, A, CPU, with_returns=False)
+    pool = Pool(data.observations, torch.arange(39), data.actions[:39], data.rewards[:39], data.terminated[:39])
+    for run in range(2):
+        buffer.add(run, data._replace(returns_to_go=None))
+    _, sampler = make(CONFIG, [LEARNED_RUN] * 2)
+    with NoSynchronisation():
+        batch, _ = sampler.draw(Mixture(pool, buffer, n_offline))
+    assert batch.rewards.shape == (2, 4)
 
 
 @pytest.mark.parametrize(

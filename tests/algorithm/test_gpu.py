@@ -12,7 +12,7 @@ from tiny import tiny_config, write_dataset
 
 from cql.algorithm.agent import METRICS, Agent, AgentConfig
 from cql.algorithm.fast.cuda_graph import CapturedStep
-from cql.algorithm.sampling import Batch, Noise
+from cql.algorithm.sampling import Batch, Mixture, Noise, Pool, ReplayBuffer
 from cql.training import experiment
 from cql.training.checkpoint import load
 
@@ -38,7 +38,12 @@ def test_an_update_gives_the_metrics_of_the_cpu() -> None:
 SAMPLED = replace(CONFIG, gradient="sampled", num_gradient_actions=2)
 
 
-@pytest.mark.parametrize("config", [CONFIG, SAMPLED], ids=["exact", "sampled"])
+FAMILY = replace(
+    SAMPLED, calibrated=True, n_critics=4, log_std_offset=-1.0, critic_schedule="cosine", n_schedule_steps=40
+)
+
+
+@pytest.mark.parametrize("config", [CONFIG, SAMPLED, FAMILY], ids=["exact", "sampled", "the family"])
 def test_captured_steps_are_the_plain_ones_step_by_step(config: AgentConfig, caplog: pytest.LogCaptureFixture) -> None:
     device, seeds = torch.device("cuda"), [0, 1, 2]
     plain, agent = (Agent(config, [LEARNED_RUN] * 3, seeds, device) for _ in range(2))
@@ -53,6 +58,25 @@ def test_captured_steps_are_the_plain_ones_step_by_step(config: AgentConfig, cap
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     for run in range(3):
         assert torch.equal(samplers[1].state(run), samplers[0].state(run))
+
+
+def test_a_graph_sees_what_runs_have_collected_since() -> None:
+    device, seeds, clipped = torch.device("cuda"), [0, 1], replace(LEARNED_RUN, critic_max_grad_norm=1.0)
+    plain, agent = (Agent(SAMPLED, [clipped] * 2, seeds, device) for _ in range(2))
+    samplers = [each.sampler(seeds, batch_size=16) for each in (plain, agent)]
+    data = transitions()
+    rows, ends = data.observations.cuda(), data.terminated.cuda()
+    pool = Pool(rows, torch.arange(39, device=device), data.actions.cuda()[:39], data.rewards.cuda()[:39], ends[:39])
+    buffer = ReplayBuffer(2, 100, 3, 2, device, with_returns=False)
+    mixture = Mixture(pool, buffer, 8)
+    step = CapturedStep(agent, samplers[1], mixture)
+    for index in range(40):
+        if index % 10 == 0:
+            for run in range(2):
+                buffer.add(run, transitions(10 + index, seed=run)._replace(returns_to_go=None))
+        expected = plain.update(*samplers[0].draw(mixture))
+        torch.testing.assert_close(step(), expected, rtol=1e-4, atol=1e-5)
+    assert step.n_graphs == 1
 
 
 def test_each_phase_has_a_graph() -> None:
