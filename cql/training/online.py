@@ -27,6 +27,7 @@ from cql.rollout.collection import Collector, Episode, SampledPolicy
 from cql.training.local_logger import DamagedFileError
 
 FOLDER = "online"
+_ARRAYS = "observations", "actions", "rewards"
 
 
 class Collected(NamedTuple):
@@ -233,32 +234,27 @@ def read(directory: Path, number: int, observation_size: int, action_size: int) 
     """
     path = path_of(directory, number)
     try:
-        with np.load(io.BytesIO(files.contents(path)), allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
-        length = len(arrays["rewards"])
-        episode = Episode(
-            number=number,
-            seed=int(arrays["seed"]),
-            observations=arrays["observations"],
-            actions=arrays["actions"],
-            rewards=arrays["rewards"],
-            terminated=bool(arrays["terminated"]),
-            success=None if arrays["success"] < 0 else bool(arrays["success"]),
-        )
-        step = int(arrays["step"])
-        shapes = episode.observations.shape, episode.actions.shape, episode.rewards.shape
-        kinds = [each.dtype for each in (episode.observations, episode.actions, episode.rewards)]
-        if shapes != ((length + 1, observation_size), (length, action_size), (length,)) or length == 0:
-            raise ValueError(f"arrays of shapes {shapes}")
-        if kinds != [np.float32, np.float32, np.float64]:
-            raise ValueError(f"arrays of types {kinds}")
-        if not all(np.isfinite(each).all() for each in (episode.observations, episode.actions, episode.rewards)):
-            raise ValueError("values that are not finite")
+        contents = files.contents(path)
     except FileNotFoundError as error:
         raise DamagedFileError(f"{path} is gone: put it back, or start a new run") from error
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, files.UnreadableError) as error:
+    except files.UnreadableError as error:
+        raise DamagedFileError(str(error)) from error
+    try:
+        with np.load(io.BytesIO(contents), allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files}
+        length, success = len(arrays["rewards"]), int(arrays["success"])
+        own = (length + 1, observation_size), (length, action_size), (length,)
+        for name, shape, dtype in zip(_ARRAYS, own, (np.float32, np.float32, np.float64), strict=True):
+            if (arrays[name].shape, arrays[name].dtype) != (shape, dtype) or not length:
+                raise ValueError(f"{name}: {arrays[name].dtype} {arrays[name].shape}")
+            if not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name}: not finite")
+        observations, actions, rewards = (arrays[name] for name in _ARRAYS)
+        ended, reported = bool(arrays["terminated"]), None if success < 0 else bool(success)
+        episode = Episode(number, int(arrays["seed"]), observations, actions, rewards, ended, reported)
+        return episode, int(arrays["step"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DamagedFileError(f"{path} is damaged ({error}): put back the file, or start a new run") from error
-    return episode, step
 
 
 def remove_later(directory: Path, n_episodes: int) -> None:
