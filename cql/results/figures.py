@@ -260,18 +260,30 @@ def _draw_group(axes: Axes, group: Group, style: Style, curve_of: Callable[[Run]
 
 def learning_curves(results: Results) -> Figure | None:
     """Evaluations over gradient steps, one panel per task, one line per arm: mean over seeds, band of 95 %."""
-    tasks = [task for task in results.tasks if any(len(run.evaluations.steps) for run in results.runs_of(task=task))]
+    return _curves(results, lambda run: run.judged(results.scored), "gradient steps", marks_switch=True)
+
+
+def online_curves(results: Results) -> Figure | None:
+    """Evaluations over environment steps, for runs whose training went on there; the first is that of the switch."""
+    return _curves(results, lambda run: run.online_curve(results.scored), "environment steps")
+
+
+def _curves(
+    results: Results, curve_of: Callable[[Run], Curve], label: str, *, marks_switch: bool = False
+) -> Figure | None:
+    tasks = [task for task in results.tasks if any(len(curve_of(run).steps) for run in results.runs_of(task=task))]
     if not tasks:
         return None
     figure, panels = titled_panels(tasks)
     styles = styles_of(results.arms)
     for axes, task in zip(panels, tasks, strict=True):
         groups = results.groups_of(task)
-        draw_curves(axes, groups, styles, lambda run: run.judged(results.scored), may_be_wide=False)
-        mark_switch(axes, {run.n_offline_steps or 0 for group in groups for run in group.runs})
+        draw_curves(axes, groups, styles, curve_of, may_be_wide=False)
+        if marks_switch:
+            mark_switch(axes, {run.n_offline_steps or 0 for group in groups for run in group.runs})
         name_axes(axes, y=results.unit if axes in panels[::_COLUMNS] else "")
     for axes in panels[-_COLUMNS:]:
-        axes.set_xlabel("gradient steps", fontsize=9, color=PALE)
+        axes.set_xlabel(label, fontsize=9, color=PALE)
     return figure
 
 

@@ -37,7 +37,7 @@ MEANINGS = {
     "last five": "the mean of each run's last five evaluations",
 }
 ONLINE_HEADER = ["task", "arm", "offline", "final", "regret"]
-_OF_LINES = ("learning_curves", "profiles", "diagnostics_")  # figures that do not name the arms
+_OF_LINES = ("learning_curves", "online_curves", "profiles", "diagnostics_")  # figures that do not name the arms
 _VIDEO_SIZE, _VIDEO_FRAMES, _VIDEO_COLOURS = 150, 24, 40  # of an embedded video: pixels, frames, colours
 _MOST_VIDEOS = 40
 
@@ -115,6 +115,7 @@ def _drawn(compared: Comparison) -> dict[str, Figure | None]:
     results = compared.results
     return {
         "learning_curves": figures.learning_curves(results),
+        "online_curves": figures.online_curves(results),
         "heat_map": figures.heat_maps(compared, lambda group: f"#{identity(group)}"),
         **{f"over_{_file_safe(key)}": figures.over_number(compared, key) for key in results.numeric_axes()},
         "outcomes": figures.outcomes(compared),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -102,6 +103,13 @@ class Run:
         if end is None or not (curve.steps <= end).any():
             return None
         return float(curve.values[curve.steps <= end][-1])
+
+    def online_curve(self, scored: bool) -> Curve:
+        """The evaluations over environment steps, from the end of training on the dataset on; empty without such."""
+        curve, end = self.judged(scored), self.n_offline_steps
+        later = curve.steps >= (math.inf if end is None else end)
+        steps = (curve.steps[later] - (end or 0)) / max(1, _count(self.config, "online.update_to_data"))
+        return Curve(steps, curve.values[later])
 
     @property
     def regret(self) -> float | None:

@@ -418,6 +418,9 @@ def test_runs_that_went_on_in_the_environment_have_a_table_of_their_own(tmp_path
     ((*_, offline, final, regret),) = report.online_rows(compared)
     assert (offline, final, regret) == ("25.0 ± 7.1", "50.0 ± 14.1", "0.725 ± 0.106")
     assert "| offline | final | regret |" in report.markdown(compared)
+    curve = a.runs[0].online_curve(scored=True)
+    assert curve.steps.tolist() == [0.0, 1000.0, 2000.0]
+    assert curve.values.tolist() == pytest.approx([20.0, 0.0, 40.0])
     by_arm = {row["arm"]: row for row in compared.rows()}
     assert by_arm[a.arm]["regret_mean"] == pytest.approx(0.725)
     assert sum("regret_mean" in row for row in by_arm.values()) == 1
