@@ -221,10 +221,12 @@ class AgentState:
         """The conservative multiplier, (R,); with a gradient if it is learned."""
         return self._coefficient("alpha_cql")
 
-    def override(self, name: str, values: Sequence[float]) -> None:
-        """Give a constant of the losses, or a fixed ``alpha_cql``, other values from now on, one per run."""
+    def override(self, name: str, values: Sequence[float | None]) -> None:
+        """Give a constant of the losses, or a fixed ``alpha_cql``, other values from now on; None keeps a run's."""
         tensor = self._fixed[name] if name in self._fixed else getattr(self.constants, name)
-        tensor.copy_(torch.tensor(values, dtype=tensor.dtype))
+        for run, value in enumerate(values):
+            if value is not None:
+                tensor[run] = value
 
     def _coefficient(self, name: str) -> Tensor:
         learned = self.log_coefficients.get(name)

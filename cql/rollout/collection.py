@@ -5,9 +5,9 @@ the other runs. So a simulator never has to be saved.
 Axes: L steps, S state, A action.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,8 @@ _SEED_STREAM, _NOISE_STREAM = 101, 102  # other numbers than those of cql.algori
 _SUCCESS_KEYS = ("success", "is_success", "goal_achieved")
 
 
-class SampledPolicy(Protocol):
-    """A policy whose actions (R, E, A) in [-1, 1] are sampled by standard normal noise (R, E, A)."""
-
-    def __call__(self, observations: NDArray[np.float32], noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Actions for observations (R, E, S)."""
-        ...
+SampledPolicy = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+"""From observations (R, E, S) and standard normal noise (R, E, A) to sampled actions (R, E, A) in [-1, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +83,7 @@ class Collector:
         noise = np.zeros((len(due), self.n_episodes, *shape), np.float32)
         for row, run in enumerate(due):
             for e, number in enumerate(numbers[run]):
-                own = np.random.Generator(
-                    np.random.PCG64(np.random.SeedSequence([self._seeds[run], _NOISE_STREAM, number]))
-                )
+                own = np.random.Generator(np.random.PCG64([self._seeds[run], _NOISE_STREAM, number]))
                 noise[row, e] = own.standard_normal(shape, np.float32)
         watch = _Recording(n_runs * self.n_episodes)
 

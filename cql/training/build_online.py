@@ -50,7 +50,7 @@ def build_online(
         discounts=[each.algorithm.discount for each in configs],
         n_start_steps=online.n_start_steps,
         update_to_data=online.update_to_data,
-        overrides=_overrides(configs),
+        overrides={name: [getattr(each.online, name) for each in configs] for name in ("alpha_cql", "w_cql")},
         calibrated=calibrated and online.calibrated is not False,
     )
 
@@ -75,22 +75,3 @@ def buffer_bytes(train_config: TrainConfig, info: EnvInfo) -> int:
     """Bytes that a run's ring takes when it is full."""
     row = 2 * info.observation_size + info.action_size + 3  # both observations, action, reward, end, return to go
     return 4 * row * ring_size(train_config, info.max_episode_steps)
-
-
-def _overrides(configs: Sequence[TrainConfig]) -> dict[str, list[float]]:
-    """The constants that change, one value per run, for those that change in any run."""
-    found: dict[str, list[float]] = {}
-    for name in ("alpha_cql", "w_cql"):
-        given = [getattr(each.online, name) for each in configs]
-        if any(value is not None for value in given):
-            pairs = zip(configs, given, strict=True)
-            found[name] = [_offline_value(each, name) if value is None else value for each, value in pairs]
-    return found
-
-
-def _offline_value(train_config: TrainConfig, name: str) -> float:
-    algorithm = train_config.algorithm
-    if name == "w_cql":
-        return algorithm.w_cql
-    assert isinstance(algorithm.alpha_cql, config.FixedAlphaCql)
-    return algorithm.alpha_cql.value

@@ -103,7 +103,7 @@ class Online:
         discounts: of the runs.
         n_start_steps: environment steps before the first training step.
         update_to_data: training steps per environment step.
-        overrides: the constants of the losses that change, by their names, one value per run.
+        overrides: constants of the losses that may change, by their names: one value per run, None to keep it.
         calibrated: whether the gap's floor is still used.
     """
 
@@ -114,7 +114,7 @@ class Online:
     discounts: Sequence[float]
     n_start_steps: int
     update_to_data: int
-    overrides: Mapping[str, Sequence[float]]
+    overrides: Mapping[str, Sequence[float | None]]
     calibrated: bool
     _episodes: list[list[Collected]] = field(init=False)
 
