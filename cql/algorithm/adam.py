@@ -93,7 +93,7 @@ class Adam:
         """Scale each run's gradients, like ``torch.nn.utils.clip_grad_norm_`` does those of a run alone."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norms = [torch.nn.utils.get_total_norm([own[run] for own in gradients]) for run in range(len(max_norms))]
-        scales = (max_norms / (torch.stack(norms) + 1e-6)).clamp(max=1.0)
+        scales = torch.where(max_norms.isinf(), 1.0, (max_norms / (torch.stack(norms) + 1e-6)).clamp(max=1.0))
         for gradient in gradients:
             gradient.mul_(scales.view(-1, *[1] * (gradient.dim() - 1)))
 

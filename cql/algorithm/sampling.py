@@ -165,11 +165,7 @@ class Mixture(NamedTuple):
                 online,
             )
         of_data, of_online = fractions[:, : self.n_offline], fractions[:, self.n_offline :]
-        if of_data.shape[1] == 0:
-            return self.online.take((of_online * n_online).long())
         offline = self.offline.take((of_data * n_data).long())
-        if of_online.shape[1] == 0:
-            return offline
         online = self.online.take((of_online * n_online).long())
         return _joined(lambda a, b: torch.cat([a, b], 1), offline, online)
 

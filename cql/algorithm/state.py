@@ -5,7 +5,7 @@ Axes: R runs, C critics.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -195,17 +195,13 @@ class AgentState:
             if given:
                 self.log_coefficients[name] = _leaves({f"log_{name}": self._fixed[name].log()}, device)
                 rates[name] = given
-        options: Mapping[str, dict[str, Any]] = {
-            "critics": {
-                "max_norms": [each.critic_max_grad_norm for each in hyper_params],
-                "weight_decays": [each.critic_weight_decay for each in hyper_params],
-                "schedule": (config.critic_schedule, config.n_schedule_steps),
-            },
-            "actor": {
-                "max_norms": [each.actor_max_grad_norm for each in hyper_params],
-                "weight_decays": [each.actor_weight_decay for each in hyper_params],
-                "schedule": (config.actor_schedule, config.n_schedule_steps),
-            },
+        options: dict[str, dict[str, Any]] = {
+            part: {
+                "max_norms": [getattr(each, f"{name}_max_grad_norm") for each in hyper_params],
+                "weight_decays": [getattr(each, f"{name}_weight_decay") for each in hyper_params],
+                "schedule": (getattr(config, f"{name}_schedule"), config.n_schedule_steps),
+            }
+            for part, name in (("critics", "critic"), ("actor", "actor"))
         }
         self.optimisers = {
             part: Adam(self.parts()[part], own, adam_update, **options.get(part, {})) for part, own in rates.items()

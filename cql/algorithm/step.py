@@ -107,9 +107,7 @@ def training_step(
         return networks.actor(config.actor, agent.actor, observations, config.log_std_min, config.log_std_max)
 
     exact_gap = functools.partial(
-        losses.conservative_gap,
-        temperature=config.gap_temperature,
-        include_data_action=config.include_data_action,
+        losses.conservative_gap, temperature=config.gap_temperature, include_data_action=config.include_data_action
     )
 
     def loss_of_values(

@@ -101,6 +101,7 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
     if config.sweep_name is not None and config.sweep_name != path_safe(config.sweep_name):
         yield unsafe_name(config.sweep_name)
     texts = {"env.id": config.env.id}
+    texts |= {key: text for key in ("init_from", "init_from_sweep") if (text := getattr(config, key)) is not None}
     match dataset:
         case MinariDataset(id=name):
             texts["dataset.id"] = name

@@ -64,7 +64,6 @@ def arranged(arguments: Sequence[str]) -> list[str]:
     among the arguments, and refuses one that it meets later; an experiment in a folder of the user's own
     (`--config-dir`) needs `-m` there.
     """
-    inherited = _inherited(arguments)
     if "WANDB_SWEEP_ID" in os.environ:  # `wandb agent` writes --KEY=VALUE unless its sweep's file says otherwise
         arguments = [re.sub(r"^--(?=[\w./]+=)", "", text) for text in arguments]
     flags = [text for text in arguments if text in ("-m", "--multirun")]
@@ -82,11 +81,13 @@ def arranged(arguments: Sequence[str]) -> list[str]:
         before, after = found[: experiments[-1] + 1], found[experiments[-1] + 1 :]
         arms = [text for text in before if text.startswith("+arm=")]
         found = [text for text in before if text not in arms] + arms + after
+    inherited = _inherited(arguments)
     if not inherited:
         return found
     if not flags and not any(text.startswith("hydra.mode=") for text in found):
-        found.insert(0, "hydra.mode=RUN")  # what it begins with may be a run of a sweep
-    return [*found[: len(flags[:1])], *inherited, *found[len(flags[:1]) :]]
+        inherited.append("hydra.mode=RUN")  # what it begins with may be a run of a sweep
+    first = next(index for index, text in enumerate(found) if "=" in text and not text.startswith("-"))
+    return [*found[:first], *inherited, *found[first:]]
 
 
 def _inherited(arguments: Sequence[str]) -> list[str]:

@@ -504,9 +504,9 @@ class Finetune(Online):
 
     Attributes:
         kind: `finetune`.
-        n_online_steps: Environment steps of each run. The last episode is collected whole, so that there may be a few
-            more.
-        n_start_steps: Of these, how many are collected before training goes on, which it does not make up for.
+        n_online_steps: Environment steps of each run. Episodes are collected whole, so that there may be more, by less
+            than the episodes of one collection.
+        n_start_steps: Of these, how many are collected before training goes on; no training steps are taken for them.
         update_to_data: Training steps per environment step.
         episodes_per_collection: Episodes that a run collects at once, whenever its training has caught up.
         mixing_ratio: Share of each minibatch that comes from the dataset; null draws from both in proportion to their

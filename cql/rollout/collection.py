@@ -133,13 +133,17 @@ class _Recording:
         self._actions = actions
         self.n_calls += 1
 
-    def reset(self, index: int, observation: NDArray[np.float32]) -> None:
-        self._observations[index].append(observation.copy())
-
-    def step(
-        self, index: int, observation: NDArray[np.float32], reward: float, terminated: bool, info: Mapping[str, Any]
+    def __call__(
+        self,
+        index: int,
+        observation: NDArray[np.float32],
+        reward: float | None,
+        terminated: bool,
+        info: Mapping[str, Any],
     ) -> None:
         self._observations[index].append(observation.copy())
+        if reward is None:
+            return
         self._taken[index].append(self._actions[index])
         self._rewards[index].append(reward)
         self._terminated[index] = terminated

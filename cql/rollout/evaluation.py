@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +27,9 @@ if TYPE_CHECKING:
 Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
 
-class Watch(Protocol):
-    """Who is told of every step of episodes, each by its index."""
-
-    def reset(self, index: int, observation: NDArray[np.float32]) -> None:
-        """An episode begins; the observation (S,) is valid during the call."""
-
-    def step(
-        self, index: int, observation: NDArray[np.float32], reward: float, terminated: bool, info: Mapping[str, Any]
-    ) -> None:
-        """A step was taken and led to an observation (S,), which is valid during the call."""
+Watch = Callable[[int, NDArray[np.float32], float | None, bool, Mapping[str, Any]], None]
+"""Who is told of every step: the episode's index, the observation (S,) that it led to, the reward, whether the episode
+was terminated, and the environment's info. A reset has no reward. The observation is valid during the call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +161,7 @@ class Evaluator:
             except Exception as error:  # noqa: BLE001  whatever a simulator raises, the other episodes go on
                 broken[index] = f"reset of {self.info.env_id}: {type(error).__name__}: {error}"
             if watch is not None:
-                watch.reset(index, observations[index])
+                watch(index, observations[index], None, False, {})
         broken |= self._not_finite(running, observations, returns, lengths)
         running = [index for index in running if index not in broken]
         while running:
@@ -185,7 +178,7 @@ class Evaluator:
                     observations[index] = observation
                     returns[index] += float(reward)
                     if watch is not None:
-                        watch.step(index, observations[index], float(reward), bool(terminated), info)
+                        watch(index, observations[index], float(reward), bool(terminated), info)
                 except Exception as error:  # noqa: BLE001
                     broken[index] = f"step {lengths[index]} of {self.info.env_id}: {type(error).__name__}: {error}"
                     continue

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from cql import config, data
-from cql.algorithm.sampling import ReplayBuffer
+from cql.algorithm.sampling import Mixture, Pool, ReplayBuffer
 from cql.config import TrainConfig
 from cql.rollout.collection import Collector
 from cql.rollout.envs import EnvInfo
@@ -15,20 +13,21 @@ from cql.training.online import Online, Preparation
 
 
 def build_online(
-    configs: Sequence[TrainConfig], directories: Sequence[Path], transitions: data.Transitions, device: torch.device
+    configs: Sequence[TrainConfig], directories: Sequence[Path], transitions: data.Transitions, pool: Pool
 ) -> Online | None:
     """The part in the environment of a stack of runs; None if they have none."""
     first = configs[0]
     online, calibrated = first.online, first.algorithm.penalty.calibrated
     if not isinstance(online, config.Finetune):
         return None
+    ratio = online.mixing_ratio
     collector = Collector(env_spec(first), [each.seed for each in configs], online.episodes_per_collection)
     buffer = ReplayBuffer(
         len(configs),
         ring_size(first, collector.info.max_episode_steps),
         collector.info.observation_size,
         collector.info.action_size,
-        device,
+        transitions.rewards.device,
         with_returns=calibrated,
     )
     failure, by_last = failure_rule(first, transitions)
@@ -44,7 +43,7 @@ def build_online(
     )
     return Online(
         collector=collector,
-        buffer=buffer,
+        mixture=Mixture(pool, buffer, None if ratio is None else round(first.batch_size * ratio)),
         preparation=preparation,
         directories=directories,
         discounts=[each.algorithm.discount for each in configs],
@@ -53,13 +52,6 @@ def build_online(
         overrides={name: [getattr(each.online, name) for each in configs] for name in ("alpha_cql", "w_cql")},
         calibrated=calibrated and online.calibrated is not False,
     )
-
-
-def n_offline(train_config: TrainConfig) -> int | None:
-    """Transitions of a minibatch that come from the dataset; None if they are drawn from both as from one."""
-    online = train_config.online
-    ratio = online.mixing_ratio if isinstance(online, config.Finetune) else 1.0
-    return None if ratio is None else int(train_config.batch_size * ratio)
 
 
 def ring_size(train_config: TrainConfig, max_episode_steps: int) -> int:

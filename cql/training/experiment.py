@@ -14,7 +14,6 @@ import torch
 from cql import commands, config, data, files, lock
 from cql.algorithm.agent import Agent, HyperParams
 from cql.algorithm.fast.cuda_graph import CapturedStep
-from cql.algorithm.sampling import Mixture
 from cql.config import TrainConfig
 from cql.rollout.envs import EnvInfo, env_info
 from cql.rollout.evaluation import Evaluator, Recorder, rolling_out
@@ -22,7 +21,7 @@ from cql.rollout.reference_scores import AUTO
 from cql.rollout.rendering import choose_backend
 from cql.rollout.worker import Worker
 from cql.training.build import agent_config, as_pool, env_spec, hyper_params, load_data, scores_of
-from cql.training.build_online import build_online, n_offline
+from cql.training.build_online import build_online
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
 from cql.training.device import choose_device, has_eval_worker
 from cql.training.initial import begin_with, initial_checkpoint
@@ -339,11 +338,9 @@ def _trainer(
     first, seeds = configs[0], [each.seed for each in configs]
     agent = Agent(agent_config(first, env_info(env_spec(first))), numbers, seeds, device, fast=first.fast)
     sampler, pool = agent.sampler(seeds, first.batch_size), as_pool(transitions, configs)
-    online = build_online(configs, [run.directory for run in runs], transitions, device)
-    mixture = None
+    online = build_online(configs, [run.directory for run in runs], transitions, pool)
     if online is not None:
         held.callback(online.close)
-        mixture = Mixture(pool, online.buffer, n_offline(first))
     eval_seeds = [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each in configs]
     evaluator = Evaluator(env_spec(first), eval_seeds)
     held.callback(evaluator.close)
@@ -367,8 +364,7 @@ def _trainer(
         step=CapturedStep(agent, sampler, pool) if captures else None,
         worker=worker,
         online=online,
-        mixture=mixture,
-        online_step=CapturedStep(agent, sampler, mixture) if captures and mixture is not None else None,
+        online_step=CapturedStep(agent, sampler, online.mixture) if captures and online is not None else None,
     )
 
 

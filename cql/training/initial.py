@@ -1,8 +1,8 @@
 """What a run begins with, if ``init_from`` or ``init_from_sweep`` names another run: a checkpoint of that one.
 
 The networks, targets, coefficients and optimisers are the other run's, and so is the step. With the same seed the
-random numbers go on too: a run on the dataset and one in the environment that begins with it are, bit for bit, the one
-run that does both.
+random numbers go on too: a run on the dataset and one in the environment that begins with its last checkpoint are, bit
+for bit, the one run that does both, if learning rates are constant (a schedule spans all steps of its own run).
 """
 
 import json
@@ -18,7 +18,7 @@ from cql.algorithm.sampling import TRAINING_STREAM, generator
 from cql.config import TrainConfig
 from cql.points import parse_point
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load
-from cql.training.run_folder import FolderError
+from cql.training.run_folder import CONFIG_FILE, FolderError, sweep_name
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,11 @@ def initial_checkpoint(train_config: TrainConfig, directory: Path, device: torch
         raise FolderError(
             f"{option}: {path} is of step {step}, but training on the dataset ends at n_steps={train_config.n_steps}: "
             f"write n_steps={step}, or more to train longer on the dataset"
+        )
+    if step >= train_config.n_all_steps:
+        raise FolderError(
+            f"{option}: {path} is of step {step}, at which this run would end: nothing is left to train. Raise "
+            "n_steps, or add online=finetune"
         )
     sampler = generator(train_config.seed, TRAINING_STREAM, device).get_state()
     goes_on = contents["config"].get("seed") == train_config.seed and contents["sampler"].shape == sampler.shape
@@ -70,20 +75,36 @@ def begin_with(checkpoint: Mapping[str, Any], directory: Path, transitions: data
     Raises:
         FolderError: the observations are normalised otherwise than those that the networks know.
     """
-    origin = checkpoint["init_from"]
-    own, theirs = transitions.normaliser, checkpoint["normaliser"]
-    if not (torch.equal(own.mean.cpu(), theirs["mean"]) and torch.equal(own.std.cpu(), theirs["std"])):
+    origin, theirs = checkpoint["init_from"], checkpoint["normaliser"]
+    own = {"mean": transitions.normaliser.mean.cpu(), "std": transitions.normaliser.std.cpu()}
+    if own["mean"].shape != theirs["mean"].shape:
+        sizes = len(theirs["mean"]), len(own["mean"])
         raise FolderError(
-            f"{origin['option']}: the networks of {origin['checkpoint']} know observations that were normalised by the "
-            "mean and the standard deviation of other data: choose the dataset of that run, or begin with a run that "
-            "was trained with dataset.normalise_observations=false"
+            f"{origin['option']}: the networks of {origin['checkpoint']} take observations of {sizes[0]} numbers, this "
+            f"environment's have {sizes[1]}: give the environment of that run, or begin with another"
         )
+    if not all(torch.equal(own[name], theirs[name]) for name in own):
+        remedy = "choose the dataset of that run"
+        for is_raw, value in ((_is_raw(theirs), "false"), (_is_raw(own), "true")):
+            if is_raw:
+                remedy = f"set dataset.normalise_observations={value}, as that run has it"
+        raise FolderError(
+            f"{origin['option']}: the networks of {origin['checkpoint']} know observations that were normalised "
+            f"otherwise: {remedy}"
+        )
+    if origin["data_fingerprint"] != transitions.fingerprint:
+        origin["differences"].append(f"data: {origin['data_fingerprint']} -> {transitions.fingerprint}")
     lines = "".join(f"\n  {line}" for line in origin["differences"]) or " nothing"
     log.info(
         "begins with step %d of %s; differs from that run in:%s", origin["step"], origin["checkpoint"], lines,
         extra={"run_dir": directory},
     )  # fmt: skip
     files.write_text(directory / INIT_FILE, json.dumps(origin, indent=2) + "\n")
+
+
+def _is_raw(normaliser: Mapping[str, torch.Tensor]) -> bool:
+    """Whether observations are left as they are."""
+    return not normaliser["mean"].any() and bool((normaliser["std"] == 1.0).all())
 
 
 def _source(train_config: TrainConfig, directory: Path) -> tuple[str, Path] | None:
@@ -94,11 +115,18 @@ def _source(train_config: TrainConfig, directory: Path) -> tuple[str, Path] | No
             return option, path
         if not path.is_dir():
             raise FolderError(f"{option}: there is no such folder or file; give the folder of a run, or a checkpoint")
+        if not (path / CONFIG_FILE).exists():
+            other = (
+                f"; for a whole sweep, write init_from_sweep={path.name}" if (path / config.SWEEP_FILE).exists() else ""
+            )
+            raise FolderError(f"{option}: that is not the folder of a run: it holds no {CONFIG_FILE}{other}")
         return option, _last(option, path)
     if train_config.init_from_sweep is None:
         return None
     option = f"init_from_sweep={train_config.init_from_sweep}"
     sweep = directory.resolve().parent.parent / train_config.init_from_sweep
+    if sweep_name(directory) is None:
+        raise FolderError(f"{option} is for the runs of a sweep: add -m, or give init_from=RUN")
     if not (sweep / config.SWEEP_FILE).exists():
         raise FolderError(f"{option}: {sweep} is not the folder of a sweep; give the name of one beside this run's")
     own = parse_point(directory.resolve().name)
@@ -124,4 +152,7 @@ def _last(option: str, folder: Path) -> Path:
 def _differences(theirs: Mapping[str, Any], own: TrainConfig) -> list[str]:
     """In what a run differs from the one that it begins with, besides what makes it begin with that one."""
     lines = config.differences(theirs, config.to_dict(own))
-    return [line for line in lines if line.partition(":")[0].partition(".")[0] not in _ITS_OWN]
+    found = [line for line in lines if line.partition(":")[0].partition(".")[0] not in _ITS_OWN]
+    if {own.algorithm.critic_schedule, own.algorithm.actor_schedule} != {config.Schedule.constant}:
+        found.append(f"learning rates: their schedule spans the {own.n_all_steps} steps of this run")
+    return found

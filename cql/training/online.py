@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from cql import files
-from cql.algorithm.sampling import Batch, ReplayBuffer
+from cql.algorithm.sampling import Batch, Mixture
 from cql.data.returns import returns_to_go
 from cql.rollout.collection import Collector, Episode, SampledPolicy
 from cql.training.local_logger import DamagedFileError
@@ -97,7 +97,7 @@ class Online:
 
     Attributes:
         collector: of all R runs.
-        buffer: what they learn from.
+        mixture: the dataset and the runs' own transitions, from which they learn.
         preparation: how episodes become transitions.
         directories: the runs' folders.
         discounts: of the runs.
@@ -108,7 +108,7 @@ class Online:
     """
 
     collector: Collector
-    buffer: ReplayBuffer
+    mixture: Mixture
     preparation: Preparation
     directories: Sequence[Path]
     discounts: Sequence[float]
@@ -119,6 +119,7 @@ class Online:
     _episodes: list[list[Collected]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.buffer = self.mixture.online
         self._episodes = [[] for _ in self.directories]
 
     def collect(

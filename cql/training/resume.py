@@ -116,8 +116,8 @@ def _steps(directory: Path, initial: Mapping[str, Any] | None = None) -> set[int
 def _may_be_longer(train_config: TrainConfig) -> bool:
     """Whether a run may be trained for longer than it was meant to be: nothing before its end depends on that."""
     algorithm = train_config.algorithm
-    constant = {algorithm.critic_schedule, algorithm.actor_schedule} == {config.Schedule.constant}
-    return constant and not train_config.online.n_updates
+    schedules = {algorithm.critic_schedule, algorithm.actor_schedule}
+    return schedules == {config.Schedule.constant} and not train_config.online.n_updates
 
 
 def check_checkpoint(

@@ -32,16 +32,12 @@ class Schedule:
     """
 
     n_steps: int
+    n_offline_steps: int
     n_steps_per_epoch: int
-    n_offline_steps: int = -1  # all of them
     n_steps_per_online_epoch: int = 1
     n_epochs_per_eval: int = 1
     n_epochs_per_checkpoint: int = 1
     n_evals_per_video: int = 1
-
-    def __post_init__(self) -> None:
-        if self.n_offline_steps < 0:
-            object.__setattr__(self, "n_offline_steps", self.n_steps)
 
     def ends_epoch(self, step: int) -> bool:
         """Whether an epoch ends with a step."""

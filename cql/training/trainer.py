@@ -73,9 +73,8 @@ class Trainer:
     Attributes:
         agent: R agents.
         sampler: their random numbers.
-        data: all transitions, on the agent's device.
+        data: all transitions, on the agent's device; in the environment's part what ``online`` draws from.
         online: the part in the environment; None if training ends with the dataset.
-        mixture: what that part draws from.
         online_step: like ``step``, for that part.
         normaliser: of the observations; part of every checkpoint.
         evaluator: R x E environments.
@@ -94,7 +93,7 @@ class Trainer:
 
     agent: Agent
     sampler: Sampler
-    data: Pool | Batch
+    data: Pool | Batch | Mixture
     normaliser: Normaliser
     evaluator: Evaluator
     recorder: Recorder | None
@@ -106,7 +105,6 @@ class Trainer:
     step: Callable[[], Tensor] | None = None
     worker: Worker | None = None
     online: Online | None = None
-    mixture: Mixture | None = None
     online_step: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -115,7 +113,7 @@ class Trainer:
         self._pending: _Epoch | None = None
         self._completing: _Epoch | None = None
         self._bar: Any = None
-        self._is_online, self._begins = False, True
+        self._begins = True
 
     def load(self, checkpoints: Sequence[dict[str, Any] | None]) -> None:
         """Resume from one checkpoint per run, all of one step.
@@ -168,7 +166,6 @@ class Trainer:
                 self._write_summary(run)
         if self._begins:
             self._checkpoint()  # from the first moment on there is something to resume from
-        self._evaluate_at_the_switch()
         self._finish_those_at_the_end()
         self._first = first = 1 + self._step_done
         if self.worker is not None and first <= last:
@@ -186,6 +183,7 @@ class Trainer:
             ) as bar,
         ):
             self._bar = bar
+            self._evaluate_at_the_switch()
             began, count = time.perf_counter(), 0
             for step in range(first, last + 1):
                 if self._pending is not None and self._is_answered:
@@ -222,18 +220,16 @@ class Trainer:
         return self.agent.n_steps_done
 
     def _step(self) -> Tensor:
-        step = self.online_step if self._is_online else self.step
-        if step is not None:
-            return step()
-        data = self.mixture if self._is_online and self.mixture is not None else self.data
-        return self.agent.update(*self.sampler.draw(data))
+        if self.step is not None:
+            return self.step()
+        return self.agent.update(*self.sampler.draw(self.data))
 
     def _collect(self, step: int) -> None:
         """Have runs collect that have to before their next training step, in the environment's part."""
         online = self.online
         assert online is not None
-        if not self._is_online:
-            self._is_online = True
+        if self.data is not online.mixture:  # the first step in the environment
+            self.data, self.step = online.mixture, self.online_step
             self.agent.calibrated = online.calibrated
             for name, values in online.overrides.items():
                 self.agent.stack.override(name, values)
@@ -241,15 +237,17 @@ class Trainer:
         if online.is_due(n_done, alive):
             with one_thread():
                 problems = online.collect(self._policy, step, n_done, alive)
+            if problems:
+                self._complete()  # first what these runs had done before
             for index, problem in problems.items():
                 self._fail(index, self.runs[index], problem)
 
     def _evaluate_at_the_switch(self) -> None:
         """Evaluate what the environment's part begins with, if this process has not trained it."""
         step = self._step_done
-        is_there = step == self.schedule.n_offline_steps < self.schedule.n_steps
-        if is_there and any(run.last_metrics.get("step") != step for _, run in self._alive()):
-            self._end_epoch(step, 0.0, 0.0)
+        lacking = [index for index, run in self._alive() if run.last_metrics.get("step") != step]
+        if lacking and step == self.schedule.n_offline_steps < self.schedule.n_steps:
+            self._end_epoch(step, 0.0, 0.0, lacking)
             self._complete()
 
     def abort(self, reason: str) -> None:
@@ -308,18 +306,25 @@ class Trainer:
 
     # The cadences -----------------------------------------------------------------------------------------------------
 
-    def _end_epoch(self, step: int, seconds: float, rate: float) -> None:
-        """Note how the epoch ended, and order its rollouts; write what it leaves, now or when they are done."""
+    def _end_epoch(self, step: int, seconds: float, rate: float, among: Sequence[int] | None = None) -> None:
+        """Note how the epoch ended, and order its rollouts; write what it leaves, now or when they are done.
+
+        Args:
+            step: at which it ended.
+            seconds: how long its updates took.
+            rate: of them, in steps per second.
+            among: the runs that it is an epoch of; None for all.
+        """
         self._complete()
         schedule = self.schedule
         epoch, is_last = schedule.epoch(step), step == schedule.n_steps
         ends_part = is_last or step == schedule.n_offline_steps
         self._stop_failures()
-        due = [run.status == "running" for run in self.runs]
+        metrics = {index: self._epoch.means(index) for index, _ in self._alive(among)}
+        due = [index in metrics for index in range(len(self.runs))]
         evaluated = any(due) and (ends_part or epoch % schedule.n_epochs_per_eval == 0)
         recorded = not is_last and self.recorder is not None and self._is_video_due(epoch)
         saved = ends_part or epoch % schedule.n_epochs_per_checkpoint == 0
-        metrics = {index: self._epoch.means(index) for index, _ in self._alive()}
         if self.online is not None and step > schedule.n_offline_steps:
             since = schedule.epoch_start(step)
             metrics = {index: own | self.online.metrics(index, since) for index, own in metrics.items()}
@@ -370,7 +375,7 @@ class Trainer:
             worker, here = self.worker, self._roll_out
             rolled = here(epoch.rollouts) if worker is None else worker.result(here)
         best = []
-        for index, run in self._alive():
+        for index, run in self._alive(list(epoch.metrics)):
             metrics = epoch.metrics[index]
             problem = None if rolled is None else rolled.results.problem(index)
             if problem is not None and problem.is_fatal:

@@ -98,3 +98,11 @@ print(agent.n_steps_done, before, "torch._dynamo" in sys.modules, "sympy" in sys
     paths = {**os.environ, "PYTHONPATH": str(here.parent)}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=here, env=paths, check=False)
     assert out.stdout.split() == ["1", "False", "False", "False"], out.stderr
+
+
+def test_a_bound_of_one_run_does_nothing_to_another_whose_norm_overflows() -> None:
+    parameters = {"x": torch.zeros(2, 3)}
+    adam = Adam(parameters, [1e-2, 1e-2], max_norms=[None, 1.0])
+    adam.step([torch.full((2, 3), 2e19)])
+    assert (parameters["x"][0] == parameters["x"][0]).all()  # no NaN
+    assert torch.equal(adam.parameters[0].grad[0], torch.full((3,), 2e19))

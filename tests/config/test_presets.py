@@ -380,6 +380,8 @@ def test_a_run_that_begins_with_another_has_its_overrides(tmp_path):
         found = config.arranged(own)
         inherited = ["arm=grad_clip", "+experiment=ablation", "n_steps=9000", "algorithm.w_cql=2"]
         assert found == [*inherited, "hydra.mode=RUN", *own]
+        options = ["--cfg", "job"]
+        assert config.arranged([*options, *own]) == [*options, *inherited, "hydra.mode=RUN", *own]
         assert config.arranged(["-m", *own]) == ["-m", *inherited, *own]
     composed = load(*found)
     assert (composed.seed, composed.n_steps, composed.algorithm.critic_max_grad_norm) == (4, 9000, 1.0)

@@ -24,7 +24,7 @@ from cql.config import ConfigError, TrainConfig
 from cql.rollout.collection import Collector, Episode, _seed
 from cql.rollout.envs import env_info
 from cql.training import build, experiment, online
-from cql.training.checkpoint import load
+from cql.training.checkpoint import CheckpointFolder, load
 from cql.training.initial import INIT_FILE
 from cql.training.local_logger import read_metrics
 from cql.training.run import Schedule
@@ -241,6 +241,33 @@ def test_a_damaged_episode_is_named_and_ends_that_run_alone(damage: str, dataset
     assert read_summary(folders[0])["status"] == "failed"
 
 
+def test_a_kill_between_two_checkpoints_at_the_switch(dataset: Path, tmp_path: Path) -> None:
+    configs = [config_of(dataset, "n_steps=0", f"seed={seed}") for seed in (0, 1)]
+    folders = [[tmp_path / place / letter for letter in "ab"] for place in ("whole", "killed")]
+
+    def task(place: list[Path], fatal: int) -> None:
+        for each, folder in zip(configs, place, strict=True):
+            claim_folder(each, folder)
+        write, calls = CheckpointFolder.write, []
+
+        def counted(self: Any, *args: Any) -> Path:
+            calls.append(write(self, *args))
+            if len(calls) == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return calls[-1]
+
+        CheckpointFolder.write = counted  # type: ignore[method-assign]
+        experiment.run_stack(configs, place)
+
+    assert exit_code(fork(lambda: task(folders[0], 0))) == 0
+    # The third is that of the first run after the evaluation at the switch; the second run lacks its own.
+    assert exit_code(fork(lambda: task(folders[1], 3))) == -signal.SIGKILL
+    assert exit_code(fork(lambda: task(folders[1], 0))) == 0
+    for whole, killed in zip(*folders, strict=True):
+        assert_same_run(killed, whole)
+        assert files_of(killed) == files_of(whole)
+
+
 # An environment that breaks -------------------------------------------------------------------------------------------
 
 
@@ -260,6 +287,28 @@ def test_a_simulator_that_breaks_ends_that_run_alone(
     for part in ("online episode 2", f"seed {seed}", "step 2 of BreakingPendulum-v0"):
         assert part in str(broken)
     assert isinstance(fine, float)
+
+
+@pytest.mark.parametrize("worker", ["off", "on"])
+def test_what_was_done_before_a_failed_collection_is_kept(
+    worker: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect = Collector.collect
+
+    def failing(self: Collector, policy: Any, first: dict[int, int]) -> Any:
+        return {0: "made to fail"} if len(steps) >= 32 else collect(self, policy, first)
+
+    steps: list[int] = []
+    update = experiment.Agent.update
+    monkeypatch.setattr(experiment.Agent, "update", lambda self, *args: steps.append(1) or update(self, *args))
+    monkeypatch.setattr(Collector, "collect", failing)
+    train_config = config_of(dataset, f"eval_worker={worker}", "online.n_steps_per_epoch=4")
+    claim_folder(train_config, tmp_path)
+    (outcome,) = experiment.run_stack([train_config], [tmp_path])
+    assert "made to fail" in str(outcome)
+    done = 20 + (len(steps) - 20) // 4 * 4
+    assert read_metrics(tmp_path)[-1]["step"] == done
+    assert (tmp_path / "checkpoints" / f"step_{done:07d}.pt").exists()
 
 
 # Begun with another run -----------------------------------------------------------------------------------------------
@@ -326,16 +375,22 @@ def test_runs_of_a_sweep_begin_with_their_twins(dataset: Path, tmp_path: Path) -
         (("network.width=8",), "does not fit the run"),
         (("algorithm/alpha_cql=learned",), "does not fit the run"),
         (("dataset.n_episodes=3",), "choose the dataset of that run"),
+        (("dataset.normalise_observations=false",), "set dataset.normalise_observations=true"),
+        (("online=none",), "nothing is left to train"),
+        (("init_from=data",), "it holds no .hydra/config.yaml"),
+        (("init_from=null", "init_from_sweep=other"), "add -m, or give init_from=RUN"),
     ],
 )
 def test_what_cannot_be_begun_with(
     overrides: tuple[str, ...], said: str, first: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    changed = config_of(dataset, "n_steps=10", f"init_from={first}", *overrides)
+    own = [text.replace("=data", f"={dataset.parent}") for text in overrides]
+    make = tiny_config if "online=none" in overrides else config_of
+    changed = make(dataset, *ALGORITHM, "n_steps=10", f"init_from={first}", *own)
     (outcome,) = experiment.run_stack([changed], [tmp_path])
     assert isinstance(outcome, Exception)
     assert said in str(outcome)
-    assert "init_from=" in str(outcome)
+    assert "init_from" in str(outcome)
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +410,7 @@ def test_an_episode_is_prepared_as_the_dataset_is(tmp_path: Path) -> None:
     info = env_info(train_config.env.id)
     transitions, raw = build.load_data(train_config, info, CPU), data.load_d4rl(path)
     pool = build.as_pool(transitions, [train_config])
-    online_part = experiment.build_online([train_config], [tmp_path], transitions, CPU)
+    online_part = experiment.build_online([train_config], [tmp_path], transitions, pool)
     assert online_part is not None
     start = 0
     for number, length in enumerate(raw.episode_lengths):
@@ -459,12 +514,12 @@ def test_success_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_schedule_of_two_parts() -> None:
-    schedule = Schedule(100, 7, n_offline_steps=20, n_steps_per_online_epoch=30)
+    schedule = Schedule(100, 20, 7, n_steps_per_online_epoch=30)
     ends = [step for step in range(1, 101) if schedule.ends_epoch(step)]
     assert ends == [7, 14, 20, 50, 80, 100]
     assert [schedule.epoch(step) for step in ends] == [1, 2, 3, 1, 2, 3]
     assert [schedule.epoch_start(step) for step in ends] == [0, 7, 14, 20, 50, 80]
-    whole = Schedule(20, 7)
+    whole = Schedule(20, 20, 7)
     assert [step for step in range(1, 21) if whole.ends_epoch(step)] == [7, 14, 20]
 
 
@@ -476,6 +531,7 @@ def test_a_schedule_of_two_parts() -> None:
         (("algorithm/alpha_cql=learned", "online.alpha_cql=1.0"), "has no effect on a learned alpha_cql"),
         (("algorithm/penalty=cql_h", "online.calibrated=false"), "online.calibrated=false has no effect"),
         (("init_from=a", "init_from_sweep=b"), "set one of them to null"),
+        (("init_from=''",), "init_from is empty"),
         (("online.mixing_ratio=1.5",), "online.mixing_ratio=1.5 is out of range"),
     ],
 )

@@ -91,7 +91,7 @@ def stack(configs: Sequence[TrainConfig], place: Path, **options: Any) -> Traine
         recorder=None,
         runs=runs,
         schedule=Schedule(
-            first.n_steps, first.n_steps_per_epoch, n_epochs_per_checkpoint=first.n_epochs_per_checkpoint
+            first.n_steps, first.n_steps, first.n_steps_per_epoch, n_epochs_per_checkpoint=first.n_epochs_per_checkpoint
         ),
         provenance={"versions": provenance.versions(), "data_fingerprint": transitions.fingerprint},
         progress=False,
