@@ -307,13 +307,9 @@ class Trainer:
     # The cadences -----------------------------------------------------------------------------------------------------
 
     def _end_epoch(self, step: int, seconds: float, rate: float, among: Sequence[int] | None = None) -> None:
-        """Note how the epoch ended, and order its rollouts; write what it leaves, now or when they are done.
+        """Note how the epoch of all runs, or of some, ended, and order its rollouts.
 
-        Args:
-            step: at which it ended.
-            seconds: how long its updates took.
-            rate: of them, in steps per second.
-            among: the runs that it is an epoch of; None for all.
+        What it leaves is written now, or when the rollouts are done.
         """
         self._complete()
         schedule = self.schedule

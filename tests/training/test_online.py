@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -172,11 +173,11 @@ def n_calls(resumable: TrainConfig, tmp_path_factory: pytest.TempPathFactory) ->
     return int((place / "calls").read_text())
 
 
-@pytest.mark.parametrize("point", range(6))
+@pytest.mark.parametrize("point", range(4))
 def test_kill_9_at_counted_points(
     point: int, n_calls: int, resumable: TrainConfig, undisturbed: Path, tmp_path: Path
 ) -> None:
-    number = 5 + 7 * point if resumable.n_steps == 0 else 5 + point * n_calls // 6  # the beginning of the one, all else
+    number = 5 + 9 * point if resumable.n_steps == 0 else 5 + point * n_calls // 4  # the beginning of the one, all else
     assert number < n_calls
     assert exit_code(fork(lambda: dying_before_call(resumable, tmp_path, number))) == -signal.SIGKILL
     assert exit_code(fork(lambda: experiment.run(resumable, tmp_path))) == 0
@@ -211,34 +212,47 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_episode_is_named_and_ends_that_run_alone(damage: str, dataset: Path, tmp_path: Path) -> None:
-    configs = [config_of(dataset, f"seed={seed}") for seed in (0, 1)]
-    folders = [tmp_path / "a", tmp_path / "b"]
+@pytest.fixture(scope="module")
+def killed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs that were killed in the environment."""
+    place = tmp_path_factory.mktemp("killed")
 
     def task() -> None:
-        for each, folder in zip(configs, folders, strict=True):
-            claim_folder(each, folder)
-        Agent = experiment.Agent
-        update = Agent.update
+        update = experiment.Agent.update
 
-        def killed(self: Any, *args: Any) -> torch.Tensor:
+        def fatal(self: Any, *args: Any) -> torch.Tensor:
             if self.n_steps_done == 50:
                 os.kill(os.getpid(), signal.SIGKILL)
             return update(self, *args)
 
-        Agent.update = killed  # type: ignore[method-assign]
-        experiment.run_stack(configs, folders)
+        experiment.Agent.update = fatal  # type: ignore[method-assign]
+        started(dataset, place)
 
     assert exit_code(fork(task)) == -signal.SIGKILL
-    DAMAGES[damage](online.path_of(folders[0], 0))
-    broken, fine = experiment.run_stack(configs, folders)
+    return place
+
+
+def started(dataset: Path, place: Path, *overrides: str) -> list[float | Exception]:
+    """What becomes of two runs of one stack in the folders a and b."""
+    configs, folders = [config_of(dataset, *overrides, f"seed={seed}") for seed in (0, 1)], [place / "a", place / "b"]
+    for each, folder in zip(configs, folders, strict=True):
+        claim_folder(each, folder)
+    return experiment.run_stack(configs, folders)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_episode_is_named_and_ends_that_run_alone(
+    damage: str, killed: Path, dataset: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    DAMAGES[damage](online.path_of(tmp_path / "a", 0))
+    broken, fine = started(dataset, tmp_path)
     assert isinstance(broken, experiment.RunFailed)
     named = "online" if damage == "another length" else "episode_0000000.npz"
     assert named in str(broken)
     assert "put" in str(broken)
     assert isinstance(fine, float)
-    assert read_summary(folders[0])["status"] == "failed"
+    assert read_summary(tmp_path / "a")["status"] == "failed"
 
 
 def test_a_kill_between_two_checkpoints_at_the_switch(dataset: Path, tmp_path: Path) -> None:
@@ -271,18 +285,12 @@ def test_a_kill_between_two_checkpoints_at_the_switch(dataset: Path, tmp_path: P
 # An environment that breaks -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["raise", "observation", "reward"])
 def test_a_simulator_that_breaks_ends_that_run_alone(
-    kind: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = ("env.id=BreakingPendulum-v0", "env.reference=null")
-    configs = [config_of(dataset, *own, f"seed={seed}") for seed in (0, 1)]
-    folders = [tmp_path / "a", tmp_path / "b"]
     seed = _seed(0, 2)  # of the third episode of the first run
-    monkeypatch.setitem(breaking.FAULTS, seed, (2, kind))
-    for each, folder in zip(configs, folders, strict=True):
-        claim_folder(each, folder)
-    broken, fine = experiment.run_stack(configs, folders)
+    monkeypatch.setitem(breaking.FAULTS, seed, (2, "observation"))
+    broken, fine = started(dataset, tmp_path, "env.id=BreakingPendulum-v0", "env.reference=null")
     assert isinstance(broken, experiment.RunFailed)
     for part in ("online episode 2", f"seed {seed}", "step 2 of BreakingPendulum-v0"):
         assert part in str(broken)
