@@ -191,17 +191,22 @@ def test_a_metric_is_one_line_and_older_checkpoints_resume_with_it(
     assert [row["critic_td"] for row in rows] == [row["critic_td"] for row in before]
 
 
+SHORT_ONLINE = {"n_online_steps": 4, "n_start_steps": 0, "update_to_data": 1, "n_steps_per_epoch": 2, "buffer_size": 99}
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config.CONFIG_DIR / "experiment").glob("*.yaml")))
 def test_every_experiment_trains(name: str, dataset: Path, tmp_path: Path) -> None:
     """A few steps of each, with its own algorithm and networks, on the small dataset."""
     small = ("batch_size=8", "n_steps=4", "n_steps_per_epoch=2", "env.n_eval_episodes=1", "network.width=8")
     on_pendulum = ("dataset=d4rl", f"dataset.path={dataset}", "env=InvertedPendulum-v5", "dataset.n_episodes=null")
-    composed = config.compose(
-        [f"+experiment={name}", *on_pendulum, *small, "logger=local", "video.enabled=false", "device=cpu"]
-    )
-    run = train_in(tmp_path, config.checked(composed))
+    overrides = [f"+experiment={name}", *on_pendulum, *small, "logger=local", "video.enabled=false", "device=cpu"]
+    steps = [2, 4]
+    if config.compose(overrides).online.kind == "finetune":
+        overrides += [f"online.{key}={value}" for key, value in SHORT_ONLINE.items()]
+        steps += [6, 8]
+    run = train_in(tmp_path, config.checked(config.compose(overrides)))
     assert run.status == "finished"
-    assert [row["step"] for row in read_metrics(tmp_path)] == [2, 4]
+    assert [row["step"] for row in read_metrics(tmp_path)] == steps
 
 
 def test_an_update_moves_nothing_to_the_host(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
