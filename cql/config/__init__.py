@@ -4,7 +4,7 @@ The names that other packages use are here. Importing the package registers sche
 process needs that unpickles a config and imports nothing else.
 """
 
-from cql.config.composition import VERSION_BASE, arranged, compose, register, stackable
+from cql.config.composition import VERSION_BASE, arranged, compose, refuse_beside_resume, register, stackable
 from cql.config.conversion import checked, from_dict, to_dict
 from cql.config.folders import (
     RUN_CONFIG_FILE,
@@ -79,6 +79,7 @@ __all__ = [
     "has_results",
     "options_of",
     "point_name",
+    "refuse_beside_resume",
     "register",
     "run_key",
     "saved_config",

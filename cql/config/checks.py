@@ -50,7 +50,7 @@ def _range_problems(node: Any, prefix: str) -> Iterator[str]:
 
 def _cross_problems(config: TrainConfig) -> Iterator[str]:
     n_steps, per_epoch, algorithm, dataset = config.n_steps, config.n_steps_per_epoch, config.algorithm, config.dataset
-    if n_steps == 0 and not config.online.n_updates:
+    if n_steps == 0 and not isinstance(config.online, Finetune):
         yield "n_steps=0 trains nothing: raise n_steps, or choose online=finetune to learn in the environment alone"
     elif per_epoch > n_steps > 0:
         yield (

@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from cql.config import folders
 from cql.config.keys import CONFIG_DIR, kind_of
+from cql.config.messages import ConfigError
 from cql.config.schema import VARIANTS, TrainConfig
 
 _HYDRA_1_3 = hydra.__version__.startswith("1.3.")
@@ -81,6 +82,10 @@ def arranged(arguments: Sequence[str]) -> list[str]:
         before, after = found[: experiments[-1] + 1], found[experiments[-1] + 1 :]
         arms = [text for text in before if text.startswith("+arm=")]
         found = [text for text in before if text not in arms] + arms + after
+    resumed = next((text.partition("=")[2] for text in found if text.startswith("resume=")), "null")
+    if resumed != "null" and not flags:  # before Hydra refuses keys that the default config does not have
+        plain = [text for text in found if "=" in text and not text.startswith(("-", "hydra"))]
+        refuse_beside_resume(Path(resumed), plain)
     inherited = _inherited(arguments)
     if not inherited:
         return found
@@ -88,6 +93,19 @@ def arranged(arguments: Sequence[str]) -> list[str]:
         inherited.append("hydra.mode=RUN")  # what it begins with may be a run of a sweep
     first = next(index for index, text in enumerate(found) if "=" in text and not text.startswith("-"))
     return [*found[:first], *inherited, *found[first:]]
+
+
+def refuse_beside_resume(directory: Path, overrides: Sequence[str]) -> None:
+    """Refuse overrides that a resumed run would ignore.
+
+    Raises:
+        ConfigError: An override besides `resume`.
+    """
+    others = [override for override in overrides if not override.startswith("resume=")]
+    if others:
+        raise ConfigError(
+            f"resume={directory} keeps the run's own config; leave out {' '.join(others)}, or start a new run"
+        )
 
 
 def _inherited(arguments: Sequence[str]) -> list[str]:

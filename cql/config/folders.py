@@ -212,7 +212,9 @@ def _resumed(root: DictConfig) -> Path | None:
         raise ConfigError(f"resume={folder}: there is no such folder; give the folder of a run, e.g. one in outputs/")
     if not Path(folder, ".hydra", "config.yaml").is_file():
         # Before Hydra opens a log there.
-        raise ConfigError(f"resume={folder}: it holds no .hydra/config.yaml, so this is not the folder of a run")
+        is_sweep = (Path(folder) / SWEEP_FILE).exists()
+        other = f"; the sweep resumes by its own command, with sweep_name={Path(folder).name}" if is_sweep else ""
+        raise ConfigError(f"resume={folder}: it holds no .hydra/config.yaml, so this is not the folder of a run{other}")
     return Path(folder)
 
 

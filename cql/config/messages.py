@@ -59,7 +59,9 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "max_online_env_steps": ("online.n_online_steps",),
     "cql_alpha_online": ("online.alpha_cql",),
     "cql_min_q_weight_online": ("online.w_cql", "online.alpha_cql"),
-    "enable_calql": ("algorithm.penalty.kind", "online.calibrated"),
+    "enable_calql": ("algorithm/penalty=cal_ql",),
+    "cal_ql": ("algorithm/penalty=cal_ql",),
+    "use_calql": ("algorithm/penalty=cal_ql",),
     "cql_clip_diff_min": ("algorithm.penalty.gap_clip_min",),
     "cql_clip_diff_max": ("algorithm.penalty.gap_clip_max",),
     "clip_action": ("dataset.action_clip",),
@@ -199,6 +201,8 @@ def did_you_mean(names: Sequence[str]) -> str:
 
 def _with_choice(key: str, kinds: Mapping[str, str]) -> str:
     """A key, with the choice that it needs if another one is made."""
+    if key not in all_keys():  # an option of a group
+        return key
     parent, owners = key.rpartition(".")[0], all_keys()[key][1]
     needed = owners and kinds.get(parent) not in owners
     return f"{key} (with {choice(parent, min(owners))})" if needed else key
@@ -215,7 +219,8 @@ def unknown_key(key: str, kinds: Mapping[str, str], value: str | None = None) ->
         twin = {"value": "initial_value", "initial_value": "value"}.get(leaf)
         if kind and twin and kind in known[f"{parent}.{twin}"][1]:
             return f"{key}: {article(kind)} {noun} has {twin}, not {leaf}; write {parent}.{twin}=... or add {other}"
-        return f"{key}: {leaf} has no effect with {article(kind or 'different')} {noun}; add {other} or drop it"
+        without = f"without {other}" if kind == "none" else f"with {article(kind or 'different')} {noun}"
+        return f"{key}: {leaf} has no effect {without}; add {other} or drop it"
     if any(hasattr(variant, leaf) for variant in VARIANTS.get(variant_paths().get(parent, object), ())):
         choices = " or ".join(f"{parent.replace('.', '/')}={name}" for name in options_of(parent.replace(".", "/")))
         return f"{key}: {leaf} is fixed by the kind: choose {choices}"

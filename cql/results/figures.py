@@ -215,14 +215,20 @@ def draw_curves(
     curve_of: Callable[[Run], Curve],
     *,
     may_be_wide: bool = True,
+    marks_switch: bool = True,
 ) -> None:
-    """A line with its band for each group; a logarithmic axis if they lie far apart and the panel may have one."""
+    """A line with its band for each group; a logarithmic axis if they lie far apart and the panel may have one.
+
+    A dashed line shows where training in the environment begins.
+    """
     sizes = sorted(_draw_group(axes, group, styles[group.arm], curve_of, len(styles) <= MOST_BANDS) for group in groups)
     sizes = [size for size in sizes if size > 0.0]
     if may_be_wide and len(sizes) > 1 and sizes[-1] > _FAR_APART * max(sizes[0], 1e-12):
         _wide_axis(axes, 10.0 ** math.floor(math.log10(max(sizes[0], sizes[-1] / 1e6))))
     step_axis(axes)
     axes.set_xlim(left=0)
+    if marks_switch:
+        mark_switch(axes, {run.n_offline_steps or 0 for group in groups for run in group.runs})
 
 
 def _draw_group(axes: Axes, group: Group, style: Style, curve_of: Callable[[Run], Curve], has_band: bool) -> float:
@@ -260,16 +266,16 @@ def _draw_group(axes: Axes, group: Group, style: Style, curve_of: Callable[[Run]
 
 def learning_curves(results: Results) -> Figure | None:
     """Evaluations over gradient steps, one panel per task, one line per arm: mean over seeds, band of 95 %."""
-    return _curves(results, lambda run: run.judged(results.scored), "gradient steps", marks_switch=True)
+    return _curves(results, lambda run: run.judged(results.scored), "gradient steps")
 
 
 def online_curves(results: Results) -> Figure | None:
     """Evaluations over environment steps, for runs whose training went on there; the first is that of the switch."""
-    return _curves(results, lambda run: run.online_curve(results.scored), "environment steps")
+    return _curves(results, lambda run: run.online_curve(results.scored), "environment steps", marks_switch=False)
 
 
 def _curves(
-    results: Results, curve_of: Callable[[Run], Curve], label: str, *, marks_switch: bool = False
+    results: Results, curve_of: Callable[[Run], Curve], label: str, *, marks_switch: bool = True
 ) -> Figure | None:
     tasks = [task for task in results.tasks if any(len(curve_of(run).steps) for run in results.runs_of(task=task))]
     if not tasks:
@@ -278,9 +284,7 @@ def _curves(
     styles = styles_of(results.arms)
     for axes, task in zip(panels, tasks, strict=True):
         groups = results.groups_of(task)
-        draw_curves(axes, groups, styles, curve_of, may_be_wide=False)
-        if marks_switch:
-            mark_switch(axes, {run.n_offline_steps or 0 for group in groups for run in group.runs})
+        draw_curves(axes, groups, styles, curve_of, may_be_wide=False, marks_switch=marks_switch)
         name_axes(axes, y=results.unit if axes in panels[::_COLUMNS] else "")
     for axes in panels[-_COLUMNS:]:
         axes.set_xlabel(label, fontsize=9, color=PALE)

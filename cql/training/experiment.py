@@ -248,6 +248,9 @@ def train(
     transitions = load_data(first, info, device)
     keep_freed_memory()  # from now on: what loading the data frees goes back
     log.info("%d transitions of %s on %s", len(transitions), first.env.id, device)
+    rule = first.dataset.returns_to_go
+    if rule is not config.ReturnsToGo.truncate and not first.algorithm.penalty.calibrated:
+        log.warning("dataset.returns_to_go=%s has no effect without algorithm/penalty=cal_ql", rule.value)
     if first.env.reference == AUTO and scores_of(first) is None:
         log.info(
             "no reference scores are known for %s: its returns have no score; env.reference=[MIN,MAX] gives some",

@@ -94,11 +94,9 @@ def begin_with(checkpoint: Mapping[str, Any], directory: Path, transitions: data
         )
     if origin["data_fingerprint"] != transitions.fingerprint:
         origin["differences"].append(f"data: {origin['data_fingerprint']} -> {transitions.fingerprint}")
-    lines = "".join(f"\n  {line}" for line in origin["differences"]) or " nothing"
-    log.info(
-        "begins with step %d of %s; differs from that run in:%s", origin["step"], origin["checkpoint"], lines,
-        extra={"run_dir": directory},
-    )  # fmt: skip
+    lines = "".join(f"\n  {line}" for line in origin["differences"])
+    said = f"; differs from that run in:{lines}" if lines else ", with its config but for online"
+    log.info("begins with step %d of %s%s", origin["step"], origin["checkpoint"], said, extra={"run_dir": directory})
     files.write_text(directory / INIT_FILE, json.dumps(origin, indent=2) + "\n")
 
 

@@ -67,11 +67,7 @@ def resumed_config(directory: Path, overrides: Sequence[str] = ()) -> TrainConfi
         ConfigError: an override besides ``resume``: a run keeps the config that it began with.
         FolderError: the folder is not that of a run, or it holds no checkpoint.
     """
-    others = [override for override in overrides if not override.startswith("resume=")]
-    if others:
-        raise config.ConfigError(
-            f"resume={directory} keeps the run's own config; leave out {' '.join(others)}, or start a new run"
-        )
+    config.refuse_beside_resume(directory, overrides)
     path = directory / CONFIG_FILE
     if not path.exists():
         raise FolderError(f"resume={directory}: there is no {path}, so this is not the folder of a run")

@@ -426,7 +426,7 @@ class Trainer:
         if "eval_return_mean" in metrics:
             run.wandb.summary(known(run.outcomes()))  # a sweep is looked at while it trains
         run.last_metrics = {"step": step, **metrics}
-        shown = f"step {step}/{self.schedule.n_steps}  {rate:.1f} steps/s"
+        shown = f"step {step}/{self.schedule.n_steps}" + (f"  {rate:.1f} steps/s" if rate else "")
         if "eval_return_mean" in metrics:
             shown += f"  return {metrics['eval_return_mean']:.0f} +- {metrics['eval_return_std']:.0f}"
             shown += f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else ""
@@ -440,13 +440,13 @@ class Trainer:
         n_failed = sum(run.status == "failed" for run in self.runs)
         shown = f"{self.label}: step {step}/{self.schedule.n_steps}  {len(alive)} run{'s' if len(alive) != 1 else ''}"
         shown += f"  {n_failed} failed" if n_failed else ""
-        shown += f"  {rate:.1f} steps/s"
+        shown += f"  {rate:.1f} steps/s" if rate else ""
         returns = [run.scores.last_return for run in alive if run.scores.last_return is not None]
         if returns:
             shown += f"  return {np.mean(returns):.0f} ({min(returns):.0f} to {max(returns):.0f})"
         n_left = self.schedule.n_steps - step
         pace = (time.perf_counter() - self._began) / max(1, step - self._first + 1)  # with evaluations and all
-        shown += f"  about {duration(n_left * pace)} left" if n_left and alive else ""
+        shown += f"  about {duration(n_left * pace)} left" if n_left and alive and rate else ""
         log.info("%s", shown, extra={"stack": True})
 
     def _checkpoint(self, states: Mapping[int, dict[str, Any]] = {}) -> None:

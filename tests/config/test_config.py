@@ -230,6 +230,8 @@ def test_an_experiment_can_override_dataset_and_env(tmp_path):
         ("+algorithm={discunt:0.5}", ["algorithm.discunt", "did you mean algorithm.discount?"]),
         ("algoritm.discount=0.9", ["algoritm.discount", "did you mean algorithm.discount?"]),
         ("discount=0.9", ["discount", "did you mean algorithm.discount?"]),
+        ("enable_calql=true", ["enable_calql", "did you mean algorithm/penalty=cal_ql?"]),
+        ("online.mixing_ratio=0", ["mixing_ratio has no effect without online=finetune; add online=finetune or drop"]),
         ("+foo=1", ["foo: there is no such key", "--help"]),
         ("hydra.run.dri=x", ["hydra.run.dri: there is no such key"]),
         ("~algorithm.discount", ["~algorithm.discount", "cannot be removed"]),

@@ -386,5 +386,7 @@ def test_a_run_that_begins_with_another_has_its_overrides(tmp_path):
     composed = load(*found)
     assert (composed.seed, composed.n_steps, composed.algorithm.critic_max_grad_norm) == (4, 9000, 1.0)
     assert (composed.algorithm.w_cql, composed.sweep_name) == (2.0, "ablation")
+    with pytest.raises(config.ConfigError, match=r"leave out online\.mixing_ratio=0"):
+        config.arranged([f"resume={tmp_path}", "online.mixing_ratio=0"])
     nowhere = [f"init_from={tmp_path / 'nowhere'}", "seed=1"]
     assert config.arranged(nowhere) == nowhere
