@@ -141,6 +141,7 @@ def plain_update(adam: Adam) -> None:
     """
     n_steps = adam.n_steps.double()  # float32 has too few digits for 1 - 0.999^n
     correction_1, correction_2 = 1.0 - BETA_1**n_steps, 1.0 - BETA_2**n_steps
+    rates = adam.rates
     for parameter, m, v in zip(adam.parameters, adam.exp_avg, adam.exp_avg_sq, strict=True):
         gradient = parameter.grad
         assert gradient is not None
@@ -148,6 +149,6 @@ def plain_update(adam: Adam) -> None:
         v.mul_(BETA_2).addcmul_(gradient, gradient, value=1.0 - BETA_2)
         shape = -1, *[1] * (m.dim() - 1)
         if any(adam.weight_decays):
-            parameter.mul_((1.0 - adam.rates * adam.decays).to(m.dtype).view(shape))
-        rate = (adam.rates / correction_1).to(m.dtype).view(shape)
+            parameter.mul_((1.0 - rates * adam.decays).to(m.dtype).view(shape))
+        rate = (rates / correction_1).to(m.dtype).view(shape)
         parameter.sub_(rate * m / ((v / correction_2).sqrt() + EPSILON))

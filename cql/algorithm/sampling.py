@@ -252,7 +252,6 @@ class Sampler:
             data: all transitions. A :class:`Batch` of them, without the axis R and with M transitions for B, gives the
                 same minibatches as a :class:`Pool`, from twice the memory for observations.
         """
-        is_mixed = isinstance(data, Mixture)
         for run, own in enumerate(self.generators):
             if isinstance(data, Mixture):
                 self._fractions[run].uniform_(generator=own)
@@ -264,7 +263,7 @@ class Sampler:
             self._subset[run].uniform_(generator=own)
         policy, next_policy, target, actor = torch.split(self._normal, self._sizes, dim=1)
         noise = Noise(self._uniform, policy, next_policy, target, actor, self._choice, self._subset)
-        return data.take(self._fractions if is_mixed else self._indices), noise
+        return data.take(self._fractions if isinstance(data, Mixture) else self._indices), noise
 
     def state(self, run: int) -> Tensor:
         """The state of a run's generator, as bytes."""

@@ -394,6 +394,11 @@ class CqlConfig:
     alpha_cql: AlphaCql
     penalty: Penalty
 
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether a learning rate changes in training."""
+        return {self.critic_schedule, self.actor_schedule} != {Schedule.constant}
+
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Data, network, environment, logger

@@ -37,6 +37,10 @@ class Normaliser:
         """Return `(observations - mean) / std`; (..., S) to (..., S)."""
         return (observations - self.mean) / self.std
 
+    def cpu(self) -> Normaliser:
+        """The same on the CPU."""
+        return Normaliser(self.mean.cpu(), self.std.cpu())
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Transitions:

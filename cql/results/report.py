@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cql.files import contents, write_text
 from cql.results import checks, figures, pages, statistics, writers
@@ -152,17 +153,21 @@ def online_rows(compared: Comparison) -> list[list[str]]:
     for group in compared.results.groups:
         found = compared.online(group)
         if found["final"]:
-            texts = [_mean_and_std(compared, name, values) for name, values in found.items()]
+            texts = [_online_cell(compared, name, values) for name, values in found.items()]
             rows.append([group.task, group.arm, *texts])
     return rows
 
 
-def _mean_and_std(compared: Comparison, name: str, values: Sequence[float]) -> str:
+def _online_cell(compared: Comparison, name: str, values: Sequence[float]) -> str:
     if not values:
         return "-"
-    numbers = [float(np.mean(values)), *([float(np.std(values, ddof=1))] if len(values) > 1 else [])]
-    shown = [f"{x:.3f}" for x in numbers] if name == "regret" else compared.shown(*numbers, separator="")
-    return " ± ".join(shown)
+    numbers = _mean_and_std(values)
+    return " ± ".join([f"{x:.3f}" for x in numbers] if name == "regret" else compared.shown(*numbers, separator=""))
+
+
+def _mean_and_std(values: Sequence[float] | NDArray[np.float64]) -> list[float]:
+    """The mean, and the standard deviation if there is more than one value."""
+    return [float(np.mean(values)), *([float(np.std(values, ddof=1))] if len(values) > 1 else [])]
 
 
 def online_caption(compared: Comparison) -> str:
@@ -199,8 +204,7 @@ def _table(compared: Comparison) -> tuple[list[str], list[list[str]], list[list[
             if not len(values):
                 row.append(f"- [0 of {of}]" if of else "-")
                 continue
-            spread = [float(values.std(ddof=1))] if len(values) > 1 else []
-            text = " ± ".join(compared.shown(float(values.mean()), *spread, separator=""))
+            text = " ± ".join(compared.shown(*_mean_and_std(values), separator=""))
             text += "" if len(values) == of else f" [{len(values)} of {of}]"
             row.append(writers.Bold(text) if arm == compared.best(task) and len(results.arms) > 1 else text)
         rows.append(row)

@@ -21,7 +21,7 @@ from cql.config.identity import NO_OTHER_RUN, ROUNDING
 from cql.files import UnreadableError, contents
 from cql.points import SEED, parse_point
 from cql.rollout.reference_scores import with_scores
-from cql.sweep.status import Status, evaluation_gap, status
+from cql.sweep.status import Status, evaluation_gap, planned_steps, status
 from cql.training.curves import Curve, by_step, column
 from cql.training.local_logger import (
     METRICS_FILE,
@@ -89,8 +89,9 @@ class Run:
     @property
     def n_steps(self) -> int:
         """Gradient steps when it is finished."""
-        n_env_steps = _count(self.config, "online.n_online_steps") - _count(self.config, "online.n_start_steps")
-        return _count(self.config, "n_steps") + _count(self.config, "online.update_to_data") * n_env_steps
+        prefix = "online."
+        online = {key.removeprefix(prefix): value for key, value in self.config.items() if key.startswith(prefix)}
+        return planned_steps(self.config.get("n_steps"), online) or 0
 
     @property
     def n_offline_steps(self) -> int | None:

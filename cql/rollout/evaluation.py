@@ -117,7 +117,6 @@ class Evaluator:
     def _envs(self) -> list[gymnasium.Env[Any, Any]]:
         return [make_env(self.info.spec) for _ in range(self.seeds.size)]
 
-    @np.errstate(over="ignore")  # an observation beyond float32 is infinite then, and told as such
     def evaluate(self, policy: Policy, due: Sequence[bool] | None = None) -> EpisodeResults:
         """Run every episode of the runs that are due to its end.
 
@@ -138,7 +137,7 @@ class Evaluator:
         """
         return self.run(policy, self.seeds, due)
 
-    @np.errstate(over="ignore")
+    @np.errstate(over="ignore")  # an observation beyond float32 is infinite then, and told as such
     def run(
         self,
         policy: Policy,

@@ -118,7 +118,7 @@ def read_sweep(folder: Path) -> list[SweepRun]:
     """
     stack_of = {name: index for index, stack in enumerate(_stacks(folder)) for name in stack}
     base = _object(folder / SWEEP_FILE).get("base")
-    n_steps = _planned_steps(base) if isinstance(base, dict) else None
+    n_steps = planned_steps(base.get("n_steps"), base.get("online")) if isinstance(base, dict) else None
     runs = [
         _read_run(folder / name, n_steps, stack_of.get(name)) for name in {*stack_of, *(p.name for p in _runs(folder))}
     ]
@@ -298,13 +298,14 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
-def _planned_steps(base: Mapping[str, Any]) -> int | None:
-    """Gradient steps of a run with the config that a sweep's runs share."""
-    n_steps, online = _count(base.get("n_steps")), base.get("online")
-    if n_steps is None or not isinstance(online, Mapping):
-        return n_steps
-    n_env_steps = (_count(online.get("n_online_steps")) or 0) - (_count(online.get("n_start_steps")) or 0)
-    return n_steps + (_count(online.get("update_to_data")) or 0) * n_env_steps
+def planned_steps(n_steps: object, online: object) -> int | None:
+    """Gradient steps in all, from these two keys of a config, which a file holds; None if they are not known."""
+    on_data = _count(n_steps)
+    if on_data is None or not isinstance(online, Mapping):
+        return on_data
+    keys = "update_to_data", "n_online_steps", "n_start_steps"
+    per_step, n_env_steps, n_start_steps = (_count(online.get(key)) or 0 for key in keys)
+    return on_data + per_step * (n_env_steps - n_start_steps)
 
 
 def _count(value: object) -> int | None:

@@ -81,7 +81,6 @@ def failure_rule(train_config: TrainConfig, transitions: data.Transitions) -> tu
 def agent_config(train_config: TrainConfig, info: EnvInfo) -> AgentConfig:
     """What the runs of a stack share."""
     algorithm = train_config.algorithm
-    schedules = algorithm.critic_schedule, algorithm.actor_schedule
     return AgentConfig(
         actor=actor_mlp(train_config),
         critic=mlp(train_config.network, train_config.network.critic),
@@ -105,7 +104,7 @@ def agent_config(train_config: TrainConfig, info: EnvInfo) -> AgentConfig:
         log_std_offset=algorithm.log_std_offset,
         critic_schedule=algorithm.critic_schedule.value,
         actor_schedule=algorithm.actor_schedule.value,
-        n_schedule_steps=0 if set(schedules) == {config.Schedule.constant} else train_config.n_all_steps,
+        n_schedule_steps=train_config.n_all_steps if algorithm.is_scheduled else 0,
     )
 
 

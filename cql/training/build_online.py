@@ -32,8 +32,7 @@ def build_online(
     )
     failure, by_last = failure_rule(first, transitions)
     preparation = Preparation(
-        mean=transitions.normaliser.mean.cpu(),
-        std=transitions.normaliser.std.cpu(),
+        normaliser=transitions.normaliser.cpu(),
         reward_scale=transitions.reward_scale,
         reward_bias=transitions.reward_bias,
         action_clip=first.dataset.action_clip,

@@ -169,7 +169,8 @@ def _initial_checkpoints(
     found: dict[Path, dict[str, Any]] = {}
     errors: dict[Path, Exception] = {}
     for directory, each in configs.items():
-        if CheckpointFolder(directory / "checkpoints").steps():
+        begins_anew = each.init_from is None and each.init_from_sweep is None
+        if begins_anew or CheckpointFolder(directory / "checkpoints").steps():
             continue
         try:
             contents = initial_checkpoint(each, directory, choose_device(each.device))

@@ -75,8 +75,8 @@ def begin_with(checkpoint: Mapping[str, Any], directory: Path, transitions: data
     Raises:
         FolderError: the observations are normalised otherwise than those that the networks know.
     """
-    origin, theirs = checkpoint["init_from"], checkpoint["normaliser"]
-    own = {"mean": transitions.normaliser.mean.cpu(), "std": transitions.normaliser.std.cpu()}
+    origin, theirs, normaliser = checkpoint["init_from"], checkpoint["normaliser"], transitions.normaliser.cpu()
+    own = {"mean": normaliser.mean, "std": normaliser.std}
     if own["mean"].shape != theirs["mean"].shape:
         sizes = len(theirs["mean"]), len(own["mean"])
         raise FolderError(
@@ -151,6 +151,6 @@ def _differences(theirs: Mapping[str, Any], own: TrainConfig) -> list[str]:
     """In what a run differs from the one that it begins with, besides what makes it begin with that one."""
     lines = config.differences(theirs, config.to_dict(own))
     found = [line for line in lines if line.partition(":")[0].partition(".")[0] not in _ITS_OWN]
-    if {own.algorithm.critic_schedule, own.algorithm.actor_schedule} != {config.Schedule.constant}:
+    if own.algorithm.is_scheduled:
         found.append(f"learning rates: their schedule spans the {own.n_all_steps} steps of this run")
     return found

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cql import files
 from cql.algorithm.sampling import Batch, Mixture
+from cql.data import Normaliser
 from cql.data.returns import returns_to_go
 from cql.rollout.collection import Collector, Episode, SampledPolicy
 from cql.training.local_logger import DamagedFileError
@@ -51,8 +52,7 @@ class Preparation:
     """How an episode becomes what the critics see, as the dataset did.
 
     Attributes:
-        mean: of the observations, (S,).
-        std: of the observations, (S,).
+        normaliser: of the observations, on the CPU.
         reward_scale: of the rewards.
         reward_bias: is added to the scaled rewards.
         action_clip: largest magnitude of the actions.
@@ -61,8 +61,7 @@ class Preparation:
         by_last: of the same.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    normaliser: Normaliser
     reward_scale: float
     reward_bias: float
     action_clip: float | None
@@ -72,7 +71,7 @@ class Preparation:
 
     def transitions(self, episode: Episode, discount: float) -> Batch:
         """An episode's transitions, with the axis of their number first; returns to go included."""
-        observations = (torch.from_numpy(episode.observations) - self.mean) / self.std
+        observations = self.normaliser.apply(torch.from_numpy(episode.observations))
         actions = torch.from_numpy(episode.actions)
         if self.action_clip is not None:
             actions = actions.clamp(-self.action_clip, self.action_clip)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cql import config, data
+from cql import data
 from cql.config import TrainConfig, to_dict
 from cql.config.identity import differences
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load
@@ -113,13 +113,6 @@ def _steps(directory: Path, initial: Mapping[str, Any] | None = None) -> set[int
     return {0 if initial is None else int(initial["step"])}
 
 
-def _may_be_longer(train_config: TrainConfig) -> bool:
-    """Whether a run may be trained for longer than it was meant to be: nothing before its end depends on that."""
-    algorithm = train_config.algorithm
-    schedules = {algorithm.critic_schedule, algorithm.actor_schedule}
-    return schedules == {config.Schedule.constant} and not train_config.online.n_updates
-
-
 def check_checkpoint(
     checkpoint: Mapping[str, Any],
     train_config: TrainConfig,
@@ -133,7 +126,8 @@ def check_checkpoint(
         FolderError: the checkpoint is of another run, of other data, or of another kind of device.
     """
     before = dict(checkpoint["config"])
-    if _may_be_longer(train_config):
+    # A run may be trained for longer than it was meant to be, if nothing before its end depends on that.
+    if not train_config.algorithm.is_scheduled and not train_config.online.n_updates:
         before["n_steps"] = train_config.n_steps
     others = differences(before, to_dict(train_config))
     if others:

@@ -497,8 +497,8 @@ class Trainer:
         """The policies of all runs, or of some, as they are now: copies on the CPU, whatever the device."""
         chosen = list(range(len(self.runs)) if runs is None else runs)
         parameters = {name: tensor.detach()[chosen].cpu() for name, tensor in self.agent.actor.items()}
-        config, (mean, std) = self.agent.config, (self.normaliser.mean.cpu(), self.normaliser.std.cpu())
-        return Policy(config.actor, parameters, mean, std, (config.log_std_min, config.log_std_max))
+        config, own = self.agent.config, self.normaliser.cpu()
+        return Policy(config.actor, parameters, own.mean, own.std, (config.log_std_min, config.log_std_max))
 
     def _rollouts(self, due: Sequence[bool], recorded: bool) -> Rollouts:
         videos = {index: self._policy([index]) for index, is_due in enumerate(due) if is_due} if recorded else {}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from children import fork
-from test_resume import assert_same_run, dying_before_call, exit_code, run_and_signal
+from test_resume import assert_same_run, calls_of, dying_before_call, exit_code, run_and_signal
 from tiny import tiny_config, write_dataset
 
 from cql import data
@@ -164,13 +164,7 @@ def undisturbed(resumable: TrainConfig, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def n_calls(resumable: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> int:
-    place = tmp_path_factory.mktemp("counted")
-
-    def task() -> None:
-        (place / "calls").write_text(str(dying_before_call(resumable, place / "run", 0)))
-
-    assert exit_code(fork(task)) == 0
-    return int((place / "calls").read_text())
+    return calls_of(resumable, tmp_path_factory.mktemp("counted"))
 
 
 @pytest.mark.parametrize("point", range(4))
@@ -440,7 +434,7 @@ def test_an_episode_is_prepared_as_the_dataset_is(tmp_path: Path) -> None:
 
 
 def of_numbers(first: int, length: int) -> Batch:
-    """Transitions that can be told apart by their rewards."""
+    """Transitions with rewards that are all different."""
     values = torch.arange(first, first + length).float()
     return Batch(values[:, None], values[:, None], values, values[:, None] + 1, torch.zeros(length))
 

@@ -97,16 +97,19 @@ def dying_before_call(train_config: TrainConfig, folder: Path, number: int) -> i
     return calls
 
 
-@pytest.fixture(scope="module")
-def n_calls(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> int:
+def calls_of(train_config: TrainConfig, place: Path) -> int:
     """How often an undisturbed run renames or flushes."""
-    place = tmp_path_factory.mktemp("counted")
 
     def task() -> None:
         (place / "calls").write_text(str(dying_before_call(train_config, place / "run", 0)))
 
     assert exit_code(fork(task)) == 0
     return int((place / "calls").read_text())
+
+
+@pytest.fixture(scope="module")
+def n_calls(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> int:
+    return calls_of(train_config, tmp_path_factory.mktemp("counted"))
 
 
 @pytest.mark.parametrize("point", range(10))
