@@ -17,7 +17,7 @@ from cql.algorithm.networks import Parameters
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
-Schedule = Literal["constant", "linear", "cosine"]
+RateSchedule = Literal["constant", "linear", "cosine"]
 
 
 class Adam:
@@ -49,7 +49,7 @@ class Adam:
         *,
         max_norms: Sequence[float | None] = (),
         weight_decays: Sequence[float] | None = None,
-        schedule: tuple[Schedule, int] = ("constant", 0),
+        schedule: tuple[RateSchedule, int] = ("constant", 0),
     ) -> None:
         self.parameters = list(parameters.values())
         self.learning_rates = list(learning_rates)

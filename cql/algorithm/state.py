@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cql.algorithm import networks
-from cql.algorithm.adam import Adam, Schedule
+from cql.algorithm.adam import Adam, RateSchedule
 from cql.algorithm.losses import Backup
 from cql.algorithm.networks import Mlp, Parameters
 from cql.algorithm.sampling import INITIALISATION_STREAM, generator
@@ -69,8 +69,8 @@ class AgentConfig:
     include_data_action: bool = False
     log_std_multiplier: float | None = None
     log_std_offset: float | None = None
-    critic_schedule: Schedule = "constant"
-    actor_schedule: Schedule = "constant"
+    critic_schedule: RateSchedule = "constant"
+    actor_schedule: RateSchedule = "constant"
     n_schedule_steps: int = 0
 
 

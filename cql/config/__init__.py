@@ -4,6 +4,7 @@ The names that other packages use are here. Importing the package registers sche
 process needs that unpickles a config and imports nothing else.
 """
 
+from cql.config.choices import EvalWorker, ReturnsToGo
 from cql.config.composition import VERSION_BASE, arranged, compose, refuse_beside_resume, register, stackable
 from cql.config.conversion import checked, from_dict, to_dict
 from cql.config.folders import (
@@ -20,12 +21,11 @@ from cql.config.identity import NO_OTHER_RUN, ROUNDING, differences, differing_k
 from cql.config.keys import CONFIG_DIR, GROUPS, options_of
 from cql.config.messages import ConfigError, explain, friendly_errors
 from cql.config.names import dataset_label, point_name
+from cql.config.online import Finetune
 from cql.config.schema import (
     CqlConfig,
     D4rlDataset,
     EmbeddedDataset,
-    EvalWorker,
-    Finetune,
     FixedAlphaCql,
     FixedAlphaTemp,
     LearnedAlphaCql,
@@ -33,8 +33,6 @@ from cql.config.schema import (
     MinariDataset,
     NetworkConfig,
     NetworkPart,
-    ReturnsToGo,
-    Schedule,
     TrainConfig,
     WandbLoggerConfig,
 )
@@ -63,7 +61,6 @@ __all__ = [
     "NetworkConfig",
     "NetworkPart",
     "ReturnsToGo",
-    "Schedule",
     "TrainConfig",
     "WandbLoggerConfig",
     "arranged",

@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from cql.config.choices import Device, Gradient
 from cql.config.messages import ConfigError, article, did_you_mean
 from cql.config.names import path_safe, unsafe_name
+from cql.config.online import Finetune
 from cql.config.schema import (
     CqlConfig,
     D4rlDataset,
-    Device,
-    Finetune,
-    Gradient,
     LearnedAlphaCql,
     MinariDataset,
     TrainConfig,

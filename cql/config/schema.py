@@ -9,155 +9,22 @@ without effect cannot be written, and code that reads a config matches on the cl
 `kind`, by which :func:`cql.config.conversion.from_dict` finds the class again.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, ClassVar
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Bounds, as metadata of the fields
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """An interval of numbers; None leaves a side open."""
-
-    above: float | None = None
-    at_least: float | None = None
-    below: float | None = None
-    at_most: float | None = None
-
-    def __contains__(self, value: float) -> bool:
-        return (
-            math.isfinite(value)
-            and (self.above is None or value > self.above)
-            and (self.at_least is None or value >= self.at_least)
-            and (self.below is None or value < self.below)
-            and (self.at_most is None or value <= self.at_most)
-        )
-
-    def __str__(self) -> str:
-        sides = {
-            "greater than": self.above,
-            "at least": self.at_least,
-            "less than": self.below,
-            "at most": self.at_most,
-        }
-        return " and ".join(f"{words} {side}" for words, side in sides.items() if side is not None) or "finite"
-
-
-def _number(bounds: Bounds | None = None, *, hint: str = "") -> Any:
-    """A number without a default (the YAML files hold the values), its bounds, and what to do when it is outside."""
-    return field(metadata={"bounds": bounds or Bounds(), "hint": hint})
-
-
-def _later(default: Any, bounds: Bounds | None = None, *, hint: str = "") -> Any:
-    """A number or null that the files of earlier versions lack, so that it has a default; bounds as in `_number`."""
-    return field(default=default, metadata={"bounds": bounds or Bounds(), "hint": hint})
-
-
-def _text(*, ask: str = "", one_of: Sequence[str] = ()) -> Any:
-    """A text without a default; `ask` says what to give if it is missing."""
-    return field(metadata={"ask": ask, "one_of": tuple(one_of)})
-
-
-_POSITIVE = Bounds(above=0)
-_AT_LEAST_0 = Bounds(at_least=0)
-_AT_LEAST_1 = Bounds(at_least=1)
-_RATE = Bounds(above=0, at_most=1)
-_SEED = Bounds(at_least=0, at_most=2**32 - 1)
-ALPHA_CQL_MAX = 1e6  # equal to cql.algorithm.losses.ALPHA_CQL_MAX, whose module imports torch
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Choices
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-class Device(StrEnum):
-    """Where training runs; `auto` is CUDA if there is a device, else the CPU."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class EvalWorker(StrEnum):
-    """Whether another process evaluates and records videos while training continues; `auto`: if training is on CUDA.
-
-    The results are the same, bit for bit.
-    """
-
-    auto = "auto"
-    on = "on"
-    off = "off"
-
-
-class Backup(StrEnum):
-    """The critics' target: with the entropy term, without it, or the largest over sampled next actions."""
-
-    soft = "soft"
-    hard = "hard"
-    max = "max"
-
-
-class Gradient(StrEnum):
-    """The gradient of the conservative gap: through every sampled action, or through a few drawn by weight."""
-
-    exact = "exact"
-    sampled = "sampled"
-
-
-class Activation(StrEnum):
-    """The non-linearity after each hidden layer."""
-
-    relu = "relu"
-    tanh = "tanh"
-    elu = "elu"
-    silu = "silu"
-    gelu = "gelu"
-
-
-class Initialisation(StrEnum):
-    """How weights begin: torch's own `Linear` default, orthogonal, or Xavier uniform."""
-
-    torch = "torch"
-    orthogonal = "orthogonal"
-    xavier = "xavier"
-
-
-class Schedule(StrEnum):
-    """How a learning rate falls from its value to 0, over all training steps of a run."""
-
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
-
-
-class ReturnsToGo(StrEnum):
-    """How Cal-QL's floor, the return of the data from a state on, is taken from an episode.
-
-    `truncate`: the discounted sum of the rewards that were recorded. `bootstrap_failure`: the same, but in an episode
-    in which every reward is the lowest of the dataset, the failure of a sparse task, that reward goes on for ever, as
-    in the code published with Cal-QL. `bootstrap_last_failure`: it does so in every episode that ends with that
-    reward, as in CORL's code.
-    """
-
-    truncate = "truncate"
-    bootstrap_failure = "bootstrap_failure"
-    bootstrap_last_failure = "bootstrap_last_failure"
-
-
-class LoggerMode(StrEnum):
-    """Where a W&B run goes; `auto` is online with a key and a network, and offline otherwise."""
-
-    auto = "auto"
-    online = "online"
-    offline = "offline"
-    disabled = "disabled"
-
+from cql.config.bounds import ALPHA_CQL_MAX, AT_LEAST_0, AT_LEAST_1, POSITIVE, RATE, SEED, Bounds, later, number, text
+from cql.config.choices import (
+    Activation,
+    Backup,
+    Device,
+    EvalWorker,
+    Gradient,
+    Initialisation,
+    LoggerMode,
+    RateSchedule,
+    ReturnsToGo,
+)
+from cql.config.online import Finetune, NoOnline, Online
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The algorithm
@@ -181,7 +48,7 @@ class FixedAlphaTemp(AlphaTemp):
     """
 
     kind: str = "fixed"
-    value: float = _number(_AT_LEAST_0)
+    value: float = number(AT_LEAST_0)
 
 
 @dataclass(kw_only=True)
@@ -196,11 +63,11 @@ class LearnedAlphaTemp(AlphaTemp):
     """
 
     kind: str = "learned"
-    initial_value: float = _number(
-        _POSITIVE, hint="it is learned as a logarithm; for 0 choose algorithm/alpha_temp=fixed"
+    initial_value: float = number(
+        POSITIVE, hint="it is learned as a logarithm; for 0 choose algorithm/alpha_temp=fixed"
     )
-    target_entropy: float | None = _number()
-    temp_learning_rate: float = _number(_RATE, hint="for a constant temperature choose algorithm/alpha_temp=fixed")
+    target_entropy: float | None = number()
+    temp_learning_rate: float = number(RATE, hint="for a constant temperature choose algorithm/alpha_temp=fixed")
 
 
 @dataclass(kw_only=True)
@@ -220,7 +87,7 @@ class FixedAlphaCql(AlphaCql):
     """
 
     kind: str = "fixed"
-    value: float = _number(Bounds(at_least=0, at_most=ALPHA_CQL_MAX), hint="0.5 to 20 is usual")
+    value: float = number(Bounds(at_least=0, at_most=ALPHA_CQL_MAX), hint="0.5 to 20 is usual")
 
 
 @dataclass(kw_only=True)
@@ -238,12 +105,12 @@ class LearnedAlphaCql(AlphaCql):
     """
 
     kind: str = "learned"
-    initial_value: float = _number(
+    initial_value: float = number(
         Bounds(above=0, at_most=ALPHA_CQL_MAX),
         hint="it is learned as a logarithm; for 0 choose algorithm/alpha_cql=fixed",
     )
-    tau_cql: float | None = _number()
-    alpha_learning_rate: float = _number(_RATE, hint="for a constant multiplier choose algorithm/alpha_cql=fixed")
+    tau_cql: float | None = number()
+    alpha_learning_rate: float = number(RATE, hint="for a constant multiplier choose algorithm/alpha_cql=fixed")
 
 
 @dataclass(kw_only=True)
@@ -265,11 +132,11 @@ class Penalty:
     calibrated: ClassVar[bool] = False
 
     kind: str
-    temperature: float = _number(_POSITIVE)
+    temperature: float = number(POSITIVE)
     gradient: Gradient = Gradient.exact
-    num_gradient_actions: int | None = field(default=None, metadata={"bounds": _AT_LEAST_1, "hint": "1 is fastest"})
-    gap_clip_min: float | None = _later(None)
-    gap_clip_max: float | None = _later(None)
+    num_gradient_actions: int | None = field(default=None, metadata={"bounds": AT_LEAST_1, "hint": "1 is fastest"})
+    gap_clip_min: float | None = later(None)
+    gap_clip_max: float | None = later(None)
 
     @property
     def n_groups(self) -> int:
@@ -369,27 +236,27 @@ class CqlConfig:
         penalty: The estimator of the conservative gap.
     """
 
-    w_cql: float = _number(_AT_LEAST_0)
+    w_cql: float = number(AT_LEAST_0)
     backup: Backup
-    num_sampled_actions: int = _number(_AT_LEAST_1)
-    bc_steps: int = _number(_AT_LEAST_0)
-    tau_target: float = _number(Bounds(above=0, at_most=1), hint="1 copies the critics, 0.005 is usual")
-    target_update_period: int = _number(_AT_LEAST_1)
-    discount: float = _number(Bounds(at_least=0, below=1), hint="0.99 is usual")
-    critic_learning_rate: float = _number(_RATE, hint="3e-4 is usual")
-    actor_learning_rate: float = _number(_RATE, hint="3e-5 to 3e-4 is usual")
-    log_std_min: float = _number()
-    log_std_max: float = _number()
-    log_std_multiplier: float | None = _later(None)
-    log_std_offset: float | None = _later(None)
-    n_critics: int = _later(2, _AT_LEAST_1)
-    n_target_critics: int | None = _later(None, _AT_LEAST_1)
-    critic_max_grad_norm: float | None = _later(None, _POSITIVE)
-    actor_max_grad_norm: float | None = _later(None, _POSITIVE)
-    critic_weight_decay: float = _later(0.0, _AT_LEAST_0)
-    actor_weight_decay: float = _later(0.0, _AT_LEAST_0)
-    critic_schedule: Schedule = Schedule.constant
-    actor_schedule: Schedule = Schedule.constant
+    num_sampled_actions: int = number(AT_LEAST_1)
+    bc_steps: int = number(AT_LEAST_0)
+    tau_target: float = number(Bounds(above=0, at_most=1), hint="1 copies the critics, 0.005 is usual")
+    target_update_period: int = number(AT_LEAST_1)
+    discount: float = number(Bounds(at_least=0, below=1), hint="0.99 is usual")
+    critic_learning_rate: float = number(RATE, hint="3e-4 is usual")
+    actor_learning_rate: float = number(RATE, hint="3e-5 to 3e-4 is usual")
+    log_std_min: float = number()
+    log_std_max: float = number()
+    log_std_multiplier: float | None = later(None)
+    log_std_offset: float | None = later(None)
+    n_critics: int = later(2, AT_LEAST_1)
+    n_target_critics: int | None = later(None, AT_LEAST_1)
+    critic_max_grad_norm: float | None = later(None, POSITIVE)
+    actor_max_grad_norm: float | None = later(None, POSITIVE)
+    critic_weight_decay: float = later(0.0, AT_LEAST_0)
+    actor_weight_decay: float = later(0.0, AT_LEAST_0)
+    critic_schedule: RateSchedule = RateSchedule.constant
+    actor_schedule: RateSchedule = RateSchedule.constant
     alpha_temp: AlphaTemp
     alpha_cql: AlphaCql
     penalty: Penalty
@@ -397,7 +264,7 @@ class CqlConfig:
     @property
     def is_scheduled(self) -> bool:
         """Whether a learning rate changes in training."""
-        return {self.critic_schedule, self.actor_schedule} != {Schedule.constant}
+        return {self.critic_schedule, self.actor_schedule} != {RateSchedule.constant}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -427,14 +294,14 @@ class Dataset:
 
     kind: str
     normalise_observations: bool
-    reward_scale: float = _number(_POSITIVE)
-    reward_bias: float = _number()
-    n_episodes: int | None = _number(_AT_LEAST_1)
-    fraction: float | None = _number(Bounds(above=0, at_most=1))
-    subset_seed: int = _number(_SEED)
+    reward_scale: float = number(POSITIVE)
+    reward_bias: float = number()
+    n_episodes: int | None = number(AT_LEAST_1)
+    fraction: float | None = number(Bounds(above=0, at_most=1))
+    subset_seed: int = number(SEED)
     timeouts_as_terminals: bool
     normalise_rewards: bool = False
-    action_clip: float | None = _later(None, Bounds(above=0, at_most=1), hint="published code has 0.99999")
+    action_clip: float | None = later(None, Bounds(above=0, at_most=1), hint="published code has 0.99999")
     returns_to_go: ReturnsToGo = ReturnsToGo.truncate
 
 
@@ -451,7 +318,7 @@ class EmbeddedDataset(Dataset):
     """
 
     kind: str = "embedded"
-    name: str = _text(one_of=EMBEDDED_DATASETS)
+    name: str = text(one_of=EMBEDDED_DATASETS)
 
 
 @dataclass(kw_only=True)
@@ -464,7 +331,7 @@ class MinariDataset(Dataset):
     """
 
     kind: str = "minari"
-    id: str = _text(ask="the id of a Minari dataset, e.g. dataset.id=mujoco/hopper/medium-v0")
+    id: str = text(ask="the id of a Minari dataset, e.g. dataset.id=mujoco/hopper/medium-v0")
     download: bool
 
 
@@ -477,68 +344,7 @@ class D4rlDataset(Dataset):
     """
 
     kind: str = "d4rl"
-    path: str = _text(ask="the path of a D4RL HDF5 file, e.g. dataset.path=data/halfcheetah_medium-v2.hdf5")
-
-
-@dataclass(kw_only=True)
-class Online:
-    """Training that goes on in the environment, after `n_steps` steps on the dataset."""
-
-    kind: str
-
-    @property
-    def n_updates(self) -> int:
-        """Training steps in the environment's part of a run."""
-        return 0
-
-
-@dataclass(kw_only=True)
-class NoOnline(Online):
-    """Training ends with the dataset.
-
-    Attributes:
-        kind: `none`.
-    """
-
-    kind: str = "none"
-
-
-@dataclass(kw_only=True)
-class Finetune(Online):
-    """Training goes on with whole episodes that each run collects with sampled actions.
-
-    Attributes:
-        kind: `finetune`.
-        n_online_steps: Environment steps of each run. Episodes are collected whole, so that there may be more, by less
-            than the episodes of one collection.
-        n_start_steps: Of these, how many are collected before training goes on; no training steps are taken for them.
-        update_to_data: Training steps per environment step.
-        episodes_per_collection: Episodes that a run collects at once, whenever its training has caught up.
-        mixing_ratio: Share of each minibatch that comes from the dataset; null draws from both in proportion to their
-            sizes.
-        buffer_size: The newest transitions of its own that a run learns from.
-        n_steps_per_epoch: Environment steps averaged into one row of metrics; null for the run's `n_steps_per_epoch`.
-        alpha_cql: A fixed multiplier from here on; null keeps it.
-        w_cql: The weight in front of it from here on; null keeps it.
-        calibrated: Whether Cal-QL's floor is still used; null keeps it.
-    """
-
-    kind: str = "finetune"
-    n_online_steps: int = _number(_AT_LEAST_1)
-    n_start_steps: int = _number(_AT_LEAST_0)
-    update_to_data: int = _number(_AT_LEAST_1)
-    episodes_per_collection: int = _number(_AT_LEAST_1)
-    mixing_ratio: float | None = _number(Bounds(at_least=0, at_most=1), hint="0.5 is usual")
-    buffer_size: int = _number(_AT_LEAST_1)
-    n_steps_per_epoch: int | None = _number(_AT_LEAST_1)
-    alpha_cql: float | None = _number(Bounds(at_least=0, at_most=ALPHA_CQL_MAX), hint="0 trains on as SAC")
-    w_cql: float | None = _number(_AT_LEAST_0)
-    calibrated: bool | None = None
-
-    @property
-    def n_updates(self) -> int:
-        """Training steps in the environment's part of a run."""
-        return self.update_to_data * (self.n_online_steps - self.n_start_steps)
+    path: str = text(ask="the path of a D4RL HDF5 file, e.g. dataset.path=data/halfcheetah_medium-v2.hdf5")
 
 
 @dataclass(kw_only=True)
@@ -554,12 +360,12 @@ class NetworkPart:
         last_layer_scale: Gain of the last layer.
     """
 
-    width: int | None = _later(None, _AT_LEAST_1)
-    depth: int | None = _later(None, _AT_LEAST_1)
+    width: int | None = later(None, AT_LEAST_1)
+    depth: int | None = later(None, AT_LEAST_1)
     activation: Activation | None = None
     layer_norm: bool | None = None
     initialisation: Initialisation | None = None
-    last_layer_scale: float | None = _later(None, _POSITIVE)
+    last_layer_scale: float | None = later(None, POSITIVE)
 
 
 @dataclass(kw_only=True)
@@ -578,12 +384,12 @@ class NetworkConfig:
         critic: What the critics' networks have otherwise.
     """
 
-    width: int = _number(_AT_LEAST_1)
-    depth: int = _number(_AT_LEAST_1)
+    width: int = number(AT_LEAST_1)
+    depth: int = number(AT_LEAST_1)
     activation: Activation
     layer_norm: bool
     initialisation: Initialisation
-    last_layer_scale: float | None = _later(None, _POSITIVE, hint="published code has 0.01")
+    last_layer_scale: float | None = later(None, POSITIVE, hint="published code has 0.01")
     actor: NetworkPart = field(default_factory=NetworkPart)
     critic: NetworkPart = field(default_factory=NetworkPart)
 
@@ -606,9 +412,9 @@ class EnvConfig:
     id: str
     reference: Any  # OmegaConf knows no union of a text and a list; `conversion` checks it
     kwargs: Any = None  # a mapping or null; Hydra adds no keys to one whose type is known, and `conversion` checks it
-    max_episode_steps: int | None = field(default=None, metadata={"bounds": _AT_LEAST_1, "hint": ""})
-    n_eval_episodes: int = _number(_AT_LEAST_1)
-    eval_seed: int = _number(Bounds(at_least=0, at_most=2**31))
+    max_episode_steps: int | None = field(default=None, metadata={"bounds": AT_LEAST_1, "hint": ""})
+    n_eval_episodes: int = number(AT_LEAST_1)
+    eval_seed: int = number(Bounds(at_least=0, at_most=2**31))
 
 
 @dataclass(kw_only=True)
@@ -664,8 +470,8 @@ class VideoConfig:
     """
 
     enabled: bool
-    seconds: float = _number(Bounds(above=0, at_most=60))
-    size: int = _number(Bounds(at_least=32, at_most=1080))
+    seconds: float = number(Bounds(above=0, at_most=60))
+    size: int = number(Bounds(at_least=32, at_most=1080))
 
 
 @dataclass(kw_only=True)
@@ -697,24 +503,24 @@ class TrainConfig:
         retry_failed: Also resume runs that failed, from their last checkpoint.
         algorithm: The learner.
         dataset: What it learns from.
-        online: Whether and how training goes on in the environment.
+        online: Whether and how training continues in the environment.
         network: Its networks.
         env: Where it is evaluated.
         logger: Where metrics go.
         video: Rollouts.
     """
 
-    seed: int = _number(_SEED)
+    seed: int = number(SEED)
     device: Device
-    n_steps: int = _number(_AT_LEAST_0)
-    n_steps_per_epoch: int = _number(_AT_LEAST_1)
-    batch_size: int = _number(_AT_LEAST_1)
-    n_epochs_per_eval: int = _number(_AT_LEAST_1)
-    n_evals_per_video: int = _number(_AT_LEAST_0, hint="for no videos at all write video.enabled=false")
-    n_epochs_per_checkpoint: int = _number(_AT_LEAST_1)
-    n_kept_checkpoints: int = _number(_AT_LEAST_1)
+    n_steps: int = number(AT_LEAST_0)
+    n_steps_per_epoch: int = number(AT_LEAST_1)
+    batch_size: int = number(AT_LEAST_1)
+    n_epochs_per_eval: int = number(AT_LEAST_1)
+    n_evals_per_video: int = number(AT_LEAST_0, hint="for no videos at all write video.enabled=false")
+    n_epochs_per_checkpoint: int = number(AT_LEAST_1)
+    n_kept_checkpoints: int = number(AT_LEAST_1)
     resume: str | None
-    n_threads: int | None = _number(_AT_LEAST_1)
+    n_threads: int | None = number(AT_LEAST_1)
     # With defaults, because the files of runs from before these keys lack them.
     eval_worker: EvalWorker = EvalWorker.auto
     sweep_name: str | None = None

@@ -205,11 +205,11 @@ class Comparison:
 
     @cached_property
     def has_online(self) -> bool:
-        """Whether any run goes on in the environment."""
+        """Whether any run continues in the environment."""
         return any(run.n_offline_steps is not None for run in self.results.runs)
 
     def online(self, group: Group) -> dict[str, list[float]]:
-        """Of a group's finished runs that went on in the environment: before that, at the end, and the regret."""
+        """Of a group's finished runs that continued in the environment: before that, at the end, and the regret."""
         scored, runs = self.results.scored, [run for run in group.ended if run.n_offline_steps is not None]
         found = {
             "offline": [run.offline(scored=scored) for run in runs],

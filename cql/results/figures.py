@@ -270,7 +270,7 @@ def learning_curves(results: Results) -> Figure | None:
 
 
 def online_curves(results: Results) -> Figure | None:
-    """Evaluations over environment steps, for runs whose training went on there; the first is that of the switch."""
+    """Evaluations over environment steps, for runs whose training continued there; the first is that of the switch."""
     return _curves(results, lambda run: run.online_curve(results.scored), "environment steps", marks_switch=False)
 
 

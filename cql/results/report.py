@@ -132,7 +132,7 @@ def _drawn(compared: Comparison) -> dict[str, Figure | None]:
 
 
 def markdown(compared: Comparison) -> str:
-    """Tasks down, arms across; and a second table if training went on in the environment."""
+    """Tasks down, arms across; and a second table if training continued in the environment."""
     text = f"{writers.markdown_table(*_table(compared))}\n{_caption(compared)}\n"
     if compared.has_online:
         text += f"\n{writers.markdown_table(ONLINE_HEADER, online_rows(compared))}\n{online_caption(compared)}\n"
@@ -148,7 +148,7 @@ def latex(compared: Comparison) -> str:
 
 
 def online_rows(compared: Comparison) -> list[list[str]]:
-    """A row for each task and arm whose training went on in the environment, as :data:`ONLINE_HEADER` says."""
+    """A row for each task and arm whose training continued in the environment, as :data:`ONLINE_HEADER` says."""
     rows = []
     for group in compared.results.groups:
         found = compared.online(group)

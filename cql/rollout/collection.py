@@ -1,4 +1,4 @@
-"""Whole episodes with sampled actions, for training that goes on in the environment.
+"""Whole episodes with sampled actions, for training that continues in the environment.
 
 An episode depends on the policy, on its run's seed and on its number alone: not on what was collected before, nor on
 the other runs. So a simulator never has to be saved.

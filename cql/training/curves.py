@@ -119,7 +119,7 @@ def canvas(
 
 
 def mark_switch(axes: Axes, steps: Iterable[float]) -> None:
-    """A dashed line at each step after which training goes on in the environment; none at 0."""
+    """A dashed line at each step after which training continues in the environment; none at 0."""
     for step in steps:
         if step > 0:
             axes.axvline(step, color=PALE, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
@@ -166,7 +166,7 @@ def by_step(rows: Iterable[tuple[float, float]]) -> dict[float, list[float]]:
 
 
 def _offline_end(metrics: Metrics) -> float:
-    """The last step of training on the dataset, if training went on in the environment; else 0."""
+    """The last step of training on the dataset, if training continued in the environment; else 0."""
     if not any("env_steps" in row for row in metrics):
         return 0.0
     return max((row["step"] for row in metrics if "env_steps" not in row), default=0.0)

@@ -1,8 +1,8 @@
 """What a run begins with, if ``init_from`` or ``init_from_sweep`` names another run: a checkpoint of that one.
 
 The networks, targets, coefficients and optimisers are the other run's, and so is the step. With the same seed the
-random numbers go on too: a run on the dataset and one in the environment that begins with its last checkpoint are, bit
-for bit, the one run that does both, if learning rates are constant (a schedule spans all steps of its own run).
+random numbers continue too: a run on the dataset and one in the environment that begins with its last checkpoint are,
+bit for bit, the one run that does both, if learning rates are constant (a schedule spans all steps of its own run).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Training that goes on in the environment: when runs collect, what they have, and the files that hold it.
+"""Training that continues in the environment: when runs collect, what they have, and the files that hold it.
 
 After the steps on the dataset, a run collects whole episodes whenever its training has caught up with them: before
 training step u of this part (counted from 0), if it has no more than ``n_start_steps + u / update_to_data``

@@ -88,7 +88,7 @@ class Run:
         log_checkpoints: at the end, copy the last and the best checkpoint to W&B.
         scores: of the evaluations so far.
         evaluations: the step and the mean return of each evaluation so far.
-        n_offline_steps: of the schedule, if the run goes on in the environment; else None.
+        n_offline_steps: of the schedule, if the run continues in the environment; else None.
         status: ``running`` until :func:`train` returns.
         exit_code: 0, 1 if the run failed or was stopped on its page in W&B, 128 + the number of a signal that ended it.
         failure: what went wrong, where ``status`` is ``failed``.

@@ -1,4 +1,4 @@
-"""Training that goes on in the environment: collected whole, resumed bit for bit, alone as in a stack."""
+"""Training that continues in the environment: collected whole, resumed bit for bit, alone as in a stack."""
 
 from __future__ import annotations
 
