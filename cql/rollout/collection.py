@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.rollout.envs import EnvSpec
-from cql.rollout.evaluation import Evaluator
+from cql.rollout.episodes import Environments
 
 _SEED_STREAM, _NOISE_STREAM = 101, 102  # other numbers than those of cql.algorithm.sampling
 _SUCCESS_KEYS = ("success", "is_success", "goal_achieved")
@@ -60,9 +60,8 @@ class Collector:
 
     def __init__(self, env: str | EnvSpec, seeds: Sequence[int], n_episodes: int) -> None:
         self.n_episodes, self._seeds = n_episodes, list(seeds)
-        # Its own seeds are never used.
-        self._evaluator = Evaluator(env, [[0] * n_episodes for _ in seeds])
-        self.info = self._evaluator.info
+        self._environments = Environments(env, len(self._seeds), n_episodes)
+        self.info = self._environments.info
 
     def collect(self, policy: SampledPolicy, first: Mapping[int, int]) -> dict[int, list[Episode] | str]:
         """Collect E episodes for some of the runs.
@@ -93,7 +92,7 @@ class Collector:
             watch.act(actions.reshape(-1, shape[1]))
             return actions
 
-        results = self._evaluator.run(act, seeds, [run in due for run in range(n_runs)], watch)
+        results = self._environments.run(act, seeds, [run in due for run in range(n_runs)], watch)
         found: dict[int, list[Episode] | str] = {}
         for run in due:
             problem = results.problem(run)
@@ -108,7 +107,7 @@ class Collector:
 
     def close(self) -> None:
         """Close the environments."""
-        self._evaluator.close()
+        self._environments.close()
 
 
 def _seed(run_seed: int, number: int) -> int:
@@ -117,7 +116,7 @@ def _seed(run_seed: int, number: int) -> int:
 
 
 class _Recording:
-    """What an evaluator tells of episodes."""
+    """What :class:`Environments` tells of its episodes."""
 
     def __init__(self, n_episodes: int) -> None:
         self.n_calls = 0

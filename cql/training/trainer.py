@@ -27,7 +27,8 @@ from cql.algorithm.agent import Agent, Policy
 from cql.algorithm.sampling import Batch, Mixture, Pool, Sampler
 from cql.data import Normaliser
 from cql.rollout.envs import normalised_score
-from cql.rollout.evaluation import EpisodeResults, Evaluator, Recorder, RolledOut, Rollouts, roll_out
+from cql.rollout.episodes import EpisodeResults
+from cql.rollout.evaluation import Evaluator, Recorder, RolledOut, Rollouts, roll_out
 from cql.rollout.rendering import RenderingError
 from cql.rollout.worker import Worker
 from cql.training import curves as report

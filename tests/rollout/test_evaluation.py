@@ -117,7 +117,7 @@ def test_runs_that_are_not_due_are_left_alone_and_change_nothing():
     names = ["hopper/sac_025k", "hopper/sac_050k", "hopper/sac_075k"]
     evaluator = Evaluator("Hopper-v5", [[1000, 1001], [2000, 2001], [1000, 1001]])
     everyone = evaluator.evaluate(behaviour_policy(*names))
-    untouched, touched = evaluator._envs[2:4], []
+    untouched, touched = evaluator._environments._envs[2:4], []
 
     class Watching(gymnasium.Wrapper):
         def reset(self, **options):
@@ -128,7 +128,7 @@ def test_runs_that_are_not_due_are_left_alone_and_change_nothing():
             touched.append("step")
             return self.env.step(action)
 
-    evaluator._envs[2:4] = [Watching(env) for env in untouched]
+    evaluator._environments._envs[2:4] = [Watching(env) for env in untouched]
     shapes = set()
 
     def policy(observations):
@@ -162,7 +162,7 @@ def test_an_ended_episode_is_left_alone():
             steps[self.index] += 1
             return self.env.step(action)
 
-    evaluator._envs = [Counting(env, index) for index, env in enumerate(evaluator._envs)]
+    evaluator._environments._envs = [Counting(env, index) for index, env in enumerate(evaluator._environments._envs)]
     seen = []
 
     def policy(observations):
