@@ -205,8 +205,8 @@ class Comparison:
 
     @cached_property
     def has_online(self) -> bool:
-        """Whether any run continues in the environment."""
-        return any(run.n_offline_steps is not None for run in self.results.runs)
+        """Whether any run has finished training that continued in the environment."""
+        return any(self.online(group)["final"] for group in self.results.groups)
 
     def online(self, group: Group) -> dict[str, list[float]]:
         """Of a group's finished runs that continued in the environment: before that, at the end, and the regret."""

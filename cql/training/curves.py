@@ -46,9 +46,9 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
     """Draw the curves that show how a run went, and write them to ``key_curves.png`` in its folder.
 
     Six panels over gradient steps: the evaluation return (mean over the episodes, with a band of one standard
-    deviation on either side), the Q values of dataset, policy and uniform actions, ``critic_td``, ``cql_residual``
-    (``cql_gap`` in files without it), ``alpha_cql``, and the policy's entropy with ``alpha_temp``. A panel
-    without data says so.
+    deviation on either side), beside the return of the episodes that were collected for training; the Q values of
+    dataset, policy and uniform actions; ``critic_td``; ``cql_residual`` (``cql_gap`` in files without it);
+    ``alpha_cql``; the policy's entropy with ``alpha_temp``. A panel without data says so.
 
     Args:
         run_dir: the run's folder, with ``metrics.jsonl`` or ``episodes.csv`` in it.
@@ -192,9 +192,13 @@ def _draw_returns(axes: Axes, episodes: Sequence[EpisodeRow], metrics: Metrics) 
     else:
         axes.fill_between(curve.steps, low, high, color=BLUE, alpha=0.18, linewidth=0, zorder=2)
     _line(axes, curve, BLUE)
-    _scale(axes, np.concatenate([low, high]))
+    online = column(metrics, "online_return")
+    if len(online.steps):
+        _line(axes, online, ORANGE, "training episodes\n(sampled actions)")
+        axes.legend(frameon=False, fontsize=11, labelcolor=INK, handlelength=1.4)
+    _scale(axes, np.concatenate([low, high, online.values]))
     axes.set_title(f"last {curve.values[-1]:,.0f} ± {spread[-1]:,.0f}", loc="right", fontsize=11, color=BLUE)
-    _note(axes, f"mean ± one standard deviation\n{over}", "bottom")
+    _note(axes, f"mean ± one standard deviation {over}")
 
 
 def _draw(axes: Axes, metrics: Metrics, title: str, names: dict[str, str]) -> None:
@@ -219,7 +223,7 @@ def _draw_entropy(axes: Axes, metrics: Metrics) -> None:
     if not len(temperature.steps):
         return
     if np.ptp(temperature.values) == 0.0:
-        _note(axes, f"alpha_temp = {temperature.values[-1]:g}", "top")
+        _note(axes, f"alpha_temp = {temperature.values[-1]:g}")
         return
     if len(entropy.steps):
         axes.tick_params(axis="y", labelcolor=BLUE)
@@ -260,6 +264,6 @@ def _say(axes: Axes, text: str) -> None:
     axes.set_yticks([])
 
 
-def _note(axes: Axes, text: str, where: str) -> None:
-    height = 0.95 if where == "top" else 0.05
-    axes.text(0.98, height, text, transform=axes.transAxes, ha="right", va=where, fontsize=10.5, color=PALE)
+def _note(axes: Axes, text: str) -> None:
+    """Below the panel, where it hides no curve."""
+    axes.set_xlabel(text, loc="right", fontsize=10.5, color=PALE)

@@ -424,3 +424,7 @@ def test_runs_that_went_on_in_the_environment_have_a_table_of_their_own(tmp_path
     by_arm = {row["arm"]: row for row in compared.rows()}
     assert by_arm[a.arm]["regret_mean"] == pytest.approx(0.725)
     assert sum("regret_mean" in row for row in by_arm.values()) == 1
+
+    make_run(tmp_path / "stopped" / "run", returns[:3], status="interrupted", changes=online)
+    begun = Comparison.of(read_results([tmp_path / "stopped"]), "last", None)
+    assert "offline" not in report.markdown(begun) + report.latex(begun)  # no table without rows

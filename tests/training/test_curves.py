@@ -84,7 +84,8 @@ def test_every_panel_shows_its_metric(tmp_path: Path, figures: list[Any]) -> Non
     band = returns.collections[0].get_paths()[0].get_extents()
     assert (band.ymin, band.ymax) == (200.0, 1800.0)
     assert returns.get_title(loc="right") == "last 1,200 ± 600"
-    assert "over 2 episodes" in texts(returns)
+    assert returns.get_xlabel() == "mean ± one standard deviation over 2 episodes"
+    assert returns.get_legend() is None
     assert shown["TD error of the critics"].get_yscale() == "log"
     residual = shown["Gap minus threshold"]
     assert curve(residual)[-1] == (6000.0, -4.0)
@@ -114,7 +115,22 @@ def test_one_row_is_enough(tmp_path: Path, figures: list[Any]) -> None:
     shown = panels(figures[0])
     assert curve(shown["TD error of the critics"]) == [(1000.0, pytest.approx(1000.0 / math.e))]
     assert shown["Evaluation return"].get_title(loc="right") == "last 50 ± 0"
-    assert "alpha_temp = 1" in texts(shown["Entropy of the policy"])
+    assert shown["Entropy of the policy"].get_xlabel() == "alpha_temp = 1"
+
+
+def test_episodes_in_the_environment_are_shown_beside_the_evaluations(tmp_path: Path, figures: list[Any]) -> None:
+    logger = LocalLogger(tmp_path)
+    logger.log_metrics(10, {"critic_td": 1.0})
+    logger.log_metrics(20, {"eval_return_mean": 5.0, "eval_return_std": 2.0, "env_steps": 7.0, "online_return": 90.0})
+    logger.log_metrics(30, {"eval_return_mean": 6.0, "eval_return_std": 2.0, "env_steps": 9.0, "online_return": 4.0})
+    key_curves(tmp_path)
+    returns = panels(figures[0])["Evaluation return"]
+    assert curve(returns, 0) == [(20.0, 5.0), (30.0, 6.0)]
+    assert curve(returns, 1) == [(20.0, 90.0), (30.0, 4.0)]
+    assert returns.get_ylim()[1] > 90.0
+    assert [text.get_text() for text in returns.get_legend().get_texts()] == ["training episodes\n(sampled actions)"]
+    for axes in panels(figures[0]).values():
+        assert [10.0, 10.0] in [list(line.get_xdata()) for line in axes.lines]  # where the dataset's part ends
 
 
 def test_missing_metrics_are_said(tmp_path: Path, figures: list[Any]) -> None:
