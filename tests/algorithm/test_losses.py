@@ -349,6 +349,16 @@ def test_more_gradient_actions_have_less_variance():
     assert all(variances[k] < 0.95 * variances[1] / k for k in (2, 4, 8)), variances
 
 
+def test_a_gap_at_its_bound_still_has_a_gradient():
+    """In the exact and the sampled form alike."""
+    q_sampled = torch.tensor([[[[-2.5, -2.0, 1.0, 4.0, 4.5]]]], requires_grad=True)
+    q_data, low, high = torch.zeros(1, 1, 5), torch.tensor([-2.0]), torch.tensor([4.0])
+    losses.conservative_gap(q_sampled, q_data, None, None, low, high).sum().backward()
+    assert (q_sampled.grad * 5).flatten().tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+    within = losses.unclipped(q_sampled, q_data, None, None, low, high)
+    assert within.flatten().tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+
+
 def test_choices_follow_the_thresholds():
     weights = torch.tensor([0.1, 0.6, 0.3], dtype=torch.float64)
     q = weights.log().view(1, 1, 3, 1)
