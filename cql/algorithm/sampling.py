@@ -158,7 +158,7 @@ class Mixture(NamedTuple):
             index = (fractions * (n_data + n_online)).long()
             is_offline = index < n_data
             offline = self.offline.take(index.clamp(max=n_data - 1))
-            online = self.online.take((index - n_data).clamp(min=0).minimum((n_online - 1).clamp(min=0)))
+            online = self.online.take((index - n_data).clamp(min=0))
             return _joined(
                 lambda a, b: torch.where(is_offline.view(*is_offline.shape, *[1] * (a.dim() - 2)), a, b),
                 offline,
