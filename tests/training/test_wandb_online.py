@@ -21,8 +21,9 @@ from wandb_reader import offline_runs
 from wandb_server import KEY, Server, rows
 
 from cql.config import WandbLoggerConfig
-from cql.training import wandb_logger, wandb_mode, wandb_run
+from cql.training import experiment, wandb_logger, wandb_mode, wandb_run
 from cql.training.local_logger import LocalLogger, read_metrics, video_path
+from cql.training.run_folder import claim_folder
 from cql.training.wandb_logger import WandbLogger, finish_all, open_wandb
 
 
@@ -362,6 +363,28 @@ def test_what_wandb_was_told_for_a_folder_counts(at_home: None, tmp_path: Path, 
 def test_older_names_of_modes_count(at_home: None, monkeypatch: pytest.MonkeyPatch, mode: str, chosen: str) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)
     assert wandb_mode.choose_mode("auto") == (chosen, f"WANDB_MODE={mode}")
+
+
+def test_training_on_the_dataset_and_in_the_environment_is_one_run(
+    online: Server, dataset: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    train_config = tiny_config(
+        dataset,
+        "algorithm/penalty=cal_ql",
+        *("n_steps=20", "online=finetune", "online.n_online_steps=40", "env.reference=[0,50]"),
+        *("logger=wandb", "logger.mode=online"),
+    )
+    claim_folder(train_config, folder)
+    (outcome,) = experiment.run_stack([train_config], [folder])
+    assert isinstance(outcome, float)
+    run, local = online.run(), read_metrics(folder)
+    assert [row["step"] for row in local if "env_steps" not in row] == [10, 20]
+    for names in (("step", "floor_share"), ("step", "env_steps", "buffer_size"), ("step", "online_return")):
+        assert rows(run, *names) == [tuple(row[name] for name in names) for row in local if names[-1] in row]
+    assert len(rows(run, "step", "online_return")) >= 2
+    assert run["summary"]["regret"] == json.loads((folder / "summary.json").read_text())["regret"]
+    assert (run["state"], run["history_oddities"], run["odd"]) == ("finished", [], [])
 
 
 @pytest.mark.slow
