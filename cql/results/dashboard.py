@@ -62,6 +62,8 @@ class SweepInWandb:
         varied: Keys of the runs' config in W&B that differ between runs, besides the seed.
         scored: Whether every run's environment has reference scores.
         has_videos: Whether any run records videos.
+        is_calibrated: Whether any run's penalty has the floor of Cal-QL.
+        is_online: Whether the training of any run continues in the environment.
         n_runs: Number of its runs in W&B.
         n_points: Number of its points in W&B, each with one run per seed.
     """
@@ -72,6 +74,8 @@ class SweepInWandb:
     varied: tuple[str, ...]
     scored: bool
     has_videos: bool
+    is_calibrated: bool
+    is_online: bool
     n_runs: int
     n_points: int
 
@@ -113,6 +117,8 @@ def in_wandb(folder: Path, *, project: str | None = None, entity: str | None = N
         varied=varied_keys(configs, _swept(folder)),
         scored=all(config.get("env.reference") is not None for config in configs),
         has_videos=any(config.get("video.enabled") for config in configs),
+        is_calibrated=any(config.get("algorithm.penalty.kind") == "cal_ql" for config in configs),
+        is_online=any(config.get("online.kind") == "finetune" for config in configs),
         n_runs=len(directories),
         n_points=len({without_seed(directory.name) for directory in directories}),
     )
@@ -206,8 +212,8 @@ def workspace(sweep: SweepInWandb) -> Any:
         "max_runs_to_show": sweep.n_runs,
     }
 
-    def curve(metric: str, title: str | None = None) -> Any:
-        return wr.LinePlot(title=title or metric, x="step", y=[metric], title_x="gradient steps", **by_point)
+    def curve(metric: str, title: str | None = None, x: str = "step", title_x: str = "gradient steps") -> Any:
+        return wr.LinePlot(title=title or metric, x=x, y=[metric], title_x=title_x, **by_point)
 
     def bars(outcome: str, title: str) -> Any:
         return wr.BarPlot(title=title, metrics=[f"{outcome}{judged}"], max_bars_to_show=sweep.n_points, **by_point)
@@ -226,7 +232,14 @@ def workspace(sweep: SweepInWandb) -> Any:
             wr.ParameterImportancePlot(with_respect_to=f"{_JUDGED}{judged}"),
         ]
         sections.append(ws.Section(name="Settings", panels=plots, is_open=True))
-    for name, metrics in _SECTIONS.items():
+    if sweep.is_online:
+        over = {"x": "env_steps", "title_x": "environment steps"}
+        plots = [curve(judged, "evaluation", **over), curve("online_return", "return of training episodes", **over)]
+        if sweep.scored:
+            plots.append(wr.BarPlot(title="regret", metrics=["regret"], max_bars_to_show=sweep.n_points, **by_point))
+        sections.append(ws.Section(name="In the environment", panels=plots, is_open=True))
+    calibrated = {"Conservative gap": ("cql_gap", "cql_residual", "floor_share")} if sweep.is_calibrated else {}
+    for name, metrics in (_SECTIONS | calibrated).items():
         sections.append(ws.Section(name=name, panels=[curve(metric) for metric in metrics], is_open=True))
     if sweep.has_videos:
         videos = wr.MediaBrowser(title="rollouts", media_keys=[VIDEO_KEY], num_columns=4)

@@ -129,7 +129,7 @@ def of_config(built: Any) -> list[list[str]]:
 
 
 def subject(**changes: Any) -> SweepInWandb:
-    return replace(SweepInWandb("grid", "cql", None, (), False, False, 6, 2), **changes)
+    return replace(SweepInWandb("grid", "cql", None, (), False, False, False, False, 6, 2), **changes)
 
 
 # What arrives ---------------------------------------------------------------------------------------------------------
@@ -217,6 +217,35 @@ def test_without_scores_returns_stand_in_and_without_varied_keys_no_settings() -
     assert "eval_score" not in of_history(built)
     assert of_summary(built) == {"eval_return_mean", "best_eval_return_mean", "last5_eval_return_mean"}
     assert "Parallel Coordinates Plot" not in panels(built)
+
+
+def test_a_sweep_that_continues_in_the_environment_has_its_own_panels(dataset: Path, tmp_path: Path) -> None:
+    """Every name of which is one that a run sends."""
+    folder = tmp_path / "grid"
+    folder.mkdir()
+    (folder / "sweep.json").write_text("{}")
+    train_config = tiny_config(
+        dataset, "logger=wandb_offline", "logger.project=cql-tests", "n_steps=10", "online=finetune",
+        "online.n_online_steps=20", "algorithm/penalty=cal_ql", "env.reference=[2,52]",
+    )  # fmt: skip
+    run_folder.claim_folder(train_config, folder / "seed-0")
+    (outcome,) = experiment.run_stack([train_config], [folder / "seed-0"])
+    assert isinstance(outcome, float)
+    (run,) = offline_runs(folder / "seed-0")
+    found = in_wandb(folder)
+    assert (found.is_online, found.is_calibrated) == (True, True)
+    built = workspace(found)
+    plain = of_history(workspace(replace(found, is_online=False, is_calibrated=False)))
+    assert of_history(built) - plain == {"online_return", "floor_share"}
+    assert of_history(built) <= set().union(*run.history)
+    assert of_summary(built) <= set(run.summary)
+    assert ["regret"] in [panel["metrics"] for panel in panels(built)["Bar Chart"]]
+    over = {panel["xAxis"]: panel["metrics"] for panel in panels(built)["Run History Line Plot"]}
+    assert over["env_steps"] == ["online_return"]
+    assert any("env_steps" in row and "eval_score" in row for row in run.history)
+    assert ["regret"] not in [
+        panel["metrics"] for panel in panels(workspace(subject(is_online=True, scored=False)))["Bar Chart"]
+    ]
 
 
 def test_videos_are_shown_under_the_key_by_which_they_are_sent(tmp_path: Path) -> None:
