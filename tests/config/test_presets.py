@@ -291,6 +291,7 @@ def test_an_arm_on_another_experiment_counts_wherever_it_stands():
 FINETUNE_ARMS = {
     "base": {},
     "cql_h": {"algorithm.penalty.kind": "cql_h"},
+    "cql_h_then_sac": {"algorithm.penalty.kind": "cql_h", "online.alpha_cql": 0.0},
     "sac_online": {
         "algorithm.penalty.kind": "cql_h",
         "algorithm.alpha_cql.value": 0.0,
