@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import breaking
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -501,18 +502,36 @@ def test_an_episode_depends_on_its_number_and_its_run_alone() -> None:
     one.close()
 
 
-def test_success_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(self: Any, action: Any) -> Any:
-        observation, reward, terminated, truncated, info = real(self, action)
-        return observation, reward, terminated, truncated, {**info, "success": np.bool_(abs(observation[1]) > 0.1)}
+def test_success_is_what_the_environment_says(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any step of an episode; and at the end no environment is left open."""
+    opened: list[Any] = []
+    closed: list[Any] = []
 
-    real = breaking.Breaking.step
-    monkeypatch.setattr(breaking.Breaking, "step", step)
-    collector = Collector(breaking.ENV, [0], 1)
-    (episode,) = collector.collect(lambda observations, _: np.ones((*observations.shape[:2], 1), np.float32), {0: 0})[0]
-    assert isinstance(episode, Episode)
-    assert episode.success is True
-    collector.close()
+    class Telling(breaking.Breaking):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            opened.append(self)
+
+        def step(self, action: Any) -> Any:
+            observation, reward, terminated, truncated, info = super().step(action)
+            return observation, reward, terminated, truncated, {**info, "success": np.bool_(observation[1] > 0.15)}
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(gymnasium.registry[breaking.ENV], "entry_point", Telling)
+    folder = trained(config_of(dataset, f"env.id={breaking.ENV}"), tmp_path)
+    episodes = [online.read(folder, number, 4, 1) for number in range(len(files_of(folder)))]
+    told = [(episode.success, bool((episode.observations[1:, 1] > 0.15).any())) for episode, _ in episodes]
+    assert set(told) == {(True, True), (False, False)}
+    rows = [row for row in read_metrics(folder) if "online_return" in row]
+    begins = [20, *(row["step"] for row in rows)]
+    for begin, row in zip(begins, rows, strict=False):
+        new = [episode.success for episode, step in episodes if begin <= step < row["step"]]
+        assert row["online_success"] == pytest.approx(np.mean(new))
+    assert len(rows) >= 2
+    assert {id(env) for env in opened} == {id(env) for env in closed}
 
 
 def test_a_schedule_of_two_parts() -> None:
