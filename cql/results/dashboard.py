@@ -215,14 +215,15 @@ def workspace(sweep: SweepInWandb) -> Any:
     def curve(metric: str, title: str | None = None, x: str = "step", title_x: str = "gradient steps") -> Any:
         return wr.LinePlot(title=title or metric, x=x, y=[metric], title_x=title_x, **by_point)
 
-    def bars(outcome: str, title: str) -> Any:
-        return wr.BarPlot(title=title, metrics=[f"{outcome}{judged}"], max_bars_to_show=sweep.n_points, **by_point)
+    def bars(metric: str, title: str) -> Any:
+        return wr.BarPlot(title=title, metrics=[metric], max_bars_to_show=sweep.n_points, **by_point)
 
     evaluations = [curve("eval_score", "normalised score")] if sweep.scored else []
     evaluations.append(curve("eval_return_mean", "return"))
+    outcomes = [bars(f"{outcome}{judged}", title) for outcome, title in _OUTCOMES.items()]
     sections = [
         ws.Section(name="Evaluations", panels=evaluations, is_open=True),
-        ws.Section(name="Outcomes", panels=[bars(*each) for each in _OUTCOMES.items()], is_open=True),
+        ws.Section(name="Outcomes", panels=outcomes, is_open=True),
     ]
     if sweep.varied:
         axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), display_name=key) for key in sweep.varied]
@@ -236,7 +237,7 @@ def workspace(sweep: SweepInWandb) -> Any:
         over = {"x": "env_steps", "title_x": "environment steps"}
         plots = [curve(judged, "evaluation", **over), curve("online_return", "return of training episodes", **over)]
         if sweep.scored:
-            plots.append(wr.BarPlot(title="regret", metrics=["regret"], max_bars_to_show=sweep.n_points, **by_point))
+            plots.append(bars("regret", "regret"))
         sections.append(ws.Section(name="In the environment", panels=plots, is_open=True))
     calibrated = {"Conservative gap": ("cql_gap", "cql_residual", "floor_share")} if sweep.is_calibrated else {}
     for name, metrics in (_SECTIONS | calibrated).items():

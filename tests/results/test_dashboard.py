@@ -228,9 +228,7 @@ def test_a_sweep_that_continues_in_the_environment_has_its_own_panels(dataset: P
         dataset, "logger=wandb_offline", "logger.project=cql-tests", "n_steps=10", "online=finetune",
         "online.n_online_steps=20", "algorithm/penalty=cal_ql", "env.reference=[2,52]",
     )  # fmt: skip
-    run_folder.claim_folder(train_config, folder / "seed-0")
-    (outcome,) = experiment.run_stack([train_config], [folder / "seed-0"])
-    assert isinstance(outcome, float)
+    experiment.run(train_config, folder / "seed-0")
     (run,) = offline_runs(folder / "seed-0")
     found = in_wandb(folder)
     assert (found.is_online, found.is_calibrated) == (True, True)

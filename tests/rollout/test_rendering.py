@@ -334,6 +334,7 @@ def test_an_ffmpeg_that_fails_leaves_no_video(script, tmp_path, monkeypatch):
     ffmpeg.chmod(0o755)
     (tmp_path / "videos").mkdir()
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(ffmpeg))
+    monkeypatch.chdir(tmp_path)  # imageio first asks ffmpeg for a video to `-`, which the last script takes for a file
     with pytest.raises(RenderingError, match="ffmpeg"):
         write_mp4(tmp_path / "videos" / "video.mp4", moving_square(), 20.0)
     gc.collect()

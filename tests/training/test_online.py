@@ -52,9 +52,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def trained(train_config: TrainConfig, folder: Path) -> Path:
-    claim_folder(train_config, folder)
-    (outcome,) = experiment.run_stack([train_config], [folder])
-    assert isinstance(outcome, float), outcome
+    experiment.run(train_config, folder)
     return folder
 
 

@@ -23,7 +23,6 @@ from wandb_server import KEY, Server, rows
 from cql.config import WandbLoggerConfig
 from cql.training import experiment, wandb_logger, wandb_mode, wandb_run
 from cql.training.local_logger import LocalLogger, read_metrics, video_path
-from cql.training.run_folder import claim_folder
 from cql.training.wandb_logger import WandbLogger, finish_all, open_wandb
 
 
@@ -375,9 +374,7 @@ def test_training_on_the_dataset_and_in_the_environment_is_one_run(
         *("n_steps=20", "online=finetune", "online.n_online_steps=40", "env.reference=[0,50]"),
         *("logger=wandb", "logger.mode=online"),
     )
-    claim_folder(train_config, folder)
-    (outcome,) = experiment.run_stack([train_config], [folder])
-    assert isinstance(outcome, float)
+    experiment.run(train_config, folder)
     run, local = online.run(), read_metrics(folder)
     assert [row["step"] for row in local if "env_steps" not in row] == [10, 20]
     for names in (("step", "floor_share"), ("step", "env_steps", "buffer_size"), ("step", "online_return")):
