@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # Control characters but tabs and line breaks, marks that reverse the direction of writing, half characters.
@@ -102,13 +102,24 @@ def printable(text: str) -> str:
 
 def override(key: str, value: object) -> str:
     """``KEY=VALUE`` as Hydra reads it; a text with other characters than a plain path's is quoted."""
+    return f"{key}={_literal(value)}"
+
+
+def _literal(value: object) -> str:
+    match value:
+        case Mapping():
+            return "{" + ",".join(f"{_literal(key)}:{_literal(item)}" for key, item in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ",".join(map(_literal, value)) + "]"
+        case None | bool():
+            return "null" if value is None else str(value).lower()
     text = str(value)
     if _PLAIN.fullmatch(text):
-        return f"{key}={text}"
+        return text
     # In Hydra's quotes a backslash counts only before a quote, and at the end.
     escaped = re.sub(r"(\\*)(')", r"\1\1\\\2", text)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f"{key}='{escaped}'"
+    return f"'{escaped}'"
 
 
 def command(*words: str | Path) -> str:

@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from cql import config
 from cql.commands import exit_code, override, printable, real, train, whole
@@ -15,6 +17,7 @@ from cql.commands import exit_code, override, printable, real, train, whole
 if TYPE_CHECKING:
     from cql.data.collect import Episode
     from cql.data.policies import Behaviour
+    from cql.rollout.envs import EnvSpec
 
 POLICIES = """\
 a policy is one of
@@ -37,6 +40,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("dataset_id", help="Minari id of the new dataset, such as me/hopper/mixed-v0")
     parser.add_argument("--env", required=True, metavar="ENV", help="Gymnasium's id, such as Hopper-v5")
+    kwargs_help = "its arguments as YAML, such as '{healthy_reward: 2}'"
+    parser.add_argument("--env-kwargs", type=mapping, default={}, metavar="{NAME: VALUE}", help=kwargs_help)
+    keys_help = "which parts of a Dict observation to store, in that order, such as achieved_goal,observation"
+    parser.add_argument("--observation-keys", type=lambda text: text.split(","), metavar="KEY,...", help=keys_help)
     policy_help = "what acts, see below; given several times, the dataset is a mixture"
     parser.add_argument("--policy", required=True, action="append", metavar="SPEC[=N]", help=policy_help)
     episodes_help = "total number of episodes; the policies without =N share the remainder evenly"
@@ -92,12 +99,25 @@ def from_run(name: str) -> "list[Behaviour] | None":
     return None
 
 
-def train_command(dataset_id: str, env_id: str, reference: tuple[float, float] | None) -> str:
+def mapping(text: str) -> dict[str, Any]:
+    """An argument that is a mapping in YAML."""
+    found = yaml.safe_load(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"{text} is no mapping")
+    return found
+
+
+def train_command(dataset_id: str, env: "EnvSpec", reference: tuple[float, float] | None) -> str:
     """The command that trains on a dataset with the same reference scores."""
     from cql.rollout.reference_scores import known_scores
 
+    env_id = env.id
     overrides = ["dataset=minari", override("dataset.id", dataset_id), override("env.id", env_id)]
-    if reference is not None and reference != known_scores(env_id):
+    if env.kwargs:
+        overrides.append(override("env.kwargs", env.kwargs))
+    if env.observation_keys:
+        overrides.append(override("env.observation_keys", list(env.observation_keys)))
+    if reference is not None and reference != known_scores(env_id, env.kwargs):
         overrides.append(f"env.reference=[{reference[0]},{reference[1]}]")
     return train(*overrides)
 
@@ -124,18 +144,19 @@ def collect(chosen: argparse.Namespace) -> None:
     from cql.data import minari_folder
     from cql.data.collect import collect_dataset
     from cql.data.specs import parts
-    from cql.rollout.envs import env_info
+    from cql.rollout.envs import EnvSpec, env_info
     from cql.rollout.reference_scores import AUTO, reference_scores, scores_name
 
     minari_folder(chosen.dataset_id)  # refuses a malformed id before anything is loaded
-    acting = parts(chosen.policy, chosen.episodes, chosen.noise, env_info(chosen.env), from_run)
-    reference = reference_scores(chosen.env, AUTO if chosen.reference is None else chosen.reference)
+    spec = EnvSpec.of(chosen.env, chosen.env_kwargs, observation_keys=chosen.observation_keys)
+    acting = parts(chosen.policy, chosen.episodes, chosen.noise, env_info(spec), from_run)
+    reference = reference_scores(spec.id, AUTO if chosen.reference is None else chosen.reference, spec.kwargs)
     if reference is None:
         print(f"{chosen.env} has no reference returns: no score; --reference MIN MAX gives it some", file=sys.stderr)
-    name = "" if reference is None else scores_name(chosen.env, reference)
+    name = "" if reference is None else scores_name(spec.id, reference, spec.kwargs)
     episodes = collect_dataset(
         chosen.dataset_id,
-        chosen.env,
+        spec,
         acting,
         seed=chosen.seed,
         n_envs=chosen.n_envs,
@@ -154,7 +175,7 @@ def collect(chosen: argparse.Namespace) -> None:
         )
         start += part.n_episodes
     print(f"{chosen.dataset_id}: {summary(episodes, reference, name)}, in {minari_folder(chosen.dataset_id)}")
-    print(f"train on it: {train_command(chosen.dataset_id, chosen.env, reference)}")
+    print(f"train on it: {train_command(chosen.dataset_id, spec, reference)}")
 
 
 def what_is_kept(chosen: argparse.Namespace, started: float) -> str:

@@ -47,6 +47,8 @@ def show(chosen: argparse.Namespace) -> None:
     )
     if scores is not None:
         line += f", {found.scores_name} score {scores.mean():.1f} +- {scores.std():.1f}"
+    if found.success is not None:
+        line += f", success in {found.success:.0%}"
     print(printable(line), *(f"written: {video}" for video in found.videos), sep="\n")
 
 

@@ -7,20 +7,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.commands import command
+from cql.commands import command, override
 from cql.data.raw import DatasetError, RawData, empty_error, slices
-from cql.rollout.envs import EnvInfo, EnvSpec, env_differences, same_env
+from cql.rollout.envs import EnvInfo, EnvSpec, env_differences, own_argument, same_env
 
 # Actions are stored in float32, so an action on a bound may exceed it by a rounding error.
 ACTION_TOLERANCE = 1e-5
 
+_CONTINUES = "continuing_task"  # gymnasium-robotics' mazes: whether an episode goes on at the goal
 
-def check(raw: RawData, env: EnvInfo) -> None:
+
+def check(raw: RawData, env: EnvInfo, *, ends_at_success: bool = False) -> None:
     """Refuse a dataset that does not fit its environment or holds impossible values.
 
     Args:
         raw: the dataset.
         env: the environment the policy will be evaluated in.
+        ends_at_success: whether the episodes will be cut at their first success, so that the environment has to end
+            there too, whatever that of the recording did.
 
     Raises:
         DatasetError: the dataset is empty; it was recorded in another environment; its sizes, shapes or dtypes do not
@@ -28,7 +32,7 @@ def check(raw: RawData, env: EnvInfo) -> None:
     """
     if not len(raw):
         raise empty_error(raw.name)
-    check_source(raw, env)
+    check_source(raw, env, ends_at_success=ends_at_success)
     m, action_low, action_high = len(raw), env.action_low, env.action_high
     for key, shape, dtype in (
         ("rows", (len(raw.rows), env.observation_size), np.float32),
@@ -69,13 +73,14 @@ def check(raw: RawData, env: EnvInfo) -> None:
         )
 
 
-def check_source(raw: RawData, env: EnvInfo, option: str = "env.id=") -> None:
+def check_source(raw: RawData, env: EnvInfo, option: str = "env.id=", *, ends_at_success: bool = False) -> None:
     """Refuse a dataset from another environment.
 
     Args:
         raw: the dataset.
         env: the environment.
         option: how a user names the environment.
+        ends_at_success: as in :func:`check`.
 
     Raises:
         DatasetError: the dataset names another environment, or has other sizes.
@@ -86,14 +91,29 @@ def check_source(raw: RawData, env: EnvInfo, option: str = "env.id=") -> None:
             f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: "
             f"set {option}{raw.env_id} or choose another dataset"
         )
-    recorded_with = EnvSpec.of("", raw.env_kwargs, raw.max_episode_steps)
+    recorded_kwargs = dict(raw.env_kwargs)
+    if ends_at_success and own_argument(env.spec, _CONTINUES) is not None:
+        if own_argument(env.spec, _CONTINUES):
+            raise DatasetError(
+                f"dataset.end_at_success=true makes the goal the end of an episode, but {env_id} goes on there and "
+                f"rewards each step: set env.kwargs={{{_CONTINUES}:false}}"
+            )
+        recorded_kwargs[_CONTINUES] = False
+    recorded_with = EnvSpec.of("", recorded_kwargs, raw.max_episode_steps)
     if raw.env_id is not None and (others := env_differences(recorded_with, env.spec)):
-        own = ",".join(f"{key}:{value}" for key, value in recorded_with.kwargs.items())
-        settings = [f"env.kwargs={{{own}}}"] if own else []
+        changed = [line.partition("=")[0] for line in others]
+        own = {key: value for key, value in recorded_with.kwargs.items() if key in {*changed, *env.spec.kwargs}}
+        settings = [override("env.kwargs", own)] if own else []
         settings += [f"env.max_episode_steps={raw.max_episode_steps}"] if "max_episode_steps" in others[-1] else []
         raise DatasetError(
             f"dataset '{raw.name}' was recorded in {raw.env_id} with {', '.join(others)}: "
             f"set {command(*settings)} or choose another dataset"
+        )
+    if raw.observation_keys is not None and raw.observation_keys != env.observation_keys:
+        raise DatasetError(
+            f"dataset '{raw.name}' holds {'+'.join(raw.observation_keys)} of a Dict observation, but the policy sees "
+            + ("+".join(env.observation_keys) or "a vector")
+            + f" of {env_id}: set env.observation_keys=[{','.join(raw.observation_keys)}]"
         )
     for key, array, wanted in (
         ("observations", raw.rows, env.observation_size),

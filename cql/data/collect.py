@@ -5,6 +5,7 @@ Axes: E environments stepped together, S state features, A action features.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import importlib.metadata
@@ -23,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.data.local import minari_folder, minari_root_set_to, new_dataset
-from cql.data.policies import Behaviour, PolicyError, RandomPolicy
+from cql.data.policies import Behaviour, PolicyError, RandomPolicy, Remembering
 from cql.data.raw import DatasetError
-from cql.rollout.envs import env_info, make_env, to_env_actions
+from cql.rollout.envs import EnvSpec, as_spec, env_info, make_env, to_env_actions
+from cql.rollout.episodes import succeeded
 from cql.rollout.worker import do, exit_code, how_it_ended, started_pool
 
 log = logging.getLogger(__name__)
@@ -43,11 +45,13 @@ class Part:
         behaviour: what acts.
         n_episodes: how many episodes.
         noise: the standard deviations of its actions are multiplied by it: 1 acts as it was trained, 0 with the mean.
+        max_steps: after which an episode is truncated, if that is before the environment's limit; None for that.
     """
 
     behaviour: Behaviour
     n_episodes: int
     noise: float = 1.0
+    max_steps: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -70,6 +74,7 @@ class Episode:
         rewards: (T,) float64.
         terminations: (T,) bool.
         truncations: (T,) bool.
+        success: (T,) bool, whether the environment reported a success; None if it does not report it.
     """
 
     seed: int
@@ -78,10 +83,17 @@ class Episode:
     rewards: NDArray[np.float64]
     terminations: NDArray[np.bool_]
     truncations: NDArray[np.bool_]
+    success: NDArray[np.bool_] | None = None
 
 
 def roll_out(
-    env_id: str, parts: Sequence[Part], *, seed: int, n_envs: int = 10, workers: int = 1, progress: bool = False
+    env: str | EnvSpec,
+    parts: Sequence[Part],
+    *,
+    seed: int,
+    n_envs: int = 10,
+    workers: int = 1,
+    progress: bool = False,
 ) -> list[Episode]:
     """Record episodes of behaviours, several environments stepped with one call of a behaviour.
 
@@ -89,7 +101,7 @@ def roll_out(
     the number of environments or processes nor on the episodes behind it.
 
     Args:
-        env_id: the environment.
+        env: Gymnasium's id, or an environment with arguments.
         parts: the behaviours and how many episodes each has, one after the other.
         seed: the one seed of all randomness.
         n_envs: environments stepped together in a process, E.
@@ -106,18 +118,18 @@ def roll_out(
         raise DatasetError(f"n_envs and workers must be at least 1, got {n_envs} and {workers}")
     if not parts:
         raise DatasetError("a dataset needs at least one behaviour")
-    info = env_info(env_id)
+    info = env_info(env)
     for part in parts:
         own = part.behaviour
         if (own.observation_size, own.action_size) != (info.observation_size, info.action_size):
             raise PolicyError(
                 f"policy '{own.name}' maps {own.observation_size} features to {own.action_size} actions, but "
-                f"{env_id} has {info.observation_size} and {info.action_size}"
+                f"{info.env_id} has {info.observation_size} and {info.action_size}"
             )
     n_episodes = sum(part.n_episodes for part in parts)
-    build = functools.partial(_Recorder, env_id, tuple(parts), seed, n_envs)
+    build = functools.partial(_Recorder, info.spec, tuple(parts), seed, n_envs)
     episodes: dict[int, Episode] = {}
-    with tqdm(total=n_episodes, desc=env_id, unit="episode", mininterval=0.5, disable=not progress) as bar:
+    with tqdm(total=n_episodes, desc=info.env_id, unit="episode", mininterval=0.5, disable=not progress) as bar:
         if workers == 1:
             made: Iterable[tuple[int, Episode]] = build().record(range(n_episodes))
         else:
@@ -160,15 +172,15 @@ class _Recorder:
     """Records episodes in environments that it makes once.
 
     Args:
-        env_id: the environment.
+        env: the environment.
         parts: as for :func:`roll_out`.
         seed: of all randomness.
         n_envs: environments stepped together.
     """
 
-    def __init__(self, env_id: str, parts: Sequence[Part], seed: int, n_envs: int) -> None:
+    def __init__(self, env: EnvSpec, parts: Sequence[Part], seed: int, n_envs: int) -> None:
         self._parts, self._seed, self._n_envs = parts, seed, n_envs
-        self._info = env_info(env_id)
+        self._info = env_info(env)
         self._last = np.cumsum([part.n_episodes for part in parts])
         self._envs: list[Any] = []
 
@@ -191,7 +203,7 @@ class _Recorder:
 
     def _begin(self, env: Any, index: int) -> _Slot:
         part, info = self._parts[int(np.searchsorted(self._last, index, side="right"))], self._info
-        limit = info.max_episode_steps
+        limit = min(info.max_episode_steps, part.max_steps or info.max_episode_steps)
         stream = np.random.SeedSequence(self._seed, spawn_key=(index,))  # the child that `spawn` would give
         episode = Episode(
             seed=int(stream.generate_state(1)[0]),
@@ -201,18 +213,20 @@ class _Recorder:
             terminations=np.zeros(limit, bool),
             truncations=np.zeros(limit, bool),
         )
-        noise = None
+        noise, options, behaviour = None, None, part.behaviour
+        generator = np.random.Generator(np.random.PCG64(stream))
         if part.noise > 0.0:
-            generator = np.random.Generator(np.random.PCG64(stream))
             noise = generator.standard_normal((limit, info.action_size), dtype=np.float32) * np.float32(part.noise)
-        episode.observations[0] = env.reset(seed=episode.seed)[0]
-        return _Slot(env, index, part.behaviour, noise, episode)
+        if isinstance(behaviour, Remembering):
+            behaviour, options = behaviour.episode(generator)
+        episode.observations[0] = env.reset(seed=episode.seed, options=options)[0]
+        return _Slot(env, index, behaviour, noise, episode)
 
     def _episodes(self, indices: range) -> Iterator[tuple[int, Episode]]:
         waiting = iter(indices)
         n_envs = min(self._n_envs, len(indices))
         while len(self._envs) < n_envs:
-            self._envs.append(make_env(self._info.env_id))
+            self._envs.append(make_env(self._info.spec))
         slots = [self._begin(env, index) for env, index in zip(self._envs, waiting, strict=False)]
         while slots:
             # Behaviours act on their own rows, in one call.
@@ -262,7 +276,7 @@ class _Slot:
     def step(self, action: NDArray[np.float32]) -> None:
         episode, t = self.episode, self.t
         try:
-            state, reward, terminated, truncated, _ = self.env.step(action)
+            state, reward, terminated, truncated, info = self.env.step(action)
             with np.errstate(over="ignore"):  # what training cannot use is told
                 if not np.isfinite(np.float32(reward)):
                     raise ValueError("the reward is not finite")
@@ -274,6 +288,12 @@ class _Slot:
                 f"{type(error).__name__}: {error}. Nothing was written: mend the environment, or choose another --seed"
             ) from error
         episode.actions[t], episode.rewards[t], episode.observations[t + 1] = action, reward, state
+        reported = succeeded(info)
+        if reported is not None:
+            if episode.success is None:
+                episode.success = np.zeros(len(episode.rewards), bool)
+            episode.success[t] = reported
+        truncated = truncated or (t + 1 == len(episode.rewards) and not terminated)
         episode.terminations[t], episode.truncations[t] = terminated, truncated
         self.t, self.ended = t + 1, terminated or truncated
 
@@ -281,13 +301,14 @@ class _Slot:
 def _shorten(episode: Episode, steps: int) -> None:
     """Keep the first `steps` steps and the memory they need."""
     episode.observations = episode.observations[: steps + 1].copy()
-    for key in ("actions", "rewards", "terminations", "truncations"):
-        setattr(episode, key, getattr(episode, key)[:steps].copy())
+    for key in ("actions", "rewards", "terminations", "truncations", "success"):
+        if getattr(episode, key) is not None:
+            setattr(episode, key, getattr(episode, key)[:steps].copy())
 
 
 def collect_dataset(
     dataset_id: str,
-    env_id: str,
+    env: str | EnvSpec,
     parts: Sequence[Part],
     *,
     seed: int,
@@ -306,12 +327,13 @@ def collect_dataset(
     the second waits for the first (see `cql.data.local.new_dataset`).
 
     Observations and rewards are stored in float64, as the environment gives them and its observation space declares;
-    actions in float32, as the action space does. The metadata hold the behaviours, the seed, the versions and the
-    reference scores, and nothing that would differ in a second collection of the same.
+    actions in float32, as the action space does. Dict observations are stored flat; their keys are in the metadata, and
+    `infos/success` is there where the environment reports it. The metadata hold the behaviours, the seed, the versions
+    and the reference scores, and nothing that would differ in a second collection of the same.
 
     Args:
         dataset_id: Minari id, such as `cql/hopper/medium-v0`.
-        env_id: the environment.
+        env: Gymnasium's id, or an environment with arguments.
         parts: the behaviours.
         seed: the one seed of all randomness.
         n_envs: environments stepped together in a process; it changes the speed, not the data.
@@ -338,8 +360,8 @@ def collect_dataset(
                 f"dataset '{dataset_id}' exists already: choose another id, overwrite it (--overwrite), or "
                 f"`minari delete {dataset_id}`"
             )
-        episodes = roll_out(env_id, parts, seed=seed, n_envs=n_envs, workers=workers, progress=progress)
-        _write(hidden_root, dataset_id, env_id, episodes, parts, seed, reference, description, author)
+        episodes = roll_out(env, parts, seed=seed, n_envs=n_envs, workers=workers, progress=progress)
+        _write(hidden_root, dataset_id, as_spec(env), episodes, parts, seed, reference, description, author)
     n_steps = sum(len(episode.rewards) for episode in episodes)
     log.info(
         "collected %s: %d episodes, %d transitions, in %s",
@@ -351,7 +373,7 @@ def collect_dataset(
 def _write(
     root: Path,
     dataset_id: str,
-    env_id: str,
+    env: EnvSpec,
     episodes: list[Episode],
     parts: Sequence[Part],
     seed: int,
@@ -363,8 +385,19 @@ def _write(
     import minari
     from minari.data_collector import EpisodeBuffer
 
+    info, made = env_info(env), make_env(env)
+    recorded, flat_space = copy.deepcopy(made.unwrapped.spec), made.observation_space
+    made.close()
+    assert recorded is not None
+    recorded.max_episode_steps = info.max_episode_steps
     buffers = [
-        EpisodeBuffer(id=index, options=None, infos={}, **vars(episode)) for index, episode in enumerate(episodes)
+        EpisodeBuffer(
+            id=index,
+            options=None,
+            infos={} if episode.success is None else {"success": episode.success},
+            **{key: value for key, value in vars(episode).items() if key != "success"},
+        )
+        for index, episode in enumerate(episodes)
     ]
     scores = {} if reference is None else {"ref_min_score": reference[0], "ref_max_score": reference[1]}
     behaviours = [{"policy": part.behaviour.name, "n_episodes": part.n_episodes, "noise": part.noise} for part in parts]
@@ -374,9 +407,9 @@ def _write(
         warnings.filterwarnings("ignore", message="`(author|author_email|code_permalink)` is set to None")
         dataset = minari.create_dataset_from_buffers(
             dataset_id=dataset_id,
-            # Minari looks ids up without importing the module of PACKAGE:ID; the recording has imported it.
-            env=env_id.rpartition(":")[2],
-            eval_env=env_id.rpartition(":")[2],
+            env=recorded,
+            eval_env=recorded,
+            observation_space=flat_space if info.observation_keys else None,
             buffer=buffers,
             algorithm_name=names,
             author=author,
@@ -387,7 +420,8 @@ def _write(
         )
         used = versions("cql", "gymnasium", "minari", "mujoco", "numpy", "torch")
         dataset.storage.update_metadata(
-            {"behaviours": json.dumps(behaviours), "collection_seed": seed, "versions": json.dumps(used)}
+            ({"observation_keys": json.dumps(info.observation_keys)} if info.observation_keys else {})
+            | {"behaviours": json.dumps(behaviours), "collection_seed": seed, "versions": json.dumps(used)}
         )
 
 

@@ -10,9 +10,9 @@ import logging
 
 from cql.data.collect import Part, collect_dataset
 from cql.data.local import minari_folder
-from cql.data.policies import NpzPolicy, RandomPolicy
+from cql.data.policies import Behaviour, NpzPolicy, RandomPolicy
 from cql.data.raw import DatasetError
-from cql.rollout.envs import env_info
+from cql.rollout.envs import env_info, make_env
 from cql.rollout.reference_scores import known_scores
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,10 @@ class Embedded:
     Attributes:
         dataset_id: its Minari id.
         env_id: the environment.
-        parts: policies of the package, or ``random``, and how many episodes each has.
-        reference: returns that score 0 and 100: D4RL's constants.
+        parts: policies of the package, ``random`` or ``wanderer``, and how many episodes each has.
+        reference: returns that score 0 and 100: D4RL's constants, None where it has none.
         seed: of the collection.
+        max_steps: after which an episode is truncated; None for the environment's own limit.
     """
 
     dataset_id: str
@@ -35,6 +36,7 @@ class Embedded:
     parts: tuple[tuple[str, int], ...]
     reference: tuple[float, float] | None
     seed: int = 0
+    max_steps: int | None = None
 
 
 _EARLY = ("sac_025k", "sac_050k", "sac_075k", "sac_100k", "sac_125k")  # up to the one called medium
@@ -56,6 +58,11 @@ EMBEDDED = {
     "hopper_medium": _embedded("Hopper-v5", "medium", ("sac_125k", 260)),
     "hopper_medium_replay": _embedded("Hopper-v5", "medium-replay", *((name, 93) for name in _EARLY)),
     "hopper_medium_expert": _embedded("Hopper-v5", "medium-expert", ("sac_125k", 130), ("sac_150k", 62)),
+    # One and a half seconds of wandering an episode, too short for the way from the start to the goal.
+    "pointmaze_umaze": Embedded("cql/pointmaze/umaze-v0", "cql/UMaze-v0", (("wanderer", 3300),), None, max_steps=30),
+    "pointmaze_medium": Embedded(
+        "cql/pointmaze/medium-v0", "cql/MediumMaze-v0", (("wanderer", 6600),), None, max_steps=30
+    ),
 }
 
 
@@ -74,13 +81,11 @@ def ensure_embedded(name: str, *, progress: bool = True) -> str:
     made = EMBEDDED[name]
     if not minari_folder(made.dataset_id).exists():
         log.info("making %s from %s, once", made.dataset_id, ", ".join(policy for policy, _ in made.parts))
-        info = env_info(made.env_id)
-        random = RandomPolicy(info.observation_size, info.action_size)
         collect_dataset(
             made.dataset_id,
             made.env_id,
             [
-                Part(random if policy == "random" else NpzPolicy.embedded(policy), n_episodes)
+                Part(_behaviour(policy, made.env_id), n_episodes, max_steps=made.max_steps)
                 for policy, n_episodes in made.parts
             ],
             seed=made.seed,
@@ -91,3 +96,19 @@ def ensure_embedded(name: str, *, progress: bool = True) -> str:
             progress=progress,
         )
     return made.dataset_id
+
+
+def _behaviour(name: str, env_id: str) -> Behaviour:
+    match name:
+        case "random":
+            info = env_info(env_id)
+            return RandomPolicy(info.observation_size, info.action_size)
+        case "wanderer":
+            from cql.data.wander import Wanderer
+
+            env = make_env(env_id)
+            maze = env.get_wrapper_attr("maze")
+            env.close()
+            return Wanderer(maze)
+        case _:
+            return NpzPolicy.embedded(name)

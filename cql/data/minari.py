@@ -9,7 +9,7 @@ import os
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from cql.data.boundary import reading, regular
 from cql.data.local import minari_folder, minari_root, minari_root_set_to, new_dataset
 from cql.data.raw import Column, DatasetError, DatasetNotFoundError, RawData, as_flags, empty_error, mark_ends
+from cql.rollout.observations import default_keys, flat
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ _Episode = tuple[Any, Any, Any, Any, Any]  # observations, actions, rewards, ter
 _EPISODE_KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
-def load_minari(dataset_id: str, *, download: bool = True) -> RawData:
+def load_minari(
+    dataset_id: str, *, download: bool = True, keys: Sequence[str] | None = None, with_success: bool = False
+) -> RawData:
     """Read a Minari dataset; download it first if it is absent.
 
     HDF5 files are read directly, which takes a few seconds for a million transitions; other formats go through
@@ -43,10 +46,14 @@ def load_minari(dataset_id: str, *, download: bool = True) -> RawData:
     Args:
         dataset_id: such as `mujoco/halfcheetah/medium-v0`.
         download: whether an absent dataset may be downloaded.
+        keys: which parts of Dict observations to put side by side, in their order; None for the default (see
+            :func:`cql.rollout.observations.default_keys`). Datasets of vectors are read as they are.
+        with_success: whether to read `infos/success`, if the dataset has it.
 
     Raises:
         DatasetNotFoundError: the dataset is not found, locally or on the hub.
-        DatasetError: its files are incomplete or do not hold vectors of observations and actions.
+        DatasetError: its files are incomplete, or do not hold observations that are vectors, or can be made such, and
+            actions that are.
     """
     folder = minari_folder(dataset_id)
     if not folder.joinpath("data").is_dir():
@@ -63,48 +70,121 @@ def load_minari(dataset_id: str, *, download: bool = True) -> RawData:
         env_id, env_kwargs, limit = spec["id"], dict(spec.get("kwargs") or {}), spec.get("max_episode_steps")
         if not (isinstance(env_id, str | None) and isinstance(limit, int | None)):
             raise TypeError(f"env_spec has the id {env_id!r} and max_episode_steps {limit!r}")
+        own_keys = metadata.get("observation_keys")  # of a dataset that was collected here
+        reader = _Reader(dataset_id, keys, with_success)
         episodes = (
-            _hdf5_episodes(regular(folder / "data" / "main_data.hdf5"), n_episodes)
+            reader.hdf5_episodes(regular(folder / "data" / "main_data.hdf5"), n_episodes)
             if metadata.get("data_format", "hdf5") == "hdf5"
-            else _minari_episodes(dataset_id)
+            else reader.minari_episodes()
         )
         if n_episodes >= _MANY_EPISODES:
             log.info("reading %s episodes of %s", f"{n_episodes:,}", dataset_id)
         shown = tqdm(episodes, dataset_id, n_episodes, unit="episode", delay=3.0, leave=False, disable=None)
         raw = _join(shown, dataset_id, (n_steps, n_episodes))
-    return dataclasses.replace(raw, env_id=env_id, env_kwargs=env_kwargs, max_episode_steps=limit)
+        if own_keys is not None:
+            reader.keys = tuple(json.loads(own_keys))
+    success = np.concatenate(reader.success) if len(reader.success) == raw.n_episodes else None
+    return dataclasses.replace(
+        raw,
+        env_id=env_id,
+        env_kwargs=env_kwargs,
+        max_episode_steps=limit,
+        observation_keys=reader.keys,
+        success=success,
+    )
 
 
-def _hdf5_episodes(path: Path, n_episodes: int) -> Iterator[_Episode]:
-    import h5py
+class _Reader:
+    """Reads the episodes of a dataset, with Dict observations put side by side.
 
-    with h5py.File(path, "r") as file:
+    Args:
+        name: of the dataset.
+        keys: which parts of Dict observations; None for the default.
+        with_success: whether to read whether each step was a success.
 
-        def read(name: str) -> NDArray[Any] | None:
-            # h5py's own groups and slices take longer than the reading if episodes are short.
-            try:
-                member = h5py.h5d.open(file.id, name.encode())
-            except KeyError:
-                if isinstance(file.get(name), h5py.Group):
-                    return None  # a composite space
-                raise
-            array = np.empty(member.shape, member.dtype)
-            member.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
-            return array
+    Attributes:
+        keys: those that were used; None if observations are vectors.
+        success: of each episode so far, (T,) bool, as far as the dataset has it.
+    """
 
-        for index in range(n_episodes):
-            yield tuple(read(f"episode_{index}/{key}") for key in _EPISODE_KEYS)  # type: ignore[misc]
+    def __init__(self, name: str, keys: Sequence[str] | None, with_success: bool) -> None:
+        self.keys: tuple[str, ...] | None = None
+        self.success: list[NDArray[np.bool_]] = []
+        self._name, self._wanted, self._with_success = name, keys or None, with_success
+
+    def hdf5_episodes(self, path: Path, n_episodes: int) -> Iterator[_Episode]:
+        """The episodes of Minari's HDF5 file."""
+        import h5py
+
+        with h5py.File(path, "r") as file:
+
+            def read(name: str) -> Any:
+                # h5py's own groups and slices take longer than the reading if episodes are short.
+                try:
+                    member = h5py.h5d.open(file.id, name.encode())
+                except KeyError:
+                    group = file.get(name)
+                    if isinstance(group, h5py.Group):
+                        return {key: read(f"{name}/{key}") for key in group}
+                    raise
+                array = np.empty(member.shape, member.dtype)
+                member.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+                return array
+
+            for index in range(n_episodes):
+                found = [read(f"episode_{index}/{key}") for key in _EPISODE_KEYS]
+                infos = None
+                if self._with_success and f"episode_{index}/infos/success" in file:
+                    infos = {"success": read(f"episode_{index}/infos/success")}
+                yield self._episode(index, found, infos)
+
+    def minari_episodes(self) -> Iterator[_Episode]:
+        """The episodes of a dataset in another format, by Minari's own reader."""
+        import minari
+
+        try:
+            dataset = minari.load_dataset(self._name)
+        except ImportError as error:
+            raise DatasetError(f"reading Minari dataset '{self._name}': {error}") from error
+        for index, episode in enumerate(dataset.iterate_episodes()):
+            yield self._episode(index, [getattr(episode, key) for key in _EPISODE_KEYS], episode.infos)
+
+    def _episode(self, index: int, found: list[Any], infos: Any) -> _Episode:
+        where = f"dataset '{self._name}', episode {index}"
+        if isinstance(found[0], Mapping):
+            found[0] = self._flat(found[0], where)
+        n_steps = len(found[2])
+        if n_steps and self._with_success and isinstance(infos, Mapping) and "success" in infos:
+            success = np.asarray(infos["success"]).reshape(-1)[-n_steps:]  # a reset may have an info of its own
+            self.success.append(as_flags(success, f"{where}: infos/success"))
+        return tuple(found)
+
+    def _flat(self, observations: Mapping[str, Any], where: str) -> NDArray[Any]:
+        present = {key: array.ndim > 1 for key, array in _arrays(observations).items()}
+        if self.keys is None:
+            keys = self._wanted or default_keys(present)
+            if keys is None:
+                raise DatasetError(
+                    f"{where}: observations are a Dict of {', '.join(present)}: say which of them the policy sees, and "
+                    f"in what order, e.g. env.observation_keys=[{','.join(present)}]"
+                )
+            self.keys = tuple(keys)
+        missing = [key for key in self.keys if key not in present]
+        if missing:
+            raise DatasetError(
+                f"{where}: observations have no '{missing[0]}', but a Dict of {', '.join(present)}: is this a dataset "
+                "of the environment? env.observation_keys says which of them are used"
+            )
+        return flat(observations, self.keys, n_axes=1)
 
 
-def _minari_episodes(dataset_id: str) -> Iterator[_Episode]:
-    import minari
-
-    try:
-        dataset = minari.load_dataset(dataset_id)
-    except ImportError as error:
-        raise DatasetError(f"reading Minari dataset '{dataset_id}': {error}") from error
-    for episode in dataset.iterate_episodes():
-        yield tuple(getattr(episode, key) for key in _EPISODE_KEYS)
+def _arrays(observations: Mapping[str, Any], prefix: str = "") -> dict[str, NDArray[Any]]:
+    """The arrays of nested mappings by their keys, `outer/inner` inside another mapping."""
+    found: dict[str, NDArray[Any]] = {}
+    for key, value in observations.items():
+        own = f"{prefix}{key}"
+        found |= _arrays(value, f"{own}/") if isinstance(value, Mapping) else {own: np.asarray(value)}
+    return found
 
 
 def _join(episodes: Iterable[_Episode], name: str, counts: tuple[int, int]) -> RawData:

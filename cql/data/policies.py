@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.resources
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,15 @@ class Behaviour(Protocol):
 
         Without noise it acts as it would when it is evaluated.
         """
+        ...
+
+
+@runtime_checkable
+class Remembering(Behaviour, Protocol):
+    """A behaviour that remembers what it is about, so that each episode needs one of its own."""
+
+    def episode(self, generator: np.random.Generator) -> tuple[Behaviour, dict[str, Any]]:
+        """The behaviour of one episode, with its own source of chance, and the options of the episode's reset."""
         ...
 
 

@@ -48,6 +48,9 @@ class RawData:
         env_id: the environment it was recorded in, None if the dataset does not name it.
         env_kwargs: its arguments, as far as the dataset names them.
         max_episode_steps: its time limit, None if the dataset does not name it.
+        observation_keys: the parts of a Dict observation that the rows were made of, in their order; None if the
+            dataset holds vectors and does not name any.
+        success: (M,) bool, whether the environment reported a success in a step; None if the dataset does not say.
     """
 
     rows: NDArray[np.float32]
@@ -61,6 +64,8 @@ class RawData:
     env_id: str | None = None
     env_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     max_episode_steps: int | None = None
+    observation_keys: tuple[str, ...] | None = None
+    success: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -251,9 +256,42 @@ def select_episodes(
         raise DatasetError(f"dataset.n_episodes={n_episodes}, but '{raw.name}' has episodes 1 to {raw.n_episodes}")
     chosen = np.zeros(raw.n_episodes, dtype=bool)
     chosen[np.random.Generator(np.random.PCG64(seed)).permutation(raw.n_episodes)[:n_episodes]] = True
-    if chosen.all():
+    return raw if chosen.all() else _kept(raw, chosen[raw.episode])
+
+
+def end_at_success(raw: RawData) -> RawData:
+    """Cut each episode behind its first success, and make that step terminal.
+
+    For datasets of tasks that end at the goal whose recording went on, as Minari's AntMaze: there each later step at
+    the goal is rewarded too, so a return counts how long a policy stayed.
+
+    Args:
+        raw: the dataset. A step is a success if the dataset says so; or else if its reward is 1, where all rewards
+            are 0 or 1.
+
+    Raises:
+        DatasetError: the dataset does not say when an episode succeeded.
+    """
+    success = raw.success
+    if success is None:
+        other = raw.rewards[(raw.rewards != 0) & (raw.rewards != 1)]
+        if len(other):
+            raise DatasetError(
+                f"dataset '{raw.name}' does not say when an episode succeeds: it has no infos/success, and rewards "
+                f"other than 0 and 1, such as {other[0]:g}: set dataset.end_at_success=false"
+            )
+        success = raw.rewards == 1
+    if not success.any():
         return raw
-    keep = chosen[raw.episode]
+    n_before = np.cumsum(success) - success  # successes before each step, since the dataset's beginning
+    starts = np.searchsorted(raw.episode, np.arange(raw.n_episodes))
+    keep = n_before == n_before[starts][raw.episode]
+    cut = dataclasses.replace(raw, terminated=raw.terminated | success, truncated=raw.truncated & ~success)
+    return mark_ends(_kept(cut, keep))
+
+
+def _kept(raw: RawData, keep: NDArray[np.bool_]) -> RawData:
+    """Some of the transitions (M,), with the observations that they need."""
     row = raw.row[keep]
     used = np.zeros(len(raw.rows), dtype=bool)
     used[row] = used[row + 1] = True
@@ -266,6 +304,7 @@ def select_episodes(
         terminated=raw.terminated[keep],
         truncated=raw.truncated[keep],
         episode=consecutive(raw.episode, keep),
+        success=None if raw.success is None else raw.success[keep],
     )
 
 

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.rollout.envs import EnvSpec
-from cql.rollout.episodes import Environments
+from cql.rollout.episodes import Environments, succeeded
 
 _SEED_STREAM, _NOISE_STREAM = 101, 102  # other numbers than those of cql.algorithm.sampling
-_SUCCESS_KEYS = ("success", "is_success", "goal_achieved")
 
 
 SampledPolicy = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
@@ -146,10 +145,9 @@ class _Recording:
         self._taken[index].append(self._actions[index])
         self._rewards[index].append(reward)
         self._terminated[index] = terminated
-        for key in _SUCCESS_KEYS:
-            if key in info:
-                self._success[index] = bool(self._success[index]) or bool(info[key])
-                break
+        reported = succeeded(info)
+        if reported is not None:
+            self._success[index] = bool(self._success[index]) or reported
 
     def episode(self, index: int, number: int, seed: int) -> Episode:
         """One of the episodes, at its end."""

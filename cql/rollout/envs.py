@@ -7,14 +7,20 @@ MuJoCo are imported inside the functions, so that importing this module costs no
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
 import logging
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cql.rollout import robotics
+from cql.rollout.observations import ObservationError, flattened
 
 if TYPE_CHECKING:
     import gymnasium
@@ -36,17 +42,27 @@ class EnvSpec:
         id: Gymnasium's id, or PACKAGE:ID.
         arguments: of the environment, as JSON; those that are not given are as it was registered.
         max_episode_steps: the time limit; None for the one that it was registered with.
+        observation_keys: which parts of a Dict observation are used, in their order; None for the default (see
+            :func:`cql.rollout.observations.parts_of`).
     """
 
     id: str
     arguments: str = "{}"
     max_episode_steps: int | None = None
+    observation_keys: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, id: str, kwargs: Mapping[str, Any] | None = None, max_episode_steps: int | None = None) -> EnvSpec:
+    def of(
+        cls,
+        id: str,
+        kwargs: Mapping[str, Any] | None = None,
+        max_episode_steps: int | None = None,
+        observation_keys: Sequence[str] | None = None,
+    ) -> EnvSpec:
         """From arguments as a mapping. Those that only concern pictures are left out."""
         own = {key: value for key, value in sorted((kwargs or {}).items()) if key not in _OF_PICTURES}
-        return cls(id, json.dumps(own, sort_keys=True, default=str), max_episode_steps)
+        keys = None if observation_keys is None else tuple(observation_keys)
+        return cls(id, json.dumps(own, sort_keys=True, default=str), max_episode_steps, keys)
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -55,7 +71,7 @@ class EnvSpec:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is made as it was registered."""
+        """Whether it is the task that was registered, whatever a policy sees of it."""
         return self.arguments == "{}" and self.max_episode_steps is None
 
 
@@ -77,6 +93,7 @@ class EnvInfo:
         action_high: Upper bounds, float32 (A,).
         max_episode_steps: Steps after which an episode is truncated.
         step_seconds: Simulated seconds per step.
+        observation_parts: What an observation consists of, with their sizes, if the environment gives a Dict.
     """
 
     spec: EnvSpec
@@ -86,11 +103,17 @@ class EnvInfo:
     action_high: NDArray[np.float32]
     max_episode_steps: int
     step_seconds: float
+    observation_parts: tuple[tuple[str, int], ...] = ()
 
     @property
     def env_id(self) -> str:
         """Gymnasium's id."""
         return self.spec.id
+
+    @property
+    def observation_keys(self) -> tuple[str, ...]:
+        """Of the parts of an observation; none if the environment gives a vector."""
+        return tuple(key for key, _ in self.observation_parts)
 
 
 def env_info(env: str | EnvSpec) -> EnvInfo:
@@ -103,13 +126,13 @@ def env_info(env: str | EnvSpec) -> EnvInfo:
         The environment's description.
 
     Raises:
-        EnvError: The id is unknown, a space is not a one-dimensional `Box`, actions are not real numbers, an action
-            bound is not finite, or episodes have no time limit.
+        EnvError: The id is unknown, observations are not vectors of numbers nor can be made such, actions are not
+            vectors of real numbers with finite bounds, or episodes have no time limit.
     """
     spec = as_spec(env)
-    made = make_env(spec)
+    made, parts = _make(spec, {})
     try:
-        return _describe(spec, made)
+        return _describe(spec, made, parts)
     finally:
         made.close()
 
@@ -126,36 +149,60 @@ def make_env(
 
     Args:
         env: Gymnasium's id, or an environment with arguments.
-        render: Whether `env.render()` shall return pictures, uint8 (height, width, 3).
+        render: Whether `env.render()` shall return pictures, uint8 (height, width, 3) where the environment lets that
+            be chosen.
         width: Width of the pictures in pixels; without `render` it is not used.
         height: Height of the pictures in pixels; without `render` it is not used.
         options: Further keyword arguments of the environment.
 
     Returns:
-        The environment with its time limit, not yet reset.
+        The environment with its time limit and with observations that are vectors, not yet reset.
 
     Raises:
         EnvError: Gymnasium does not know the id, its module cannot be imported, or it misses what the environment
-            depends on.
+            depends on; or its observations cannot be made vectors.
     """
+    if render:
+        sized = {"render_mode": "rgb_array", "width": width, "height": height, **options}
+        with contextlib.suppress(EnvError):  # one that draws in a size of its own does not know these arguments
+            return _make(as_spec(env), sized)[0]
+        options = {"render_mode": "rgb_array", **options}
+    return _make(as_spec(env), options)[0]
+
+
+def _make(spec: EnvSpec, options: Mapping[str, Any]) -> tuple[gymnasium.Env[Any, Any], tuple[tuple[str, int], ...]]:
+    """An environment with vectors as observations, and the parts of these: :func:`make_env`."""
     import gymnasium
 
     _log_mujoco_warnings()
-    spec = as_spec(env)
     env_id, options = spec.id, {**spec.kwargs, **options}
     if spec.max_episode_steps is not None:
         options["max_episode_steps"] = spec.max_episode_steps
-    if render:
-        options = {"render_mode": "rgb_array", "width": width, "height": height, **options}
+    _register(env_id)
     try:
         # The checker walks over every observation of every step; `env_info` and the tests have looked at the spaces.
-        return gymnasium.make(env_id, disable_env_checker=True, **options)
+        with warnings.catch_warnings():  # the data say which version it has to be
+            warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
+            made = gymnasium.make(env_id, disable_env_checker=True, **options)
     except Exception as error:  # a package's own code runs here
         reason = f"{type(error).__name__}: {error}"
         raise EnvError(
             f"env: gymnasium cannot make {env_id!r}{_with_arguments(spec)} ({reason}). Give the id of an environment "
             "that is installed, such as HalfCheetah-v5; the id of one that a package registers is written PACKAGE:ID."
+            + robotics.hint(env_id)
         ) from error
+    try:
+        return flattened(made, spec.observation_keys)
+    except ObservationError as error:
+        made.close()
+        raise EnvError(f"env: {env_id!r}: {error}") from error
+
+
+def _register(env_id: str) -> None:
+    """Let gymnasium know our own environments and those of gymnasium-robotics by their ids alone."""
+    if env_id.startswith("cql/"):
+        import cql.rollout.maze  # noqa: F401
+    robotics.register(env_id)
 
 
 def _with_arguments(spec: EnvSpec) -> str:
@@ -173,7 +220,8 @@ def env_differences(recorded: EnvSpec, own: EnvSpec) -> list[str]:
         registered = gymnasium.spec(own.id.rpartition(":")[2])  # its package was imported to make it
     except (gymnasium.error.Error, ImportError, ValueError):  # whoever makes it says so
         return []
-    theirs, ours = ({**EnvSpec.of("", registered.kwargs).kwargs, **each.kwargs} for each in (recorded, own))
+    usual = {**_defaults(registered), **EnvSpec.of("", registered.kwargs).kwargs}
+    theirs, ours = ({**usual, **each.kwargs} for each in (recorded, own))
     lines = [
         f"{key}={_shown(theirs, key)} (here {_shown(ours, key)})"
         for key in sorted({*theirs, *ours})
@@ -183,6 +231,27 @@ def env_differences(recorded: EnvSpec, own: EnvSpec) -> list[str]:
     if own.max_episode_steps is None and recorded.max_episode_steps not in (None, limit):
         lines.append(f"max_episode_steps={recorded.max_episode_steps} (here {limit})")
     return lines
+
+
+def own_argument(spec: EnvSpec, name: str) -> Any:
+    """An argument that an environment is made with, by its registration or by default; None if it has none so named."""
+    import gymnasium
+
+    registered = gymnasium.spec(spec.id.rpartition(":")[2])
+    return {**_defaults(registered), **registered.kwargs, **spec.kwargs}.get(name)
+
+
+def _defaults(registered: Any) -> dict[str, Any]:
+    """The defaults of a registered environment's constructor, as JSON has them; none that cannot be read."""
+    from gymnasium.envs.registration import load_env_creator
+
+    try:
+        made_by = registered.entry_point
+        creator = made_by if callable(made_by) else load_env_creator(made_by)
+        parameters = inspect.signature(creator).parameters.values()
+        return EnvSpec.of("", {each.name: each.default for each in parameters if each.default is not each.empty}).kwargs
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return {}
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
@@ -206,7 +275,7 @@ def refuse_foreign_package(env_id: str, source: str, allowed: str | None, option
     Raises:
         EnvError: the id names a package, and the user did not give it.
     """
-    if ":" in env_id and env_id != allowed:
+    if ":" in env_id and env_id != allowed and not env_id.startswith(f"{robotics.PACKAGE}:"):
         raise EnvError(
             f"{source} names the environment {env_id!r}, and to make it would run code of the package "
             f"{env_id.partition(':')[0]!r}. If you trust it: {option} {env_id}"
@@ -253,16 +322,12 @@ def normalised_score(returns: Returns, reference_min: float, reference_max: floa
     return 100.0 * (returns - reference_min) / (reference_max - reference_min)
 
 
-def _describe(spec: EnvSpec, env: gymnasium.Env[Any, Any]) -> EnvInfo:
+def _describe(spec: EnvSpec, env: gymnasium.Env[Any, Any], parts: tuple[tuple[str, int], ...]) -> EnvInfo:
     from gymnasium.spaces import Box
 
-    env_id = spec.id
-    for name, space in (("observation", env.observation_space), ("action", env.action_space)):
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise EnvError(f"env: the {name} space of {env_id!r} is {space}; a Box with one dimension is needed.")
-    observation_space, action_space = env.observation_space, env.action_space
-    assert isinstance(observation_space, Box)
-    assert isinstance(action_space, Box)
+    env_id, action_space = spec.id, env.action_space
+    if not isinstance(action_space, Box) or len(action_space.shape) != 1:
+        raise EnvError(f"env: the action space of {env_id!r} is {action_space}; a Box with one dimension is needed.")
     if action_space.dtype is None or action_space.dtype.kind != "f":
         raise EnvError(f"env: the actions of {env_id!r} are of type {action_space.dtype}; real numbers are needed.")
     low, high = action_space.low.astype(np.float32), action_space.high.astype(np.float32)
@@ -281,20 +346,30 @@ def _describe(spec: EnvSpec, env: gymnasium.Env[Any, Any]) -> EnvInfo:
     high.setflags(write=False)
     return EnvInfo(
         spec=spec,
-        observation_size=int(observation_space.shape[0]),
+        observation_size=int((env.observation_space.shape or ())[0]),
         action_size=int(action_space.shape[0]),
         action_low=low,
         action_high=high,
         max_episode_steps=int(max_episode_steps),
         step_seconds=_step_seconds(env),
+        observation_parts=parts,
     )
 
 
 def _step_seconds(env: gymnasium.Env[Any, Any]) -> float:
-    step_seconds = getattr(env.unwrapped, "dt", None)
+    step_seconds = getattr(simulator_of(env), "dt", None)
     if step_seconds is not None:
         return float(step_seconds)
     return 1.0 / float(env.metadata.get("render_fps", 20))
+
+
+def simulator_of(env: gymnasium.Env[Any, Any]) -> Any:
+    """What simulates: the environment itself without wrappers, or the MuJoCo environment that it holds, as a maze does.
+
+    A MuJoCo environment has a `mujoco_renderer`.
+    """
+    own: Any = env.unwrapped
+    return next((each for each in (own, *vars(own).values()) if hasattr(each, "mujoco_renderer")), own)
 
 
 def _log_mujoco_warnings() -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
+_SUCCESS_KEYS = ("success", "is_success", "goal_achieved")
+
 Watch = Callable[[int, NDArray[np.float32], float | None, bool, Mapping[str, Any]], None]
 """Who is told of every step: the episode's index, the observation (S,) that it led to, the reward, whether the episode
 was terminated, and the environment's info. A reset has no reward. The observation is valid during the call."""
@@ -38,12 +40,19 @@ class EpisodeResults:
         lengths: Steps of each episode, int64 (R, E).
         seeds: The seed that each episode was reset with, int64 (R, E).
         broken: What the environment did wrong in an episode, by run and episode.
+        success: Whether the environment reported a success in any step, 1 or 0, float64 (R, E); NaN where it reports
+            none, and for runs that were not evaluated.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
     seeds: NDArray[np.int64]
     broken: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    success: NDArray[np.float64] | None = None
+
+    def success_rate(self, run: int) -> float | None:
+        """The share of a run's episodes that succeeded; None if the environment does not report it."""
+        return None if self.success is None or np.isnan(self.success[run]).any() else float(self.success[run].mean())
 
     def problem(self, run: int) -> Problem | None:
         """Why the episodes of a run that was evaluated make no evaluation; None if they make one.
@@ -137,6 +146,7 @@ class Environments:
         n_runs, n_episodes = seeds.shape
         observations = np.zeros((len(self._envs), self.info.observation_size), np.float32)
         returns, lengths = [math.nan] * len(self._envs), [0] * len(self._envs)
+        success = [math.nan] * len(self._envs)
         running = [index for index in range(len(self._envs)) if due is None or due[index // n_episodes]]
         broken: dict[int, str] = {}
         for index in running:
@@ -162,6 +172,9 @@ class Environments:
                     observation, reward, terminated, truncated, info = self._envs[index].step(actions[index])
                     observations[index] = observation
                     returns[index] += float(reward)
+                    reported = succeeded(info)
+                    if reported is not None and not success[index] >= reported:
+                        success[index] = float(reported)
                     if watch is not None:
                         watch(index, observations[index], float(reward), bool(terminated), info)
                 except Exception as error:  # noqa: BLE001
@@ -179,6 +192,7 @@ class Environments:
             lengths=np.array(lengths, np.int64).reshape(seeds.shape),
             seeds=seeds.copy(),
             broken={(index // n_episodes, index % n_episodes): text for index, text in sorted(broken.items())},
+            success=np.array(success, np.float64).reshape(seeds.shape),
         )
 
     def _not_finite(
@@ -205,6 +219,11 @@ class Environments:
         for env in self.__dict__.get("_envs", ()):
             env.close()
         self._envs = []
+
+
+def succeeded(info: Mapping[str, Any]) -> bool | None:
+    """Whether an environment's info tells of a success; None if it tells neither."""
+    return next((bool(info[key]) for key in _SUCCESS_KEYS if key in info), None)
 
 
 def ask(policy: Policy, observations: NDArray[np.float32], info: EnvInfo) -> NDArray[np.float32]:

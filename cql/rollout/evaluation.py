@@ -5,20 +5,19 @@ For policies see :mod:`cql.rollout.episodes`.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.rollout.envs import EnvInfo, EnvSpec, env_info, make_env
+from cql.rollout.camera import camera as camera_of
+from cql.rollout.envs import EnvInfo, EnvSpec, env_info
 from cql.rollout.episodes import Environments, EpisodeResults, Policy, ask
-from cql.rollout.rendering import MIN_FRAME_STD, RenderingError, choose_backend, encode_gif
+from cql.rollout.rendering import RenderingError, encode_gif
 
 
 class BrokenEpisodeError(RuntimeError):
@@ -72,7 +71,7 @@ class Recording:
 
 
 class Recorder:
-    """Records the beginning of an episode in real time, with a camera that follows the robot.
+    """Records the beginning of an episode in real time, with a camera that follows the robot where it moves about.
 
     Args:
         env: Gymnasium's id, or an environment with arguments.
@@ -113,7 +112,7 @@ class Recorder:
             BrokenEpisodeError: The environment broke in this episode.
             ValueError: The policy returned another shape, or an action that is not finite.
         """
-        camera = _camera(self.info.spec, self._width, self._height)
+        camera = camera_of(self.info.spec, self._width, self._height)
         with _named(0):
             observation, _ = camera.env.reset(seed=seed)
         camera.aim()
@@ -244,155 +243,3 @@ def steps_per_frame(step_seconds: float, frames_per_second: float) -> int:
 
     candidates = range(least, 2 * least + 1)
     return next((n_steps for n_steps in candidates if error(n_steps) < 0.02), min(candidates, key=error))
-
-
-class _Camera:
-    """A MuJoCo environment that is drawn, made ready for small pictures in real time.
-
-    Reflections and the 4096 x 4096 shadow map cost four fifths of the time of a small picture and tell little in it, so
-    both are off. The models' black and white floor and grey sky become two calm pairs of colours, which compress
-    better and set the robots' orange off, with squares of one size for all. The floor is made ten times as large,
-    because a good cheetah runs off its 40 metres within six seconds. None of this touches the physics.
-    """
-
-    def __init__(self, env: EnvSpec, width: int, height: int) -> None:
-        import mujoco
-
-        self.env = make_env(env, render=True, width=width, height=height)
-        unwrapped: Any = self.env.unwrapped
-        self._model, self._data = unwrapped.model, unwrapped.data
-        self._model.vis.quality.shadowsize = 0
-        self._model.vis.headlight.ambient[:] = 0.3
-        self._model.vis.headlight.diffuse[:] = 0.5
-        _colour(self._model)
-        # -1 is the free camera, which `shoot` moves. The models' own "track" cameras stand too far away, bob with the
-        # body, and are not what every gymnasium version picks.
-        unwrapped.mujoco_renderer.camera_id = -1
-        self.env.reset(seed=0)
-        self.env.render()  # makes the viewer
-        self._viewer = unwrapped.mujoco_renderer.viewer
-        self._viewer.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._follows, is_flat = _moves_about(self._model), _is_flat(self._model)
-        self._viewer.cam.azimuth, self._viewer.cam.elevation = 90.0, -90.0 if is_flat else -12.0
-
-    def aim(self) -> None:
-        """Choose the distance, and what the camera looks at, from the robot as it is now.
-
-        A robot that moves about fills three fifths of the picture. An arm is seen with all that it can reach.
-        """
-        low, high = _extent(self._model, self._data, np.flatnonzero(self._model.geom_bodyid > 0))
-        middle, size, share = (low + high) / 2, float((high - low).max()), 0.6
-        if not self._follows:
-            arm = np.flatnonzero(self._model.body_rootid[self._model.geom_bodyid] == 1)
-            low, high = _extent(self._model, self._data, arm)
-            middle, share = self._data.xpos[1], 0.9
-            size = 2 * float(np.maximum(abs(low - middle), abs(high - middle)).max())
-        self._viewer.cam.lookat[:] = middle
-        visible_per_distance = 2 * math.tan(math.radians(float(self._model.vis.global_.fovy)) / 2)
-        self._viewer.cam.distance = size / visible_per_distance / share
-
-    def shoot(self) -> NDArray[np.uint8]:
-        """Take a picture, with the centre of mass of a robot that moves about in the middle: uint8 (H, W, 3)."""
-        try:
-            if self._follows:
-                self._viewer.cam.lookat[:2] = self._data.subtree_com[1, :2]
-            # gymnasium leaves the context of the environment that was made last current; another environment's
-            # picture would be drawn with its textures.
-            self._viewer.make_context_current()
-            frame: NDArray[np.uint8] = np.ascontiguousarray(self.env.render())
-        except Exception as error:
-            raise RenderingError(f"{self.env.spec}: drawing failed: {error!r}") from error
-        if not frame.std() > MIN_FRAME_STD:
-            raise RenderingError(
-                "the picture is blank: the OpenGL context was lost, perhaps because another rendering environment of "
-                "this process was closed"
-            )
-        return frame
-
-
-#: Rendering environments, kept until the process ends. With gymnasium 1.4 and MuJoCo 4, collecting a closed rendering
-#: environment turns every other one's pictures black, silently and for good; so none is ever closed before the end.
-_cameras: dict[tuple[EnvSpec, int, int], _Camera] = {}
-
-
-def _camera(env: EnvSpec, width: int, height: int) -> _Camera:
-    """Get the one camera for this environment and size, making it if there is none yet."""
-    key = (env, width, height)
-    if key not in _cameras:
-        if choose_backend() is None:
-            raise RenderingError("nothing can draw here; the log says why and what to install")
-        try:
-            _cameras[key] = _Camera(env, width, height)
-        except Exception as error:  # a missing or broken OpenGL shows in many ways, AttributeError among them
-            raise RenderingError(f"{env.id} cannot be drawn: {error!r}") from error
-    return _cameras[key]
-
-
-@atexit.register
-def _close_cameras() -> None:
-    """Close them while PyOpenGL still works: its destructors fail noisily when the interpreter is half gone."""
-    for camera in _cameras.values():
-        camera.env.close()
-    _cameras.clear()
-
-
-_TILE_METRES = 1.5  # two squares of the floor, in each direction
-_FLOOR = ((38, 54, 74), (54, 75, 100))  # dark and light squares
-_SKY = ((35, 50, 70), (150, 175, 205))  # below and above
-
-
-def _colour(model: Any) -> None:
-    """Give the floor and the sky of a MuJoCo model calm colours, and enlarge the floor; before the first picture."""
-    import mujoco
-
-    for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE):
-        material = model.geom_matid[geom]
-        model.geom_size[geom, :2] *= 10
-        model.geom_size[geom, 2] = model.geom_size[geom, :2].max()  # one quadrangle; Hopper's 40,000 take half the time
-        if material < 0:
-            continue
-        model.mat_texrepeat[material] = 2 * model.geom_size[geom, :2] / _TILE_METRES
-        model.geom_rgba[geom] = 1
-        texture = int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB])
-        if texture >= 0:
-            _repaint(model, texture, *_FLOOR)
-    for sky in np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX):
-        _repaint(model, int(sky), *_SKY)
-
-
-def _repaint(model: Any, texture: int, dark: tuple[int, int, int], light: tuple[int, int, int]) -> None:
-    """Replace a texture's shades from darkest to lightest by those between two colours."""
-    n_channels = model.tex_nchannel[texture]
-    start = model.tex_adr[texture]
-    size = model.tex_width[texture] * model.tex_height[texture] * n_channels
-    pixels = model.tex_data[start : start + size].reshape(-1, n_channels)
-    shade = pixels[:, :3].mean(axis=1, keepdims=True)
-    shade = (shade - shade.min()) / max(1.0, float(np.ptp(shade)))
-    pixels[:, :3] = np.round((1 - shade) * np.array(dark) + shade * np.array(light))
-
-
-def _moves_about(model: Any) -> bool:
-    """Whether the robot's first body can leave its place; that of an arm cannot."""
-    import mujoco
-
-    first = model.jnt_type[model.jnt_bodyid == 1]
-    return bool(np.isin(first, (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE)).any())
-
-
-def _is_flat(model: Any) -> bool:
-    """Whether everything moves in the horizontal plane, so that it is seen from above."""
-    import mujoco
-
-    upright = np.abs(model.jnt_axis[:, 2])
-    hinges = (model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE) & (upright > 0.99)
-    slides = (model.jnt_type == mujoco.mjtJoint.mjJNT_SLIDE) & (upright < 0.01)
-    return bool((hinges | slides).all())
-
-
-def _extent(model: Any, data: Any, geoms: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lowest and highest corner of the box around some geoms, in metres: two arrays (3,)."""
-    rotations = data.geom_xmat[geoms].reshape(-1, 3, 3)
-    centres, halves = model.geom_aabb[geoms, :3], model.geom_aabb[geoms, 3:]
-    positions = data.geom_xpos[geoms] + np.einsum("gij,gj->gi", rotations, centres)
-    halves = np.einsum("gij,gj->gi", np.abs(rotations), halves)
-    return (positions - halves).min(axis=0), (positions + halves).max(axis=0)

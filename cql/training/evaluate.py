@@ -26,6 +26,7 @@ class Evaluation(NamedTuple):
         returns: of the episodes, (E,).
         scores: the same as normalised scores, (E,); None without reference scores.
         scores_name: whose reference scores they are.
+        success: share of the episodes that succeeded; None where the environment does not report it.
         videos: the files that were written.
     """
 
@@ -35,6 +36,7 @@ class Evaluation(NamedTuple):
     returns: NDArray[np.float64]
     scores: NDArray[np.float64] | None
     scores_name: str
+    success: float | None
     videos: list[Path]
 
 
@@ -101,6 +103,7 @@ def evaluate(
         step=step,
         returns=returns,
         scores=None if reference is None else normalised_score(returns, *reference),
-        scores_name="" if reference is None else scores_name(train_config.env.id, reference),
+        scores_name="" if reference is None else scores_name(spec.id, reference, spec.kwargs, spec.max_episode_steps),
+        success=results.success_rate(0),
         videos=[video for video in (gif, mp4) if video is not None],
     )

@@ -64,6 +64,7 @@ class Scores:
     Attributes:
         last_return: mean return of the last evaluation.
         last_std: standard deviation of its episodes' returns.
+        last_success: share of its episodes that succeeded; None where the environment does not report it.
         best_return: mean return of the best evaluation.
         best_step: its step.
     """
@@ -72,6 +73,7 @@ class Scores:
     last_std: float | None = None
     best_return: float | None = None
     best_step: int | None = None
+    last_success: float | None = None
 
 
 @dataclass
@@ -135,6 +137,7 @@ class Run:
         summary: dict[str, float | int | None] = {
             **{f"{which}eval_return_mean": value for which, value in returns.items()},
             "eval_return_std": self.scores.last_std,
+            "eval_success": self.scores.last_success,
             "best_step": self.scores.best_step,
         }
         for which, value in returns.items():

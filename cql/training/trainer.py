@@ -408,11 +408,10 @@ class Trainer:
         scores = None if run.reference is None else normalised_score(results.returns[index], *run.reference).tolist()
         mean, std = float(np.mean(returns)), float(np.std(returns))
         metrics |= {"eval_return_mean": mean, "eval_return_std": std}
-        score = run.score(mean)
-        if score is not None:
-            metrics["eval_score"] = score
+        score, success = run.score(mean), results.success_rate(index)
+        metrics |= known({"eval_score": score, "eval_success": success})
         run.local.log_episodes(step, results.seeds[index].tolist(), returns, results.lengths[index].tolist(), scores)
-        run.scores.last_return, run.scores.last_std = mean, std
+        run.scores.last_return, run.scores.last_std, run.scores.last_success = mean, std, success
         run.evaluations.append((step, mean))
         if run.scores.best_return is None or mean > run.scores.best_return:
             run.scores.best_return, run.scores.best_step = mean, step
@@ -431,6 +430,7 @@ class Trainer:
         if "eval_return_mean" in metrics:
             shown += f"  return {metrics['eval_return_mean']:.0f} +- {metrics['eval_return_std']:.0f}"
             shown += f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else ""
+            shown += f"  success {metrics['eval_success']:.2f}" if "eval_success" in metrics else ""
         names = ("critic_td", "cql_gap", "alpha_cql", "q_data", "env_steps", "online_return", "online_success")
         shown += "".join(f"  {name} {metrics[name]:.4g}" for name in names if name in metrics)
         log.info("%s", shown, extra={"run_dir": run.directory})

@@ -357,13 +357,10 @@ def test_damaged_datasets_are_named(damage, root):
 
 
 def test_spaces_other_than_vectors_are_refused():
-    space = gymnasium.spaces.Dict({"joints": gymnasium.spaces.Box(-1, 1, (2,))})
-    write_minari(
-        "tests/dict-v0",
-        [make_buffer(2, observations={"joints": np.zeros((3, 2), np.float32)})],
-        observation_space=space,
-    )
-    with pytest.raises(DatasetError, match=r"episode 0: observations must hold one vector .* a composite space"):
+    space = gymnasium.spaces.Dict({"joints": gymnasium.spaces.Box(-1, 1, (2,)), "mode": gymnasium.spaces.Discrete(2)})
+    observations = {"joints": np.zeros((3, 2), np.float32), "mode": np.zeros(3, np.int64)}
+    write_minari("tests/dict-v0", [make_buffer(2, observations=observations)], observation_space=space)
+    with pytest.raises(DatasetError, match=r"episode 0: observations are a Dict of joints, mode: say which"):
         load_minari("tests/dict-v0")
     write_minari(
         "tests/discrete-v0", [make_buffer(2, actions=np.zeros(2, int))], action_space=gymnasium.spaces.Discrete(2)
@@ -983,7 +980,7 @@ def test_data_that_were_recorded_with_other_arguments_are_refused_until_these_ar
     )
     with pytest.raises(DatasetError) as refused:
         check_source(raw, env("Hopper-v5"))
-    assert "healthy_reward=100.0 (here its default)" in str(refused.value)
+    assert "healthy_reward=100.0 (here 1.0)" in str(refused.value)
     (settings,) = re.findall(": set (.*) or choose another dataset", str(refused.value))
     overrides = OverridesParser.create().parse_overrides(shlex.split(settings))
     values = {each.key_or_group: each.value() for each in overrides}

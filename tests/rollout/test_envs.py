@@ -116,8 +116,8 @@ def registered(env_id, entry_point, max_episode_steps):
 
 
 class _Unfit(gymnasium.Env):
-    def __init__(self, bound: float = 1.0, shape: tuple[int, ...] = (3,)):
-        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, shape)
+    def __init__(self, bound: float = 1.0, shape: tuple[int, ...] = (3,), dtype: type = np.float32):
+        self.observation_space = gymnasium.spaces.Box(0, 1, shape, dtype)
         self.action_space = gymnasium.spaces.Box(-bound, bound, (2,))
 
 
@@ -125,7 +125,7 @@ class _Unfit(gymnasium.Env):
     ("options", "max_episode_steps", "message"),
     [
         ({"bound": np.inf}, 10, "action bounds"),
-        ({"shape": (3, 3)}, 10, "observation space"),
+        ({"shape": (3, 3), "dtype": np.uint8}, 10, "observation space"),
         ({}, None, "max_episode_steps"),
     ],
 )
@@ -207,8 +207,8 @@ def test_arguments_that_the_environment_does_not_take_are_named():
     [
         ({}, {}, []),
         ({"healthy_reward": 100.0}, {"healthy_reward": 100.0}, []),
-        ({"healthy_reward": 100.0}, {}, ["healthy_reward=100.0 (here its default)"]),
-        ({}, {"healthy_reward": 2.0}, ["healthy_reward=its default (here 2.0)"]),
+        ({"healthy_reward": 100.0}, {}, ["healthy_reward=100.0 (here 1.0)"]),
+        ({}, {"healthy_reward": 2.0}, ["healthy_reward=1.0 (here 2.0)"]),
     ],
 )
 def test_arguments_are_compared(recorded, own, lines):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import breaking
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import cql
-from cql.rollout import evaluation
+from cql.rollout import camera
 from cql.rollout.envs import EnvSpec, make_env
 from cql.rollout.evaluation import BrokenEpisodeError, Evaluator, Recorder, Rollouts, roll_out, steps_per_frame
 from cql.rollout.rendering import RenderingError, choose_backend, write_gif
@@ -292,8 +293,8 @@ def test_the_film_ends_with_the_episode():
 def test_a_blank_picture_is_an_error(monkeypatch):
     recorder = Recorder("InvertedPendulum-v5", width=64, height=48, seconds=0.2)
     recorder.record(balance, seed=0)
-    camera = evaluation._camera(EnvSpec("InvertedPendulum-v5"), 64, 48)
-    monkeypatch.setattr(camera.env, "render", lambda: np.zeros((48, 64, 3), np.uint8))
+    own = camera.camera(EnvSpec("InvertedPendulum-v5"), 64, 48)
+    monkeypatch.setattr(own.env, "render", lambda: np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(RenderingError, match="blank"):
         recorder.record(balance, seed=0)
 
@@ -330,15 +331,61 @@ def test_a_broken_policy_is_not_filmed():
         recorder.record(constant(np.nan, 1), seed=0)
 
 
+class _Undrawn(gymnasium.Env):
+    """A point that stands still, and is drawn as it is told."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, picture, render_mode=None):
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+        self.picture, self.render_mode = picture, render_mode
+
+    def reset(self, *, seed=None, options=None):  # noqa: ARG002
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):  # noqa: ARG002
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        return self.picture
+
+
+@pytest.mark.parametrize("picture", [None, np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32)])
+def test_an_environment_that_cannot_be_drawn_is_named(picture):
+    gymnasium.register(
+        "cql-test/Undrawn-v0", lambda render_mode=None: _Undrawn(picture, render_mode), max_episode_steps=5
+    )
+    try:
+        with pytest.raises(RenderingError, match=r"Undrawn-v0.*drawing failed: .*no picture, uint8"):
+            Recorder(EnvSpec.of("cql-test/Undrawn-v0")).record(constant(0.0, 1), seed=0)
+    finally:
+        del gymnasium.registry["cql-test/Undrawn-v0"]
+        camera._cameras.clear()
+
+
+def test_what_mujoco_does_not_simulate_is_filmed_as_it_draws_itself():
+    pytest.importorskip("pygame")
+    recording = Recorder("Pendulum-v1", width=120, height=80, seconds=1.0).record(constant(1.0, 1), seed=0)
+    assert recording.frames.shape == (21, 80, 120, 3) or recording.frames.shape == (20, 80, 120, 3)
+    assert (recording.frames[0] != recording.frames[-1]).any()
+    assert (recording.frames[:, :, :15] == 0).all()  # its own picture is a square
+
+
 @pytest.mark.usefixtures("drawing")
-def test_an_environment_that_cannot_be_drawn_is_named():
-    with pytest.raises(RenderingError, match="Pendulum-v1 cannot be drawn"):
-        Recorder("Pendulum-v1").record(constant(0.0, 1), seed=0)
+@pytest.mark.parametrize("env_id", ["PointMaze_UMaze-v3", "AntMaze_UMaze-v4", "AdroitHandPen-v1", "FetchReach-v4"])
+def test_environments_of_gymnasium_robotics_are_filmed(env_id):
+    if find_spec("gymnasium_robotics") is None:
+        pytest.skip("needs the extra robotics")
+    recorder = Recorder(env_id, width=64, height=64, seconds=0.5)
+    frames = recorder.record(constant(0.5, recorder.info.action_size), seed=0).frames
+    assert frames.shape[1:] == (64, 64, 3)
+    assert (frames[0] != frames[-1]).any()
 
 
 def test_without_a_backend_recording_is_an_error_of_its_own(monkeypatch):
-    monkeypatch.setattr(evaluation, "choose_backend", lambda: None)
-    monkeypatch.setattr(evaluation, "_cameras", {})
+    monkeypatch.setattr(camera, "choose_backend", lambda: None)
+    monkeypatch.setattr(camera, "_cameras", {})
     with pytest.raises(RenderingError, match="nothing can draw"):
         Recorder("Hopper-v5").record(constant(0.0, 3), seed=0)
 
@@ -364,7 +411,7 @@ def test_a_frame_lasts_whole_steps_and_whole_hundredths_of_a_second(step_seconds
 def test_drawing_leaves_the_physics_alone():
     """`make_env` with and without pictures runs the same episode, whatever the camera changes in the model."""
     plain, coloured = make_env("HalfCheetah-v5"), make_env("HalfCheetah-v5")
-    evaluation._colour(coloured.unwrapped.model)
+    camera._colour(coloured.unwrapped.model)
     plain.reset(seed=3), coloured.reset(seed=3)
     rng = np.random.default_rng(0)
     for _ in range(100):
@@ -416,7 +463,7 @@ def test_a_simulator_that_breaks_is_named_and_costs_no_other_episode(kind, step,
 )  # fmt: skip
 def test_robots_of_the_plane_are_seen_from_above_and_arms_from_one_place(robot, is_flat, moves_about):
     env = make_env(f"{robot}-v5")
-    assert (evaluation._is_flat(env.unwrapped.model), evaluation._moves_about(env.unwrapped.model)) == (
+    assert (camera._is_flat(env.unwrapped.model), camera._moves_about(env.unwrapped.model)) == (
         is_flat, moves_about,
     )  # fmt: skip
     env.close()

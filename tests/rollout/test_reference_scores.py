@@ -14,6 +14,60 @@ def test_the_known_scores_are_those_of_d4rl():
     assert known_scores("Hopper-v2") == known_scores("Hopper-v4") == known_scores("Hopper-v5")
 
 
+def test_the_known_scores_of_gymnasium_robotics_are_those_of_d4rl():
+    # d4rl/infos.py too; the last digits are cut as in the table of constants that this project keeps.
+    assert known_scores("AdroitHandDoor-v1") == (-56.512833, 2880.5693)
+    assert known_scores("AdroitHandHammer-v1") == (-274.856578, 12794.1348)
+    assert known_scores("AdroitHandRelocate-v1") == (-6.425911, 4233.8778)
+    # D4RL's pen has 100 steps, gymnasium-robotics' 200.
+    assert known_scores("AdroitHandPen-v1", None, 100) == (96.262799, 3076.8331)
+    assert known_scores("AdroitHandPen-v1") is None
+    ends = {"continuing_task": False}
+    for maze in ("UMaze", "Medium", "Medium_Diverse_G", "Large", "Large_Diverse_GR"):
+        assert known_scores(f"AntMaze_{maze}-v4", ends) == known_scores(f"AntMaze_{maze}-v5", ends) == (0.0, 1.0)
+    four = ["microwave", "kettle", "light switch", "slide cabinet"]
+    assert known_scores("FrankaKitchen-v1", {"tasks_to_complete": four}) == (0.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "limit"),
+    [
+        ("Hopper-v5", {"healthy_reward": 2}, None),
+        ("Hopper-v5", None, 500),
+        ("Hopper-v5", {"continuing_task": False}, None),
+        ("AdroitHandDoor-v1", {"reward_type": "sparse"}, None),
+        ("AdroitHandDoorSparse-v1", None, None),
+        ("AdroitHandDoor-v1", None, 100),
+        ("AdroitHandPen-v1", None, 200),
+        # Each step at the goal pays.
+        ("AntMaze_UMaze-v4", None, None),
+        ("AntMaze_UMaze-v4", {"continuing_task": True}, None),
+        ("AntMaze_UMaze-v4", {"continuing_task": False, "reward_type": "dense"}, None),
+        ("AntMaze_UMaze-v4", {"continuing_task": False}, 100),
+        ("AntMaze_UMazeDense-v4", {"continuing_task": False}, None),
+        ("AntMaze_Open-v4", {"continuing_task": False}, None),
+        # Seven tasks, three tasks, and tasks that pay again and again.
+        ("FrankaKitchen-v1", None, None),
+        ("FrankaKitchen-v1", {"tasks_to_complete": ["microwave", "kettle", "light switch"]}, None),
+        ("FrankaKitchen-v1", {"tasks_to_complete": ["kettle"] * 4}, None),
+        ("FrankaKitchen-v1", {"tasks_to_complete": [*"abcd"], "remove_task_when_completed": False}, None),
+        ("PointMaze_UMaze-v3", {"continuing_task": False}, None),
+    ],
+)
+def test_an_environment_made_otherwise_has_no_known_scores(env_id, kwargs, limit):
+    assert known_scores(env_id, kwargs, limit) is None
+    assert reference_scores(env_id, "auto", kwargs, limit) is None
+    assert reference_scores(env_id, [0, 1], kwargs, limit) == (0.0, 1.0)
+
+
+def test_of_modules_that_of_the_robotics_environments_is_known():
+    ends = {"continuing_task": False}
+    assert known_scores("gymnasium_robotics:AntMaze_UMaze-v4", ends) == (0.0, 1.0)
+    assert known_scores("gymnasium_robotics:AdroitHandDoor-v1") == known_scores("AdroitHandDoor-v1")
+    for env_id in ("d4rl:AntMaze_UMaze-v4", "my_package:AntMaze_UMaze-v4", "gymnasium_robotics:Hopper-v5"):
+        assert known_scores(env_id, ends if "AntMaze" in env_id else None) is None
+
+
 @pytest.mark.parametrize(
     "env_id", ["Pusher-v5", "InvertedPendulum-v5", "Hopper", "Hopper-v6", "my_package:Hopper-v5", "me/Hopper-v5", ""]
 )
@@ -42,6 +96,8 @@ def test_scores_are_named_by_where_they_come_from():
     assert scores_name("Hopper-v5", (-20.272305, 3234.3)) == "D4RL"
     assert scores_name("Walker2d-v5", (-20.272305, 3234.3)) == "own"
     assert scores_name("Pusher-v5", (0.0, 1.0)) == "own"
+    assert scores_name("AntMaze_UMaze-v4", (0.0, 1.0), {"continuing_task": False}) == "D4RL"
+    assert scores_name("AntMaze_UMaze-v4", (0.0, 1.0)) == "own"
 
 
 def test_the_scores_of_a_plain_config_are_written_out_whatever_its_form():
@@ -53,3 +109,7 @@ def test_the_scores_of_a_plain_config_are_written_out_whatever_its_form():
         assert plain["env"]["reference"] is reference
     assert with_scores({"env": {"id": "Pusher-v5", "reference": "auto"}})["env"]["reference"] is None
     assert with_scores({"seed": 1}) == {"seed": 1}
+    maze = {"id": "AntMaze_UMaze-v4", "reference": "auto", "kwargs": {"continuing_task": False}}
+    assert with_scores({"env": maze})["env"]["reference"] == [0.0, 1.0]
+    assert with_scores({"env": {**maze, "max_episode_steps": 50}})["env"]["reference"] is None
+    assert with_scores({"env": {**maze, "kwargs": None}})["env"]["reference"] is None

@@ -23,7 +23,7 @@ from tiny import tiny_config
 from cql import config
 from cql.algorithm.agent import Agent
 from cql.data import WORK_FOLDER, load_minari, specs
-from cql.rollout.envs import env_info, to_env_actions
+from cql.rollout.envs import EnvSpec, env_info, to_env_actions
 from cql.rollout.reference_scores import reference_scores
 from cql.training import build, run_folder
 from cql.training.checkpoint import CheckpointFolder
@@ -259,7 +259,7 @@ def test_the_last_lines_say_what_was_made_and_how_to_train_on_it(call: Call, roo
 def test_the_command_to_train_is_one_that_works(
     script: ModuleType, env: str, given: tuple[float, float] | None, expected: tuple[float, float] | None
 ) -> None:
-    command = shlex.split(script.train_command("me/some-v0", env, reference_scores(env, given or "auto")))
+    command = shlex.split(script.train_command("me/some-v0", EnvSpec.of(env), reference_scores(env, given or "auto")))
     assert command[:2] == ["python", "scripts/train.py"]
     train_config = config.checked(config.compose(command[2:]))
     assert train_config.env.id == env
