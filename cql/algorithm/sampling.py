@@ -53,6 +53,8 @@ class Pool(NamedTuple):
         terminated: (M,), 1.0 if the episode truly ended.
         returns_to_go: (D, M), for each of D discounts; None if nothing needs them.
         discount: which of the D discounts each run has, (R, 1) int64; None without returns.
+        pieces: of each of K datasets with shares of their own, see :func:`pieces`, (4, K) float64; None draws all
+            transitions alike.
     """
 
     rows: Tensor
@@ -62,6 +64,19 @@ class Pool(NamedTuple):
     terminated: Tensor
     returns_to_go: Tensor | None = None
     discount: Tensor | None = None
+    pieces: Tensor | None = None
+
+    def number_at(self, positions: Tensor) -> Tensor:
+        """The transition at each position in [0, M), (R, B) float64, as its number.
+
+        Each dataset has as much of [0, M) as its share, and its transitions divide that evenly. What lies beyond M is
+        the last transition's, if there are pieces.
+        """
+        if self.pieces is None:
+            return positions.long()
+        source = (positions.unsqueeze(-1) >= self.pieces[0, 1:]).sum(-1)
+        begin, density, first, last = self.pieces[:, source]
+        return torch.minimum(first + ((positions - begin) * density).floor(), last).long()
 
     def take(self, index: Tensor) -> Batch:
         """Gather the transitions with the numbers ``index``, (R, B)."""
@@ -76,6 +91,24 @@ class Pool(NamedTuple):
             terminated=_rows(self.terminated, index),
             returns_to_go=returns,
         )
+
+
+def pieces(shares: Sequence[tuple[int, float]], device: torch.device | str = "cpu") -> Tensor:
+    """Where the pieces of [0, M) are that K datasets have, one after the other.
+
+    Args:
+        shares: of each dataset its number of transitions, M together, and its ratio in a minibatch, which may be
+            divided by any common factor.
+        device: of the tensor.
+
+    Returns:
+        For each dataset the begin of its piece, its transitions per unit of it, and the numbers of its first and its
+        last transition; (4, K) float64.
+    """
+    size, ratio = np.array(shares, np.float64).T
+    length = ratio / ratio.sum() * size.sum()
+    begin, first = (np.cumsum([0.0, *each[:-1]]) for each in (length, size))
+    return torch.tensor(np.stack([begin, size / length, first, first + size - 1]), device=device)
 
 
 class ReplayBuffer:
@@ -155,9 +188,10 @@ class Mixture(NamedTuple):
         """
         n_data, n_online = len(self.offline.rewards), self.online.size.unsqueeze(1)
         if self.n_offline is None:
-            index = (fractions * (n_data + n_online)).long()
+            positions = fractions * (n_data + n_online)
+            index = positions.long()
             is_offline = index < n_data
-            offline = self.offline.take(index.clamp(max=n_data - 1))
+            offline = self.offline.take(self.offline.number_at(positions).clamp(max=n_data - 1))
             online = self.online.take((index - n_data).clamp(min=0))
             return _joined(
                 lambda a, b: torch.where(is_offline.view(*is_offline.shape, *[1] * (a.dim() - 2)), a, b),
@@ -165,7 +199,7 @@ class Mixture(NamedTuple):
                 online,
             )
         of_data, of_online = fractions[:, : self.n_offline], fractions[:, self.n_offline :]
-        offline = self.offline.take((of_data * n_data).long())
+        offline = self.offline.take(self.offline.number_at(of_data * n_data))
         online = self.online.take((of_online * n_online).long())
         return _joined(lambda a, b: torch.cat([a, b], 1), offline, online)
 
@@ -252,8 +286,9 @@ class Sampler:
             data: all transitions. A :class:`Batch` of them, without the axis R and with M transitions for B, gives the
                 same minibatches as a :class:`Pool`, from twice the memory for observations.
         """
+        in_pieces = isinstance(data, Pool) and data.pieces is not None
         for run, own in enumerate(self.generators):
-            if isinstance(data, Mixture):
+            if in_pieces or isinstance(data, Mixture):
                 self._fractions[run].uniform_(generator=own)
             else:
                 torch.randint(len(data.rewards), self._indices[run].shape, generator=own, out=self._indices[run])
@@ -263,6 +298,8 @@ class Sampler:
             self._subset[run].uniform_(generator=own)
         policy, next_policy, target, actor = torch.split(self._normal, self._sizes, dim=1)
         noise = Noise(self._uniform, policy, next_policy, target, actor, self._choice, self._subset)
+        if isinstance(data, Pool) and in_pieces:
+            return data.take(data.number_at(self._fractions * len(data.rewards))), noise
         return data.take(self._fractions if isinstance(data, Mixture) else self._indices), noise
 
     def state(self, run: int) -> Tensor:

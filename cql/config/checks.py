@@ -3,18 +3,21 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from cql.config.choices import Device, Gradient
 from cql.config.messages import ConfigError, article, did_you_mean
+from cql.config.mixture import PREPARATION, source_name, sources_of
 from cql.config.names import path_safe, unsafe_name
 from cql.config.online import Finetune
 from cql.config.schema import (
     CqlConfig,
     D4rlDataset,
+    Dataset,
     LearnedAlphaCql,
     MinariDataset,
+    MixtureDataset,
     TrainConfig,
 )
 
@@ -26,6 +29,8 @@ def check(config: TrainConfig) -> None:
         ConfigError: Every problem on its own line: the dotted key, its value, what is allowed, what to do.
     """
     problems = [*_range_problems(config, ""), *_cross_problems(config)]
+    if isinstance(config.dataset, MixtureDataset):
+        problems += list(_mixture_problems(config.dataset, isinstance(config.online, Finetune), problems))
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -82,11 +87,7 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
             f"algorithm.penalty.gap_clip_min={low} must be less than algorithm.penalty.gap_clip_max={high}: "
             "lower the first or raise the second"
         )
-    if dataset.n_episodes is not None and dataset.fraction is not None:
-        yield (
-            f"dataset.n_episodes={dataset.n_episodes} and dataset.fraction={dataset.fraction} both choose a part of "
-            "the episodes: set one of them to null"
-        )
+    yield from _dataset_problems(dataset, "dataset.")
     reference = config.env.reference
     if isinstance(reference, list) and not (all(map(math.isfinite, reference)) and reference[0] < reference[1]):
         yield (
@@ -101,12 +102,48 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
         yield unsafe_name(config.sweep_name)
     texts = {"env.id": config.env.id}
     texts |= {key: text for key in ("init_from", "init_from_sweep") if (text := getattr(config, key)) is not None}
+    yield from _empty_problems(texts)
+
+
+def _empty_problems(texts: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"{key} is empty: give one, e.g. {key}=NAME" for key, text in texts.items() if not text.strip())
+
+
+def _dataset_problems(dataset: Dataset, prefix: str) -> Iterator[str]:
+    if dataset.n_episodes is not None and dataset.fraction is not None:
+        yield (
+            f"{prefix}n_episodes={dataset.n_episodes} and {prefix}fraction={dataset.fraction} both choose a part of "
+            "the episodes: set one of them to null"
+        )
     match dataset:
         case MinariDataset(id=name):
-            texts["dataset.id"] = name
+            yield from _empty_problems({f"{prefix}id": name})
         case D4rlDataset(path=path):
-            texts["dataset.path"] = path
-    yield from (f"{key} is empty: give one, e.g. {key}=NAME" for key, text in texts.items() if not text.strip())
+            yield from _empty_problems({f"{prefix}path": path})
+
+
+def _mixture_problems(dataset: MixtureDataset, in_environment: bool, known: Collection[str]) -> Iterator[str]:
+    """What is wrong with each dataset of a mixture, without what it has from the mixture and is `known`."""
+    some_have_ratios = any(given.get("ratio") is not None for given in dataset.mixture)
+    for index, source in enumerate(sources_of(dataset)):
+        prefix = f"{source_name(index)}."
+        for problem in (*_range_problems(source, prefix), *_dataset_problems(source, prefix)):
+            if problem.replace(prefix, "dataset.") not in known:
+                yield problem
+        if dataset.mixture[index].get("ratio") is None and some_have_ratios:
+            yield f"{prefix}ratio is missing: give all datasets of the mixture a ratio, or none"
+        for key in PREPARATION if in_environment else ():
+            own, shared = getattr(source, key), getattr(dataset, key)
+            if own != shared:
+                yield (
+                    f"{prefix}{key}={own} is not dataset.{key}={shared}, by which online=finetune prepares what is "
+                    f"collected: leave it out and set dataset.{key}, or choose online=none"
+                )
+        if in_environment and source.normalise_rewards:
+            yield (
+                f"{prefix}normalise_rewards=True gives each dataset a scale of its own, and online=finetune needs one "
+                "for what is collected: write dataset.normalise_rewards=false, and dataset.reward_scale"
+            )
 
 
 def _online_problems(config: TrainConfig) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -11,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cql.config.checks import check
 from cql.config.keys import all_keys, choice, field_types, kind_of, kinds_of, variant_paths, without_none
-from cql.config.messages import ConfigError, explain, unknown_key, wrong_type
+from cql.config.messages import ConfigError, article, did_you_mean, explain, unknown_key, wrong_type
+from cql.config.mixture import OF_ALL, RATIOS, SOURCES, source_name
 from cql.config.schema import VARIANTS, TrainConfig
 from cql.rollout.reference_scores import AUTO, reference_scores
 
@@ -122,6 +124,8 @@ def _fill(
             else:
                 # Not by assignment: OmegaConf 2.4 warns of the conversions that it makes there.
                 OmegaConf.update(node, name, _READ[key](value) if key in _READ else value, merge=False)
+        except ConfigError as error:
+            problems[key] = str(error)
         except (OmegaConfBaseException, TypeError):
             problems[key] = wrong_type(key, value)
 
@@ -168,4 +172,54 @@ def _reference(value: Any) -> Any:
     return None if scores is None else list(scores)
 
 
-_READ = {"env.reference": _reference, "env.kwargs": _arguments}  # keys whose type OmegaConf cannot tell
+def _mixture(value: Any) -> Any:
+    """`dataset.mixture`: for each dataset what it gives, as plain values of the right types.
+
+    Raises:
+        TypeError: It is no list of at least two mappings.
+        ConfigError: What is wrong with the datasets.
+    """
+    if value == MISSING:
+        return value
+    if not isinstance(value, list | tuple) or len(value) < 2 or not all(isinstance(each, Mapping) for each in value):
+        raise TypeError("not a list of at least two mappings")
+    problems: list[str] = []
+    found = [_source(each, source_name(index), problems) for index, each in enumerate(value)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return found
+
+
+def _source(values: Mapping[Any, Any], name: str, problems: list[str]) -> dict[str, Any]:
+    """What a dataset of a mixture gives, read like the keys of one alone; `problems` gets what is wrong."""
+    kind = str(values.get("kind"))
+    if kind not in SOURCES:
+        wrong = "is missing" if kind in ("None", MISSING) else f"is {kind}"
+        problems.append(f"{name}.kind {wrong}: it must be one of {', '.join(SOURCES)}")
+        return {}
+    known = [*(key for key in field_types(SOURCES[kind]) if key not in OF_ALL), "ratio"]
+    node, refused = OmegaConf.structured(SOURCES[kind]), dict[str, str]()
+    for key, value in values.items():
+        if key in OF_ALL:
+            problems.append(f"{name}.{key}: all datasets of a mixture share it: set dataset.{key}")
+        elif key not in known:
+            near = did_you_mean(difflib.get_close_matches(str(key), known, n=1, cutoff=0.7))
+            problems.append(f"{name}.{key}: {article(kind)} dataset in a mixture has {', '.join(known)}{near}")
+        elif key != "ratio":
+            _fill(node, {key: value}, "dataset.", refused, {"dataset": kind})
+        elif value is not None and not (type(value) in (int, float) and RATIOS[0] <= value <= RATIOS[1]):
+            problems.append(f"{name}.ratio={value}: it must be a number from {RATIOS[0]:g} to {RATIOS[1]:g}")
+    problems += [text.replace(key, f"{name}.{key.partition('.')[2]}") for key, text in refused.items()]
+    asked = {item.name: str(item.metadata.get("ask", "")) for item in dataclasses.fields(SOURCES[kind])}
+    for key in sorted(OmegaConf.missing_keys(node)):
+        if f"dataset.{key}" not in refused and (asked[key] or key in values):
+            ask = asked[key].replace(f"dataset.{key}=", f"{key}: ")
+            problems.append(f"{name}.{key} is missing: give {ask or 'a value'}")
+    if problems:
+        return {}
+    ratio = None if values.get("ratio") is None else float(values["ratio"])
+    return {key: ratio if key == "ratio" else node[key] for key in values}
+
+
+# Keys whose type OmegaConf cannot tell.
+_READ = {"env.reference": _reference, "env.kwargs": _arguments, "dataset.mixture": _mixture}

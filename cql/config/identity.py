@@ -21,6 +21,7 @@ NO_OTHER_RUN = (
     "cuda_graph",
     "eval_worker",
     "dataset.download",
+    "dataset.mixture.download",
     # What is kept of it besides its numbers.
     "video",
     "n_evals_per_video",
@@ -70,17 +71,25 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def differing_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """One line `key: a's value -> b's value` for each dotted key in which two plain configs differ."""
-
-    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key, value in values.items():
-            result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        return result
-
     absent = object()
     old, new = flat(a), flat(b)
     pairs = ((key, old.get(key, absent), new.get(key, absent)) for key in {**old, **new})
     return [f"{key}: {_shown(x, absent)} -> {_shown(y, absent)}" for key, x, y in pairs if x is absent or x != y]
+
+
+def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one with dotted keys; those of a list's mappings are `LIST[0].KEY` and so on."""
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for index, item in enumerate(value):
+                found |= flat(item, f"{name}[{index}].")
+        else:
+            found[name] = value
+    return found
 
 
 def run_key(config: TrainConfig) -> str:
@@ -120,16 +129,20 @@ def _identity(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without(plain: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping without these dotted keys."""
-    return {
-        key: _without(value, keys, f"{prefix}{key}.") if isinstance(value, Mapping) else _one_zero(value)
-        for key, value in plain.items()
-        if f"{prefix}{key}" not in keys
-    }
+    """A nested mapping without these dotted keys; those of a list's mappings have no number."""
 
+    def kept(value: Any, key: str) -> Any:
+        match value:
+            case Mapping():
+                return _without(value, keys, f"{key}.")
+            case list():
+                return [kept(item, key) for item in value]
+            case float():
+                return value or 0.0  # -0.0 is written otherwise
+            case _:
+                return value
 
-def _one_zero(value: Any) -> Any:
-    return 0.0 if isinstance(value, float) and value == 0.0 else value  # -0.0 is written otherwise
+    return {key: kept(value, f"{prefix}{key}") for key, value in plain.items() if f"{prefix}{key}" not in keys}
 
 
 def _shown(value: Any, absent: object) -> str:

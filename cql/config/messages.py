@@ -255,6 +255,9 @@ def wrong_type(key: str, value: Any) -> str:
         )
     if key == "env.kwargs":
         return f"{key}={value}: it must be the environment's arguments, {{name:value,...}}, or null"
+    if key == "dataset.mixture":
+        shown = "null" if value is None else value
+        return f"{key}={shown}: it must be a list of at least two datasets, [{{kind:embedded,name:...}},...]"
     annotation, optional = without_none(all_keys()[key][0])
     null = ", or null" if optional else ""
     shown = "null" if value is None else value

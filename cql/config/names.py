@@ -8,9 +8,11 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from cql.config.schema import D4rlDataset, Dataset, EmbeddedDataset, MinariDataset
+from cql.config.mixture import sources_of
+from cql.config.schema import D4rlDataset, Dataset, EmbeddedDataset, MinariDataset, MixtureDataset
 
 _LONGEST_NAME = 160  # file systems allow 255 bytes
+_LONGEST_MIXTURE = 80  # W&B allows 128 for a name that has more in it
 
 
 def dataset_label(dataset: Dataset) -> str:
@@ -20,9 +22,20 @@ def dataset_label(dataset: Dataset) -> str:
             label = name
         case D4rlDataset(path=path):
             label = Path(path).stem
+        case MixtureDataset():
+            label = mixture_label([dataset_label(source) for source in sources_of(dataset)])
         case _:
             raise TypeError(f"no label is defined for {type(dataset).__name__}")
     return path_safe(label)
+
+
+def mixture_label(names: Sequence[str]) -> str:
+    """`mixture-halfcheetah_random-halfcheetah_medium`; a long one is cut and stays its datasets' own."""
+    label = "-".join(["mixture", *names])
+    if len(label) > _LONGEST_MIXTURE:
+        digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+        label = f"{label[: _LONGEST_MIXTURE - 13].rstrip('-_.')}-etc-{digest}"
+    return label
 
 
 def point_name(overrides: Sequence[str], seed: int) -> str:

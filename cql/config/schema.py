@@ -290,6 +290,8 @@ class Dataset:
             environment's time limit.
         action_clip: Largest magnitude of the data's actions, which are scaled to [-1, 1]; null leaves them.
         returns_to_go: Of Cal-QL.
+        end_at_success: Cut each episode behind its first success, and make that step terminal. For data of tasks that
+            end at the goal whose recording went on, as Minari's AntMaze.
     """
 
     kind: str
@@ -303,10 +305,15 @@ class Dataset:
     normalise_rewards: bool = False
     action_clip: float | None = later(None, Bounds(above=0, at_most=1), hint="published code has 0.99999")
     returns_to_go: ReturnsToGo = ReturnsToGo.truncate
+    end_at_success: bool = False
 
 
 QUALITIES = ("medium", "medium_replay", "medium_expert", "random")
-EMBEDDED_DATASETS = tuple(f"{task}_{quality}" for task in ("halfcheetah", "hopper") for quality in QUALITIES)
+EMBEDDED_DATASETS = (
+    *(f"{task}_{quality}" for task in ("halfcheetah", "hopper") for quality in QUALITIES),
+    "pointmaze_umaze",
+    "pointmaze_medium",
+)
 
 
 @dataclass(kw_only=True)
@@ -318,7 +325,7 @@ class EmbeddedDataset(Dataset):
     """
 
     kind: str = "embedded"
-    name: str = text(one_of=EMBEDDED_DATASETS)
+    name: str = text(ask="the name of an embedded dataset, e.g. halfcheetah_medium", one_of=EMBEDDED_DATASETS)
 
 
 @dataclass(kw_only=True)
@@ -332,7 +339,7 @@ class MinariDataset(Dataset):
 
     kind: str = "minari"
     id: str = text(ask="the id of a Minari dataset, e.g. dataset.id=mujoco/hopper/medium-v0")
-    download: bool
+    download: bool = True  # a default, because a dataset of a mixture need not say it
 
 
 @dataclass(kw_only=True)
@@ -345,6 +352,21 @@ class D4rlDataset(Dataset):
 
     kind: str = "d4rl"
     path: str = text(ask="the path of a D4RL HDF5 file, e.g. dataset.path=data/halfcheetah_medium-v2.hdf5")
+
+
+@dataclass(kw_only=True)
+class MixtureDataset(Dataset):
+    """Several datasets as one; see `cql.config.mixture`.
+
+    Attributes:
+        mixture: A mapping for each dataset: its `kind` and the keys of that kind, those keys of every dataset in which
+            it has another value than the mixture, and its `ratio`, its share of each minibatch, which all have or none.
+    """
+
+    kind: str = "mixture"
+    mixture: Any = field(  # a list of mappings; OmegaConf knows no union, and `conversion` checks it
+        metadata={"ask": "datasets, e.g. 'dataset.mixture=[{kind:embedded,name:hopper_random},{kind:d4rl,path:FILE}]'"}
+    )
 
 
 @dataclass(kw_only=True)
@@ -405,6 +427,8 @@ class EnvConfig:
         kwargs: Arguments that the environment is made with besides those of its registration, such as
             `{healthy_reward:2}`; null for none.
         max_episode_steps: Time limit of an episode; null for the environment's own.
+        observation_keys: Which parts of a Dict observation the policy sees, in that order; null for all three of a goal
+            environment (`achieved_goal`, `observation`, `desired_goal`), as far as they are vectors.
         n_eval_episodes: Episodes per evaluation.
         eval_seed: Episode e of every evaluation is reset with `eval_seed + e`.
     """
@@ -413,6 +437,7 @@ class EnvConfig:
     reference: Any  # OmegaConf knows no union of a text and a list; `conversion` checks it
     kwargs: Any = None  # a mapping or null; Hydra adds no keys to one whose type is known, and `conversion` checks it
     max_episode_steps: int | None = field(default=None, metadata={"bounds": AT_LEAST_1, "hint": ""})
+    observation_keys: list[str] | None = None
     n_eval_episodes: int = number(AT_LEAST_1)
     eval_seed: int = number(Bounds(at_least=0, at_most=2**31))
 
@@ -550,6 +575,6 @@ VARIANTS: dict[type, tuple[type, ...]] = {
     AlphaCql: (FixedAlphaCql, LearnedAlphaCql),
     Penalty: (CqlH, CalQl, CqlRho, Blueprint),
     Online: (NoOnline, Finetune),
-    Dataset: (EmbeddedDataset, MinariDataset, D4rlDataset),
+    Dataset: (EmbeddedDataset, MinariDataset, D4rlDataset, MixtureDataset),
     Logger: (WandbLoggerConfig, LocalLoggerConfig),
 }

@@ -8,8 +8,16 @@ from cql.data.checks import ACTION_TOLERANCE, check
 from cql.data.d4rl import TIME_LIMIT, load_d4rl
 from cql.data.local import WORK_FOLDER, minari_folder, minari_root, minari_root_set_to, new_dataset
 from cql.data.minari import load_minari
-from cql.data.raw import DatasetError, DatasetNotFoundError, RawData, each_once, fingerprint, select_episodes
-from cql.data.transitions import STD_FLOOR, Normaliser, Transitions, prepare
+from cql.data.raw import (
+    DatasetError,
+    DatasetNotFoundError,
+    RawData,
+    each_once,
+    end_at_success,
+    fingerprint,
+    select_episodes,
+)
+from cql.data.transitions import STD_FLOOR, Normaliser, Transitions, join, normaliser_of, prepare
 
 __all__ = [
     "ACTION_TOLERANCE",
@@ -23,13 +31,16 @@ __all__ = [
     "Transitions",
     "check",
     "each_once",
+    "end_at_success",
     "fingerprint",
+    "join",
     "load_d4rl",
     "load_minari",
     "minari_folder",
     "minari_root",
     "minari_root_set_to",
     "new_dataset",
+    "normaliser_of",
     "prepare",
     "select_episodes",
 ]

@@ -309,7 +309,7 @@ def inspect(
     check_source(raw, info, option="--env ")
     if reference is None and {"ref_min_score", "ref_max_score"} <= source.metadata.keys():
         reference = float(source.metadata["ref_min_score"]), float(source.metadata["ref_max_score"])
-    reference = reference or known_scores(info.env_id)
+    reference = reference or known_scores(info.env_id, info.spec.kwargs, info.spec.max_episode_steps)
     if reference is not None:
         normalised_score(0.0, *reference)  # refuses returns that are not in order
     limit, lengths = source.time_limit or info.max_episode_steps, raw.episode_lengths

@@ -6,6 +6,8 @@ Axes: M transitions, N rows of observations, S state features, A action features
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +58,9 @@ class Transitions:
         fingerprint: 16 hexadecimal digits that identify the raw data, whatever was made of them.
         episode_lengths: (E,) int64, the transitions of each episode, in their order.
         reward_scale: rewards are those of the environment times this, plus `reward_bias`.
-        reward_bias: see `reward_scale`.
+        reward_bias: see `reward_scale`. Both are NaN where datasets that were joined have their own.
+        shares: for each dataset that was joined its number of transitions, and its ratio in a minibatch; None if all
+            transitions are drawn alike.
     """
 
     rows: torch.Tensor
@@ -69,6 +73,7 @@ class Transitions:
     episode_lengths: NDArray[np.int64]
     reward_scale: float = 1.0
     reward_bias: float = 0.0
+    shares: tuple[tuple[int, float], ...] | None = None
 
     def __len__(self) -> int:
         return self.rewards.shape[0]
@@ -97,6 +102,7 @@ def prepare(
     action_clip: float | None = None,
     device: str | torch.device = "cpu",
     in_place: bool = False,
+    normaliser: Normaliser | None = None,
 ) -> Transitions:
     """Turn a checked dataset into the tensors training reads.
 
@@ -115,17 +121,17 @@ def prepare(
         action_clip: largest magnitude of the scaled actions; None leaves them.
         device: of the tensors.
         in_place: let the tensors take over the memory of `raw` and change it; without it they get their own.
+        normaliser: what to normalise observations with; None for the mean and the deviation of these.
     """
     import torch
 
     identity = fingerprint(raw)
     centre, half = (action_high + action_low) / 2, (action_high - action_low) / 2
-    if normalise_observations:
-        mean, std = _moments(raw)
-        std += STD_FLOOR
-    else:
-        mean, std = np.zeros(raw.rows.shape[1]), np.ones(raw.rows.shape[1])
-    normaliser = Normaliser(_tensor(mean, device), _tensor(std, device))
+    if not normalise_observations:
+        size = raw.rows.shape[1]
+        normaliser = Normaliser(_tensor(np.zeros(size), device), _tensor(np.ones(size), device))
+    elif normaliser is None:
+        normaliser = normaliser_of([raw], device)
     if normalised_length is not None:
         reward_scale *= normalised_length / _range_of_returns(raw)
     rows, row, actions, bound = raw.rows, raw.row, raw.actions, 1.0 if action_clip is None else action_clip
@@ -151,6 +157,42 @@ def prepare(
         episode_lengths=raw.episode_lengths,
         reward_scale=reward_scale,
         reward_bias=reward_bias,
+    )
+
+
+def normaliser_of(raws: Sequence[RawData], device: str | torch.device = "cpu") -> Normaliser:
+    """What normalises the observations of several datasets by the mean and the deviation of them all."""
+    mean, std = _moments(raws)
+    return Normaliser(_tensor(mean, device), _tensor(std + STD_FLOOR, device))
+
+
+def join(parts: Sequence[Transitions], ratios: Sequence[float] | None = None) -> Transitions:
+    """Several datasets as one, one after the other; they are in memory twice until this returns.
+
+    Args:
+        parts: with the same sizes, the same normaliser and on the same device.
+        ratios: the shares of the datasets in a minibatch, up to a common factor; None draws all transitions alike.
+    """
+    import torch
+
+    def joined(name: str) -> torch.Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    first_rows = np.cumsum([0, *(len(part.rows) for part in parts)])
+    scales = {(part.reward_scale, part.reward_bias) for part in parts}
+    scale, bias = scales.pop() if len(scales) == 1 else (np.nan, np.nan)
+    return Transitions(
+        rows=joined("rows"),
+        row=torch.cat([part.row + int(first) for part, first in zip(parts, first_rows[:-1], strict=True)]),
+        actions=joined("actions"),
+        rewards=joined("rewards"),
+        terminated=joined("terminated"),
+        normaliser=parts[0].normaliser,
+        fingerprint=hashlib.sha256(" ".join(part.fingerprint for part in parts).encode()).hexdigest()[:16],
+        episode_lengths=np.concatenate([part.episode_lengths for part in parts]),
+        reward_scale=scale,
+        reward_bias=bias,
+        shares=None if ratios is None else tuple(zip(map(len, parts), ratios, strict=True)),
     )
 
 
@@ -185,15 +227,15 @@ def _check_finite(raw: RawData, observations: torch.Tensor, rewards: torch.Tenso
         )
 
 
-def _moments(raw: RawData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of the observations, (S,) each, as NumPy's own but without arrays of their size.
+def _moments(raws: Sequence[RawData]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of all observations, (S,) each, as NumPy's own but without arrays of their size.
 
     Row is added to row in float64, as NumPy does it, so the sums are the same to the last bit.
     """
 
     def total(deviations_from: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        so_far = np.empty((0, raw.rows.shape[1]))
-        for part in slices(len(raw)):
+        so_far = np.empty((0, raws[0].rows.shape[1]))
+        for raw, part in ((each, part) for each in raws for part in slices(len(each))):
             values = raw.rows[raw.row[part]].astype(np.float64)
             if deviations_from is not None:
                 values -= deviations_from
@@ -201,8 +243,9 @@ def _moments(raw: RawData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             so_far = np.add.reduce(np.concatenate([so_far, values]), axis=0, keepdims=True)
         return np.asarray(so_far[0])
 
-    mean = total(None) / len(raw)
-    return mean, np.sqrt(total(mean) / len(raw))
+    m = sum(map(len, raws))
+    mean = total(None) / m
+    return mean, np.sqrt(total(mean) / m)
 
 
 def _tensor(array: NDArray[Any], device: str | torch.device) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -42,8 +43,12 @@ def remarks(group: Group, highest: float) -> list[str]:
 
 
 def is_shifted(run: Run) -> bool:
-    """Whether rewards are shifted in training, so that Q values and returns cannot be compared."""
-    return bool(run.config.get("dataset.reward_bias", 0.0))
+    """Whether rewards are shifted in training, or scaled by each dataset of a mixture on its own.
+
+    Then Q values and returns cannot be compared.
+    """
+    of_one = any(re.fullmatch(r"dataset\.mixture\[\d+\]\.reward_(scale|bias)", key) for key in run.config)
+    return bool(run.config.get("dataset.reward_bias", 0.0)) or of_one
 
 
 def _remarks_on_q(run: Run, highest: float) -> Iterator[str]:

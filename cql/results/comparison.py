@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cql.results import statistics
 from cql.results.groups import Group, Results
-from cql.results.runs import STATISTICS, ResultsError, Statistic
+from cql.results.runs import STATISTICS, ResultsError, Statistic, mean_success
 from cql.results.statistics import Estimate, Profile
 
 
@@ -194,6 +194,8 @@ class Comparison:
                 row[f"{label}_mean"] = _or_none(estimate.value)
                 row[f"{label}_std"] = float(values.std(ddof=1)) if len(values) > 1 else None
                 row[f"{label}_low"], row[f"{label}_high"] = _or_none(estimate.low), _or_none(estimate.high)
+        if any(run.success is not None for run in group.runs):
+            row["success_last_mean"] = mean_success(group.ended)
         if any(run.n_offline_steps is not None for run in group.runs):
             for what, own in self.online(group).items():
                 row[f"{what}_mean"] = float(np.mean(own)) if own else None

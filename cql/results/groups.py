@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.commands import printable
+from cql.config.names import mixture_label, path_safe
 from cql.points import SEED, order, parse_point
 from cql.results.runs import (
     CONFIG_FILE,
@@ -318,9 +319,15 @@ def _unread_places(
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that make a run, in a form in which equal settings are equal."""
     compared = {key: float(value) if _is_number(value) else value for key, value in config.items() if is_compared(key)}
-    if isinstance(path := compared.get("dataset.path"), str):
-        compared["dataset.path"] = str(Path(path).expanduser().resolve())
+    for key, value in compared.items():
+        if _of_dataset(key) == "dataset.path" and isinstance(value, str):
+            compared[key] = str(Path(value).expanduser().resolve())
     return compared
+
+
+def _of_dataset(key: str) -> str:
+    """The key that a key of a dataset in a mixture is for one alone."""
+    return re.sub(r"^dataset\.mixture\[\d+\]", "dataset", key)
 
 
 def _key(plain: Mapping[str, Any]) -> str:
@@ -337,7 +344,7 @@ def _split(config: Mapping[str, Any]) -> _Split:
     arm: dict[str, Any] = {}
     for key, value in _compared(config).items():
         if key != SEED:
-            (task if key in _OF_TASK or key.partition(".")[0] in _OF_TASK else arm)[key] = value
+            (task if _of_dataset(key) in _OF_TASK or key.partition(".")[0] in _OF_TASK else arm)[key] = value
     return task, arm
 
 
@@ -399,10 +406,14 @@ def _distinguished(names: Sequence[str], plains: Sequence[Mapping[str, Any]], wi
 
 
 def _dataset_name(task: Mapping[str, Any]) -> str:
-    named = task.get("dataset.name") or task.get("dataset.id")
-    if named is None and task.get("dataset.path"):
-        named = Path(str(task["dataset.path"])).stem
-    return str(named or task.get("env.id", "task"))
+    names = [
+        Path(str(value)).stem if key.endswith("path") else str(value)
+        for key, value in task.items()
+        if value and _of_dataset(key) in ("dataset.name", "dataset.id", "dataset.path")
+    ]
+    if not names:
+        return str(task.get("env.id", "task"))
+    return mixture_label([path_safe(name) for name in names]) if task["dataset.kind"] == "mixture" else names[0]
 
 
 def _arm_labels(

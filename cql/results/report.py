@@ -21,7 +21,7 @@ from cql.files import contents, write_text
 from cql.results import checks, figures, pages, statistics, writers
 from cql.results.comparison import Comparison
 from cql.results.groups import NOT_BEGUN, Group, Results
-from cql.results.runs import STATISTICS, Run, Statistic, overrides_of, provenance_of, shown_value
+from cql.results.runs import STATISTICS, Run, Statistic, mean_success, overrides_of, provenance_of, shown_value
 from cql.results.verdict import FEW_SEEDS, evaluation, verdict
 from cql.sweep.status import counted
 from cql.training.curves import SERIES
@@ -414,6 +414,16 @@ class _Page:
     def outcome(self, run: Run, statistic: Statistic) -> tuple[str, float | None]:
         value = run.outcome(statistic, scored=self.results.scored)
         return ("", None) if value is None else (self.compared.shown(value)[0], value)
+
+    @property
+    def has_success(self) -> bool:
+        """Whether the evaluations of any run reported successes."""
+        return any(run.success is not None for run in self.results.runs)
+
+    def success(self, runs: Sequence[Run]) -> tuple[str, float | None]:
+        """A cell with the mean success of some runs."""
+        share = mean_success(runs)
+        return ("", None) if share is None else (f"{100 * share:.0f} %", share)
 
     def link(self, path: Path) -> str:
         """The address of a file or a folder, relative to the page."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import yaml
 
 from cql.commands import printable
-from cql.config.identity import NO_OTHER_RUN, ROUNDING
+from cql.config.identity import NO_OTHER_RUN, ROUNDING, flat
 from cql.files import UnreadableError, contents
 from cql.points import SEED, parse_point
 from cql.rollout.reference_scores import with_scores
@@ -158,6 +159,12 @@ class Run:
                 return float(values[-N_LAST_EVALUATIONS:].mean())
 
     @property
+    def success(self) -> float | None:
+        """The share of episodes of the last evaluation that had a success, None if none was reported."""
+        values = self.metric("eval_success").values
+        return float(values[-1]) if len(values) and math.isfinite(values[-1]) else None
+
+    @property
     def video(self) -> Path | None:
         """The last rollout video, a GIF."""
         return max((self.directory / VIDEO_FOLDER).glob("*.gif"), default=None)
@@ -244,14 +251,6 @@ def _check_whole(directory: Path, metrics: Sequence[Mapping[str, float]], episod
         raise ResultsError(f"{directory / gap[0]} is damaged: {gap[1]}")
 
 
-def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in plain.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
 def _by_step(rows: Sequence[tuple[int, float]]) -> Curve:
     at = by_step(rows)
     steps = sorted(at)
@@ -301,6 +300,7 @@ def point_of(directory: Path) -> dict[str, str]:
 
 def is_compared(key: str) -> bool:
     """Whether runs that differ in a dotted config key are different runs."""
+    key = re.sub(r"\[\d+\]", "", key)  # of a dataset in a mixture
     return key not in _NOT_COMPARED and key.partition(".")[0] not in _NOT_COMPARED
 
 
@@ -308,6 +308,12 @@ def first_choice(run: Run) -> Any:
     """Sorting key of runs of which one is enough: finished first, then the one with most steps, then the newest."""
     written = max((path.lstat().st_mtime for path in run.directory.glob("*.json*")), default=0.0)
     return run.status != "finished", -run.step, -written, str(run.directory)
+
+
+def mean_success(runs: Iterable[Run]) -> float | None:
+    """The mean of the runs' :attr:`Run.success`, None if none has it."""
+    found = [run.success for run in runs if run.success is not None]
+    return float(np.mean(found)) if found else None
 
 
 def overrides_of(sweep: Path) -> list[str]:

@@ -62,6 +62,7 @@ class SweepRun:
         n_steps: Gradient steps in all, None if not known yet.
         last_return: Mean return of the last evaluation, None before the first.
         last_score: The same as normalised score, None if the environment has no reference scores.
+        last_success: Share of its episodes that had a success, None if none was reported.
         best_return: Mean return of the best evaluation.
         best_score: The same as normalised score.
         steps_per_second: Of the last epoch. In a stack each run has this rate.
@@ -77,6 +78,7 @@ class SweepRun:
     n_steps: int | None = None
     last_return: float | None = None
     last_score: float | None = None
+    last_success: float | None = None
     best_return: float | None = None
     best_score: float | None = None
     steps_per_second: float | None = None
@@ -171,6 +173,7 @@ def _read_run(directory: Path, n_steps: int | None, stack: int | None) -> SweepR
         n_steps=n_steps,
         last_return=_number(summary.get("eval_return_mean")),
         last_score=_number(summary.get("eval_score")),
+        last_success=_number(summary.get("eval_success")),
         best_return=_number(summary.get("best_eval_return_mean")),
         best_score=_number(summary.get("best_eval_score")),
         steps_per_second=rate,

@@ -92,6 +92,7 @@ def _value_columns(runs: Sequence[SweepRun]) -> list[tuple[str, list[str]]]:
         ("step", steps),
         ("return", _numbers([run.last_return for run in runs])),
         ("score", _numbers([run.last_score for run in runs], n_decimals=1)),
+        ("success", _numbers([run.last_success for run in runs], n_decimals=2)),
         ("steps/s", _numbers([run.steps_per_second for run in runs])),
         ("left", ["" if run.seconds_left is None else shown_seconds(run.seconds_left) for run in runs]),
     ]

@@ -1,7 +1,8 @@
 """From a config to the objects that it describes: the dataset, the agent, and the policy of a checkpoint."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 from cql import config, data
 from cql.algorithm import networks
 from cql.algorithm.agent import AgentConfig, HyperParams, Policy
-from cql.algorithm.sampling import Pool
+from cql.algorithm.sampling import Pool, pieces
 from cql.algorithm.threshold import neutral_threshold
 from cql.config import TrainConfig
+from cql.config.mixture import ratios_of, source_name, sources_of
+from cql.config.schema import Dataset
 from cql.data import embedded, policies
 from cql.data.returns import returns_to_go
 from cql.rollout.envs import EnvInfo, EnvSpec
@@ -22,19 +25,62 @@ from cql.training.checkpoint import CheckpointError, load
 
 
 def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) -> data.Transitions:
-    """Read, check and prepare the dataset. Embedded datasets are made at their first use."""
+    """Read, check and prepare the dataset, or those of a mixture. Embedded datasets are made at their first use."""
     chosen = train_config.dataset
+    if not isinstance(chosen, config.MixtureDataset):
+        return _prepared(_read(chosen, info), chosen, info, device)
+    raws: list[data.RawData] = []
+    parts: list[data.Transitions] = []
+    sources = sources_of(chosen)
+    for index, source in enumerate(sources):
+        with _named(index):
+            raws.append(_read(source, info))
+    normaliser = data.normaliser_of(raws, device) if chosen.normalise_observations else None
+    for index, (raw, source) in enumerate(zip(raws, sources, strict=True)):
+        with _named(index):
+            parts.append(_prepared(raw, source, info, device, normaliser))
+    return data.join(parts, ratios_of(chosen))
+
+
+@contextlib.contextmanager
+def _named(index: int) -> Iterator[None]:
+    """Errors of a dataset say which one of a mixture it is."""
+    try:
+        yield
+    except data.DatasetError as error:
+        raise type(error)(f"{source_name(index)}: {error}") from error
+
+
+def _read(chosen: Dataset, info: EnvInfo) -> data.RawData:
+    """The chosen episodes of a dataset, checked."""
     match chosen:
         case config.EmbeddedDataset():
             raw = data.load_minari(embedded.ensure_embedded(chosen.name))
         case config.MinariDataset():
-            raw = data.load_minari(chosen.id, download=chosen.download)
+            raw = data.load_minari(
+                chosen.id,
+                download=chosen.download,
+                keys=info.observation_keys,
+                with_success=chosen.end_at_success,
+            )
         case config.D4rlDataset():
             raw = data.load_d4rl(Path(chosen.path))
         case _:
             raise TypeError(f"dataset: no loader for {type(chosen).__name__}")
-    data.check(raw, info)
-    raw = data.select_episodes(raw, n_episodes=chosen.n_episodes, fraction=chosen.fraction, seed=chosen.subset_seed)
+    data.check(raw, info, ends_at_success=chosen.end_at_success)
+    if chosen.end_at_success:
+        raw = data.end_at_success(raw)
+    return data.select_episodes(raw, n_episodes=chosen.n_episodes, fraction=chosen.fraction, seed=chosen.subset_seed)
+
+
+def _prepared(
+    raw: data.RawData,
+    chosen: Dataset,
+    info: EnvInfo,
+    device: torch.device,
+    normaliser: data.Normaliser | None = None,
+) -> data.Transitions:
+    """What training reads of a dataset, which is used up."""
     return data.prepare(
         raw,
         action_low=info.action_low,
@@ -47,6 +93,7 @@ def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) ->
         action_clip=chosen.action_clip,
         device=device,
         in_place=True,
+        normaliser=normaliser,
     )
 
 
@@ -56,6 +103,8 @@ def as_pool(transitions: data.Transitions, configs: Sequence[TrainConfig] = ()) 
     If their gaps are calibrated, it holds the returns to go, once for each discount of the runs.
     """
     pool = Pool(transitions.rows, transitions.row, transitions.actions, transitions.rewards, transitions.terminated)
+    if transitions.shares is not None:
+        pool = pool._replace(pieces=pieces(transitions.shares, transitions.rewards.device))
     if not configs or not configs[0].algorithm.penalty.calibrated:
         return pool
     rewards, lengths = transitions.rewards.cpu().numpy(), transitions.episode_lengths
@@ -176,13 +225,13 @@ def actor_mlp(train_config: TrainConfig) -> networks.Mlp:
 def scores_of(train_config: TrainConfig) -> tuple[float, float] | None:
     """Lowest and highest reference return of the environment, None if it has none."""
     spec = env_spec(train_config)
-    return reference_scores(spec.id, train_config.env.reference, is_plain=spec.is_plain)
+    return reference_scores(spec.id, train_config.env.reference, spec.kwargs, spec.max_episode_steps)
 
 
 def env_spec(train_config: TrainConfig) -> EnvSpec:
     """The environment that policies are evaluated in."""
     env = train_config.env
-    return EnvSpec.of(env.id, env.kwargs, env.max_episode_steps)
+    return EnvSpec.of(env.id, env.kwargs, env.max_episode_steps, env.observation_keys)
 
 
 def load_policy(path: Path) -> tuple[Policy, TrainConfig, int]:

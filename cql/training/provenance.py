@@ -20,16 +20,18 @@ def versions() -> dict[str, str]:
 
 
 def provenance(train_config: TrainConfig, transitions: data.Transitions, device: torch.device) -> dict[str, Any]:
-    """What a run's numbers depend on besides its config."""
+    """What a run's numbers depend on besides its config, and what it learned from."""
+    dataset = train_config.dataset
     return {
         "versions": versions(),
         "commit": _commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "dataset": {
-            "name": config.dataset_label(train_config.dataset),
+            "name": config.dataset_label(dataset),
             "fingerprint": transitions.fingerprint,
             "transitions": len(transitions),
+            **({"mixture": dataset.mixture} if isinstance(dataset, config.MixtureDataset) else {}),
         },
     }
 

@@ -32,7 +32,7 @@ from cql.algorithm import networks
 from cql.algorithm.agent import METRICS
 from cql.algorithm.fast.cuda_graph import CapturedStep
 from cql.algorithm.networks import Mlp
-from cql.algorithm.sampling import Mixture, Pool, ReplayBuffer
+from cql.algorithm.sampling import Mixture, Pool, ReplayBuffer, pieces
 
 SAMPLED = replace(CONFIG, gradient="sampled", num_gradient_actions=2)
 
@@ -223,16 +223,20 @@ def test_a_step_never_waits_for_the_device(config, runs, fast):
             agent.step(phase, *sampler.draw(data))
 
 
+@pytest.mark.parametrize("shares", [None, [(9, 0.8), (30, 0.2)]], ids=["alike", "by shares"])
 @pytest.mark.parametrize("n_offline", [None, 0, 2])
-def test_a_draw_from_dataset_and_buffer_never_waits(n_offline):
+def test_a_draw_from_dataset_and_buffer_never_waits(n_offline, shares):
     data, buffer = transitions(), ReplayBuffer(2, 20, S, A, CPU, with_returns=False)
     pool = Pool(data.observations, torch.arange(39), data.actions[:39], data.rewards[:39], data.terminated[:39])
+    if shares is not None:
+        pool = pool._replace(pieces=pieces(shares))
     for run in range(2):
         buffer.add(run, data._replace(returns_to_go=None))
     _, sampler = make(CONFIG, [LEARNED_RUN] * 2)
     with NoSynchronisation():
         batch, _ = sampler.draw(Mixture(pool, buffer, n_offline))
-    assert batch.rewards.shape == (2, 4)
+        alone, _ = sampler.draw(pool)
+    assert batch.rewards.shape == alone.rewards.shape == (2, 4)
 
 
 @pytest.mark.parametrize(

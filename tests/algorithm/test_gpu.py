@@ -12,7 +12,7 @@ from tiny import tiny_config, write_dataset
 
 from cql.algorithm.agent import METRICS, Agent, AgentConfig
 from cql.algorithm.fast.cuda_graph import CapturedStep
-from cql.algorithm.sampling import Batch, Mixture, Noise, Pool, ReplayBuffer
+from cql.algorithm.sampling import Batch, Mixture, Noise, Pool, ReplayBuffer, pieces
 from cql.training import experiment
 from cql.training.checkpoint import load
 
@@ -60,15 +60,19 @@ def test_captured_steps_are_the_plain_ones_step_by_step(config: AgentConfig, cap
         assert torch.equal(samplers[1].state(run), samplers[0].state(run))
 
 
-def test_a_graph_sees_what_runs_have_collected_since() -> None:
+@pytest.mark.parametrize("by_shares", [False, True])
+@pytest.mark.parametrize("n_offline", [8, None])
+def test_a_graph_sees_what_runs_have_collected_since(n_offline: int | None, by_shares: bool) -> None:
     device, seeds, clipped = torch.device("cuda"), [0, 1], replace(LEARNED_RUN, critic_max_grad_norm=1.0)
     plain, agent = (Agent(SAMPLED, [clipped] * 2, seeds, device) for _ in range(2))
     samplers = [each.sampler(seeds, batch_size=16) for each in (plain, agent)]
     data = transitions()
     rows, ends = data.observations.cuda(), data.terminated.cuda()
     pool = Pool(rows, torch.arange(39, device=device), data.actions.cuda()[:39], data.rewards.cuda()[:39], ends[:39])
+    if by_shares:
+        pool = pool._replace(pieces=pieces([(9, 0.8), (30, 0.2)], device))
     buffer = ReplayBuffer(2, 100, 3, 2, device, with_returns=False)
-    mixture = Mixture(pool, buffer, 8)
+    mixture = Mixture(pool, buffer, n_offline)
     step = CapturedStep(agent, samplers[1], mixture)
     for index in range(40):
         if index % 10 == 0:

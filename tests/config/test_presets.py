@@ -352,6 +352,52 @@ def test_published_settings_of_finetuning():
     }
 
 
+def test_published_settings_of_antmaze_adroit_and_kitchen():
+    antmaze, adroit, kitchen, corl, finetuned = (
+        load(f"+experiment={name}", "dataset.path=a.hdf5")
+        for name in ("antmaze", "adroit", "kitchen", "corl_v2", "corl_finetune")
+    )
+    assert (antmaze.algorithm.w_cql, antmaze.algorithm.alpha_cql.tau_cql) == (5.0, 0.8)
+    # CORL's fine-tuning scripts have the same offline part, but for the calibration and how layers begin.
+    same = {line.partition(":")[0] for line in config.differing_keys(*map(config.to_dict, (antmaze, finetuned)))}
+    assert {key for key in same if not key.startswith("online.")} == {
+        "algorithm.penalty.kind",
+        "dataset.returns_to_go",
+        "env.reference",
+        "network.actor.initialisation",
+        "network.actor.width",
+        "network.critic.initialisation",
+        "network.critic.width",
+        "network.initialisation",
+        "network.last_layer_scale",
+    }
+    assert differences(corl, adroit) == {
+        "algorithm.actor_learning_rate": 1e-4,
+        "algorithm.alpha_temp.temp_learning_rate": 1e-4,
+        "algorithm.alpha_cql.value": 1.0,
+    }
+    penalty = kitchen.algorithm.penalty
+    assert (penalty.kind, penalty.counts_data_action, penalty.importance_weighted) == ("cql_rho", True, False)
+    assert (kitchen.n_steps, kitchen.dataset.reward_bias, kitchen.algorithm.alpha_cql.value) == (250_000, -4.0, 5.0)
+    assert [each.algorithm.backup.value for each in (antmaze, adroit, kitchen)] == ["max", "hard", "max"]
+    shapes = [build.mlp(each.network, part(each)) for each in (antmaze, kitchen) for part in (actor_of, critic_of)]
+    assert [(shape.width, shape.depth) for shape in shapes] == [(256, 3), (256, 5), (512, 3), (512, 3)]
+    assert [shape.initialisation for shape in shapes] == ["torch", *["orthogonal"] * 3]
+
+
+def test_antmaze_on_minaris_data_ends_at_the_goal():
+    d4rl = load("+experiment=antmaze", "dataset.path=a.hdf5", "env.id=my_package:antmaze-umaze-v2")
+    minari = load("+experiment=antmaze_minari", "dataset.id=D4RL/antmaze/umaze-v1")
+    assert minari.dataset.end_at_success
+    assert not d4rl.dataset.end_at_success
+    # On a scale from 0 to 1 both, the one because its preset says so, the other because it ends at the goal.
+    assert build.scores_of(d4rl) == build.scores_of(minari) == (0.0, 1.0)
+    goes_on = load("+experiment=antmaze_minari", "dataset.id=a", "env.kwargs={continuing_task:true}")
+    assert build.scores_of(goes_on) is None
+    changed = {line.partition(":")[0] for line in config.differing_keys(*map(config.to_dict, (d4rl, minari)))}
+    assert {key for key in changed if not key.startswith(("dataset.", "env."))} == set()
+
+
 def actor_of(found):
     return found.network.actor
 

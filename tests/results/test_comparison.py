@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -175,6 +176,26 @@ def test_tasks_and_arms_at_a_glance_mark_only_significant_differences(tmp_path):
     assert re.sub("<.*?>", " ", last).split()[:3] == ["mean", f"{1380 / 124.15:.1f}", f"{2380 / 124.15:.1f}"]
     one_arm = text_of(sweep(tmp_path / "alone", {"base": 1.0}, tasks=("one", "two")))
     assert 'class="same"' not in one_arm
+
+
+def test_success_has_a_column_where_the_environment_reports_it(tmp_path):
+    plain = sweep(tmp_path / "plain", {"base": 1000.0})
+    assert "share of episodes of the last evaluation" not in text_of(plain)
+    assert "success_last_mean" not in rows(read_results([plain]))[0]
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for seed, last in ((0, 0.25), (1, 0.75)):
+        make_run(
+            folder / f"arm-base__seed-{seed}", [1.0, 2.0], changes={"seed": seed}, metrics={"eval_success": [0.9, last]}
+        )
+    make_run(folder / "arm-base__seed-2", [1.0, 2.0], changes={"seed": 2}, metrics={"eval_success": [0.9, math.nan]})
+    (row,) = rows(read_results([folder]))
+    assert row["success_last_mean"] == 0.5
+    page = text_of(folder).replace("\xa0", " ")
+    assert 'data-value="0.5">50 %</td>' in page
+    assert 'data-value="0.25">25 %</td>' in page
+    assert 'data-value="0.75">75 %</td>' in page
+    assert "share of episodes of the last evaluation" in page
 
 
 def test_names_cannot_break_the_page(tmp_path):

@@ -10,10 +10,12 @@ import pytest
 from made_runs import MAX_SCORE, MIN_SCORE, make_grid, make_run
 
 from cql import lock
+from cql.config.identity import flat
 from cql.results import report
+from cql.results.checks import is_shifted
 from cql.results.comparison import Comparison
 from cql.results.groups import read_results, renamed
-from cql.results.runs import ResultsError, flat, overrides_of, provenance_of, read_run
+from cql.results.runs import ResultsError, overrides_of, provenance_of, read_run
 from cql.sweep import status
 
 
@@ -229,6 +231,26 @@ def test_how_a_dataset_is_fetched_or_its_path_is_written_makes_no_other_one(tmp_
         make_run(tmp_path / name, [1.0], changes=changes)
     found = read_results([tmp_path])
     assert (found.tasks, found.arms, len(found.runs)) == (("x",), ("all runs",), 2)
+
+
+def test_the_datasets_of_a_mixture_make_its_task_and_their_ratios_its_arm(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [("data/x.hdf5", 0.5), ("data/../data/x.hdf5", 0.5), ("data/x.hdf5", 0.25), ("y", 0.5)]
+    for seed, (path, ratio) in enumerate(runs):
+        file = {"kind": "d4rl", "path": path, "ratio": 1.0 - ratio}
+        hub = {"kind": "minari", "id": "a/b-v0", "ratio": ratio, "download": seed == 1}
+        changes = {"seed": seed, "dataset.kind": "mixture", "dataset.name": None, "dataset.mixture": [file, hub]}
+        run = read_run(make_run(tmp_path / str(seed), [1.0], changes=changes))
+        assert not is_shifted(run)
+    assert run.config["dataset.mixture[1].id"] == "a/b-v0"
+    found = read_results([tmp_path])
+    assert [(group.task, group.arm, len(group.runs)) for group in found.groups] == [
+        ("mixture-x-a-b-v0", "dataset.mixture[0].ratio=0.5 dataset.mixture[1].ratio=0.5", 2),
+        ("mixture-x-a-b-v0", "dataset.mixture[0].ratio=0.75 dataset.mixture[1].ratio=0.25", 1),
+        ("mixture-y-a-b-v0", "dataset.mixture[0].ratio=0.5 dataset.mixture[1].ratio=0.5", 1),
+    ]
+    hub["reward_scale"] = 2.0
+    assert is_shifted(read_run(make_run(tmp_path / "s", [1.0], changes=changes)))
 
 
 def test_a_half_written_evaluation_of_a_run_that_trains_is_left_out(tmp_path):

@@ -54,7 +54,7 @@ def test_every_task_and_arm_of_a_shipped_table_is_a_valid_config(name):
     for task_name, task in table.tasks.items():
         c = found[same[str((task.choose, task.set))], arm]
         assert c["sweep_name"] == f"table_{name}"
-        assert c["env.id"].lower().startswith(task_name.partition("-")[0])
+        assert task_name.partition("-")[0] in c["env.id"].lower()
         if task.file:
             assert (c["dataset.kind"], Path(c["dataset.path"]).suffix) == ("d4rl", ".hdf5")
             assert Path(options["task", task_name]["dataset"]["path"]).name == task.file
@@ -81,7 +81,19 @@ def test_a_shipped_table_begins_with_its_commands_and_renders_before_anything_ra
 @pytest.mark.parametrize(
     ("name", "key", "average"),
     # As CORL's own table and the arithmetic on IQL's have them.
-    [("corl_v2", "corl_last", 78.28), ("corl_v2", "corl_best", 84.68), ("corl_v2", "iql_paper", 77.6)],
+    [
+        ("corl_v2", "corl_last", 78.28),
+        ("corl_v2", "corl_best", 84.68),
+        ("corl_v2", "iql_paper", 77.6),
+        ("antmaze", "corl_last", 50.71),
+        ("antmaze", "corl_best", 61.83),
+        ("antmaze", "corl_bc", 17.21),
+        ("antmaze", "corl_iql", 57.17),
+        ("adroit", "corl_last", 1.53),
+        ("adroit", "corl_best", 13.65),
+        ("adroit", "corl_bc", 48.18),
+        ("adroit", "corl_iql", 53.43),
+    ],
 )
 def test_published_columns_have_their_published_averages(name, key, average):
     values = [task.values(key)[0].mean for task in shipped(name).tasks.values()]
@@ -101,6 +113,18 @@ def test_what_the_tables_say_of_single_tasks():
     assert several == {"walker2d-medium", "hopper-medium", "walker2d-mixed", "hopper-medium-expert"}
     # D4RL's own spelling of one file.
     assert shipped("cql_2020").tasks["walker2d-mixed"].file == "walker_mixed.hdf5"
+
+
+def test_every_maze_and_hand_is_scored_on_d4rls_scale():
+    for name in ("antmaze", "adroit"):
+        table = shipped(name)
+        found = grid.planned(table, [(task, "base") for task in table.tasks], script.default_data())
+        scores = {task: c["env.reference"] for (task, _), c in found.items()}
+        assert all(scores.values()), scores
+        assert {c["env.max_episode_steps"] for (task, _), c in found.items() if task.startswith("pen-")} <= {100}
+    assert {c["env.id"] for c in found.values()} == {
+        f"AdroitHand{hand}-v1" for hand in ("Pen", "Door", "Hammer", "Relocate")
+    }
 
 
 # --- reading a file ---
@@ -207,7 +231,7 @@ def test_what_is_wrong_in_a_file_is_named(path, value, message, tmp_path):
 
 
 def test_an_unknown_table_and_a_file_that_is_not_yaml(tmp_path):
-    with pytest.raises(spec.TableError, match="no table 'corl'; there are corl_v2, cql_2020"):
+    with pytest.raises(spec.TableError, match="no table 'corl'; there are adroit, antmaze, corl_v2, cql_2020"):
         load("corl")
     (tmp_path / "bad.yaml").write_text("title: [\n")
     with pytest.raises(spec.TableError, match="is not valid YAML"):
@@ -486,6 +510,74 @@ def test_runs_that_wait_are_counted_and_damaged_ones_are_named(tmp_path, half_ru
     warnings = render.document(comparison).warnings
     assert "Not finished, so in no mean: 1 waiting." in warnings
     assert warnings[-1] == f"Ignored: {broken.name}: config.yaml is damaged"
+
+
+def of_data(run, **dataset):
+    return dataclasses.replace(run, config={**run.config, **{f"dataset.{key}": own for key, own in dataset.items()}})
+
+
+MINARI = {"kind": "minari", "id": "D4RL/easy/some-v1"}
+MIXED = {"kind": "mixture", "mixture[0].kind": "d4rl", "mixture[0].path": "a.hdf5", "mixture[1].kind": "minari",
+         "mixture[1].id": "D4RL/easy/some-v1"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "dataset", "refused"),
+    [
+        ("D4RL -v2", MINARI, "Minari's D4RL/easy/some-v1"),
+        ("D4RL -v2", MIXED, "Minari's D4RL/easy/some-v1"),
+        ("D4RL -v2", {"kind": "d4rl", "path": "/data/easy.hdf5"}, None),
+        ("D4RL -v2", {"kind": "embedded", "name": "hopper_medium"}, None),
+        ("Minari D4RL/easy/*-v1", {"kind": "d4rl", "path": "/data/easy.hdf5"}, "D4RL's easy.hdf5"),
+        ("Minari D4RL/easy/*-v1", MINARI, None),
+        ("cql/hopper/*-v0", MINARI, None),
+    ],
+)
+def test_another_version_of_the_data_is_never_set_beside_a_column(tmp_path, half_run, data, dataset, refused):
+    _, runs = half_run
+    plain = changed(PLAIN, "published/paper/data", data)
+    runs = [of_data(run, **dataset) if run.point["task"] == "easy" else run for run in runs]
+    comparison = cells.compare(load(str(write(tmp_path, plain))), runs)
+    found = comparison.outcomes("easy", cells.Arm("base"), "last").tolist()
+    if refused is None:
+        assert (found, comparison.refused) == ([10.0, 20.0, 30.0], ())
+        return
+    assert found == []
+    names = ", ".join(f"arm-base__task-easy__seed-{seed}" for seed in range(3))
+    assert comparison.refused == (f'3 runs on {refused}, where "Paper" is on {data}: {names}',)
+    document = render.document(comparison)
+    (said,) = [text for text in document.warnings if text.startswith("Left out, since another version")]
+    assert comparison.refused[0] in said
+    assert "scripts/report.py" in said
+    # The other task's run has no such data, and stays.
+    assert comparison.outcomes("hard", cells.Arm("base"), "last").tolist() == [50.0]
+
+
+def test_runs_that_were_all_left_out_have_begun(tmp_path, half_run):
+    _, runs = half_run
+    table = load(str(write(tmp_path, changed(PLAIN, "published/paper/data", "D4RL -v2"))))
+    warnings = render.document(cells.compare(table, [of_data(run, **MINARI) for run in runs])).warnings
+    assert any(text.startswith("Left out") for text in warnings)
+    assert "No run has begun yet." not in warnings
+
+
+def test_success_is_shown_where_runs_have_it(half_run):
+    table, runs = half_run
+    assert "success" not in render.as_text(render.document(cells.compare(table, runs)))
+    rows = [[{"step": 10, "eval_success": 0.1}, {"step": 20, "eval_success": share}] for share in (0.5, 0.6, 0.7)]
+    easy = [run for run in runs if run.point["task"] == "easy"]
+    others = [run for run in runs if run not in easy]
+    with_it = [dataclasses.replace(run, metrics=own) for run, own in zip(easy, rows, strict=True)]
+    comparison = cells.compare(table, [*with_it, *others])
+    document = render.document(comparison)
+    found = rows_below(render.as_text(document), "Ours: ours, last")
+    assert found[0] == ["task", "mean +- std, score", "95 % interval", "success, last", "seeds done", "steps done"]
+    assert [row[3] for row in found[1:]] == ["60 %", "-", "-"]
+    assert sum("the share of episodes" in note for note in document.notes) == 1
+    assert_latex(render.as_latex(document))
+    shares = {row["task"]: row["success"] for row in csv.DictReader(io.StringIO(render.as_csv(comparison)))
+              if row["arm"]}  # fmt: skip
+    assert shares == {"easy": "0.6", "hard": ""}
 
 
 def done(comparison, arm):

@@ -305,6 +305,16 @@ def test_the_table(tmp_path: Path) -> None:
     ]
 
 
+def test_success_has_a_column_where_it_was_reported(tmp_path: Path) -> None:
+    write_run(tmp_path / "seed-0", "finished", 1000, score=None, eval_success=0.625)
+    write_run(tmp_path / "seed-1", "finished", 1000, score=None, eval_success=None)
+    assert text(read_sweep(tmp_path)).splitlines()[:3] == [
+        "seed  status         step  return  success  steps/s",
+        "   0  finished  1000/1000    4500     0.62     50.0",
+        "   1  finished  1000/1000    4500              50.0",
+    ]
+
+
 def test_columns_without_a_value_and_names_that_are_no_points() -> None:
     runs = [
         some_run("stopped", step=20, name="000_seed0", last_return=3.25, n_steps=None),

@@ -16,6 +16,10 @@ from cql.points import SEED, human_point, parse_point
 from cql.results.groups import Group
 from cql.results.runs import Run, Statistic, first_choice, is_compared, shown_value
 from cql.results.tables.spec import EVERY_ARM, Published, Table, rescaled
+from cql.sweep.status import counted
+
+_OTHER_DATA = {"minari": ("Minari's", "D4RL"), "d4rl": ("D4RL's", "Minari")}
+"""By the kind of a dataset: whose it is, and how the data begin of which it is another version."""
 
 
 class Arm(NamedTuple):
@@ -39,6 +43,7 @@ class Comparison:
         failures: Runs that failed, one line each.
         unfinished: Number of runs by state, of those that neither finished nor failed.
         strangers: Folders that belong to no cell, one line each.
+        refused: Runs on another version of the data than a published column's, one line per dataset.
     """
 
     table: Table
@@ -50,6 +55,7 @@ class Comparison:
     failures: tuple[str, ...]
     unfinished: Mapping[str, int]
     strangers: tuple[str, ...]
+    refused: tuple[str, ...] = ()
 
     def label(self, arm: Arm) -> str:
         """Heading of a column of ours."""
@@ -80,6 +86,8 @@ def compare(
 ) -> Comparison:
     """Put runs into the cells of a table, by the task, the arm and the seed in the names of their folders.
 
+    A run on a Minari dataset is in no table with columns of D4RL's data, nor the other way round.
+
     Args:
         table: The table.
         runs: Runs of its sweep, or of several sweeps. Of two for one place, the one with more steps is taken.
@@ -90,7 +98,7 @@ def compare(
     planned = planned or {}
     places: dict[tuple[str, Arm, int], list[Run]] = {}
     seeds: dict[Arm, set[int]] = {}
-    strangers, n_waiting = [], 0
+    strangers, refused, n_waiting = [], dict[str, list[str]](), 0
     for path, why in unread:
         point = parse_point(path.name)
         if point.get("task") in table.tasks and "arm" in point and not path.exists():
@@ -103,6 +111,8 @@ def compare(
         task = run.point.get("task")
         if task not in table.tasks or "arm" not in run.point:
             strangers.append(f"{run.name}: its name does not give a task of this table and an arm")
+        elif other := _other_data(table, run):
+            refused.setdefault(other, []).append(run.name)
         else:
             places.setdefault((task, arm := _arm(run.point), run.seed), []).append(run)
             seeds.setdefault(arm, set()).add(run.seed)
@@ -141,7 +151,24 @@ def compare(
         unfinished=Counter(run.status for run in all_runs if run.status not in ("finished", "failed"))
         + Counter(waiting=n_waiting),
         strangers=tuple(strangers),
+        refused=tuple(
+            f"{counted(len(names), 'run')} on {other}: {', '.join(names)}" for other, names in refused.items()
+        ),
     )
+
+
+def _other_data(table: Table, run: Run) -> str:
+    """The dataset of a run, and the published column whose data it is another version of; empty if there is none."""
+    for key, kind in run.config.items():
+        prefix = key.removesuffix("kind")
+        if not (key.startswith("dataset.") and prefix.endswith(".") and str(kind) in _OTHER_DATA):
+            continue  # the datasets of a mixture have kinds too
+        whose, others = _OTHER_DATA[str(kind)]
+        column = next((each for each in table.published.values() if each.data.startswith(others)), None)
+        if column is not None:
+            dataset = run.config.get(f"{prefix}id") or Path(str(run.config.get(f"{prefix}path"))).name
+            return f'{whose} {dataset}, where "{column.label}" is on {column.data}'
+    return ""
 
 
 def _arm(point: Mapping[str, str]) -> Arm:

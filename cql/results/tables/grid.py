@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 
 from cql import config
-from cql.results.runs import flat
+from cql.config.identity import flat
 from cql.results.tables.spec import Table, Task
 from cql.rollout.reference_scores import with_scores
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.results.groups import Group
-from cql.results.runs import STATISTICS, Statistic
+from cql.results.runs import STATISTICS, Statistic, mean_success
 from cql.results.statistics import MIN_RUNS, Estimate, mean_estimate, overlap
 from cql.results.tables.cells import Arm, Comparison
 from cql.results.tables.spec import MARKS, NOT_SAID, OF_DATASET, Published, Table, Value
@@ -86,7 +86,12 @@ def _warnings(comparison: Comparison) -> Iterator[str]:
     unit, cells = comparison.table.unit, comparison.cells
     if comparison.departures:
         yield "Our runs differ from the table's settings: " + "; ".join(comparison.departures)
-    if not any(cell.runs for cell in cells.values()):
+    for line in comparison.refused:
+        yield (
+            f"Left out, since another version of the data is not compared: {line}. See them by scripts/report.py, or "
+            "beside published numbers of their own data by a table of your own."
+        )
+    if not (any(cell.runs for cell in cells.values()) or comparison.refused):
         yield "No run has begun yet."
     yield from comparison.failures
     if comparison.unfinished:
@@ -134,6 +139,10 @@ def _letter(index: int) -> str:
 
 def _number(value: float, n_decimals: int = 1) -> str:
     return NOTHING if math.isnan(value) else f"{value:.{n_decimals}f}"
+
+
+def _percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:.0f} %"
 
 
 def _with_spread(mean: float, spread: float | None, n_decimals: int = 1) -> str:
@@ -234,6 +243,7 @@ def _runs(comparison: Comparison, arm: Arm) -> Section:
     table = comparison.table
     rows: list[Row] = []
     whole: list[float] = []
+    has_success = any(run.success is not None for task in table.tasks for run in comparison.cells[task, arm].runs)
     for task in table.tasks:
         cell = comparison.cells[task, arm]
         if not cell.runs:  # the first table shows that it is missing
@@ -243,14 +253,16 @@ def _runs(comparison: Comparison, arm: Arm) -> Section:
         steps = f"{sum(run.step for run in cell.runs):,}"
         if comparison.n_steps is not None:
             steps += f" of {sum(run.n_steps for run in cell.runs) + comparison.n_steps * cell.n_unread:,}"
-        rows.append((task, _ours(values), _interval(mean_estimate(values)), seeds, steps))
+        success = [_percent(mean_success(cell.ended))] if has_success else []
+        rows.append((task, _ours(values), _interval(mean_estimate(values)), *success, seeds, steps))
         if cell.is_complete and len(values):
             whole.append(float(values.mean()))
     title = f"Ours: {comparison.label(arm)}, {comparison.statistic}"
-    header = ("task", f"mean ± std, {table.unit}", "95 % interval", "seeds done", "steps done")
+    success = ["success, last"] if has_success else []
+    header = ("task", f"mean ± std, {table.unit}", "95 % interval", *success, "seeds done", "steps done")
     averages: list[Row] = []
     if whole and _can_average(table):
-        averages.append([_average_label(len(whole), len(table.tasks)), _average(whole), *[NOTHING] * 3])
+        averages.append([_average_label(len(whole), len(table.tasks)), _average(whole), *[NOTHING] * (len(header) - 2)])
     return Section(title, header, rows, averages)
 
 
@@ -326,6 +338,8 @@ def _notes(comparison: Comparison, footnotes: _Footnotes) -> Iterable[str]:
             "and the spread is one over seeds. Overlap is not a test: without overlap a difference is likely; with "
             "overlap nothing follows."
         )
+    if any(run.success is not None for cell in comparison.cells.values() for run in cell.runs):
+        yield "Success: the share of episodes of the last evaluation with a success, mean over the finished seeds."
     for column in table.published.values():
         seeds = "seeds not stated" if column.seeds is None else counted(column.seeds, "seed")
         parts = [column.data, _STATISTIC[column.statistic], "" if column.is_of_data else seeds]
@@ -381,7 +395,7 @@ def as_latex(document: Document) -> str:
 
 CSV_COLUMNS = (
     "task", "arm", "varied", "statistic", "scale", "mean", "std", "low", "high", "seeds_done", "seeds_planned",
-    "seeds_failed", "steps_done", "published", "published_statistic", "published_mark", "published_mean",
+    "seeds_failed", "steps_done", "success", "published", "published_statistic", "published_mark", "published_mean",
     "published_spread", "published_low", "published_high", "difference", "overlap", "note",
 )  # fmt: skip
 
@@ -436,6 +450,7 @@ def _csv_ours(
         "seeds_planned": cell.n_planned,
         "seeds_failed": cell.n_failed,
         "steps_done": sum(run.step for run in cell.runs),
+        "success": _digits(mean_success(cell.ended)),
     }
 
 
