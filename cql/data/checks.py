@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from cql.commands import command, override
 from cql.data.raw import DatasetError, RawData, empty_error, slices
 from cql.rollout.envs import EnvInfo, EnvSpec, env_differences, own_argument, same_env
+
+log = logging.getLogger(__name__)
 
 # Actions are stored in float32, so an action on a bound may exceed it by a rounding error.
 ACTION_TOLERANCE = 1e-5
@@ -115,6 +118,11 @@ def check_source(raw: RawData, env: EnvInfo, option: str = "env.id=", *, ends_at
             + ("+".join(env.observation_keys) or "a vector")
             + f" of {env_id}: set env.observation_keys=[{','.join(raw.observation_keys)}]"
         )
+    if raw.env_id is None and "AntMaze_" in env_id:
+        log.warning(
+            "'%s' does not say where it was recorded. If it is one of D4RL's, %s is another maze: there the origin is "
+            "the start and y points the other way, so a policy learned from it cannot be judged here", raw.name, env_id,
+        )  # fmt: skip
     for key, array, wanted in (
         ("observations", raw.rows, env.observation_size),
         ("actions", raw.actions, env.action_size),

@@ -14,7 +14,7 @@ from cql.rollout.maze import Cell, Maze, cell_of, centre
 
 _GAIN, _DAMPING = 3.0, 0.5
 _NEAR = 0.4  # metres from a waypoint
-_NOISE = 0.5
+_NOISE = 1.0  # as large as the largest action
 
 
 class Wanderer:

@@ -259,13 +259,16 @@ def write_d4rl(path, n, n_observed, n_actions, terminals=(), timeouts=()):
         file["metadata/algorithm/name"] = "waypoint"
 
 
-def test_d4rl_antmaze_is_read_and_its_other_maze_is_told(tmp_path):
+def test_d4rl_antmaze_is_read_and_its_other_maze_is_told(tmp_path, caplog):
     path = tmp_path / "Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse_fixed.hdf5"
     write_d4rl(path, 20, 29, 8, terminals=(6,), timeouts=(13, 19))
     raw = load_d4rl(path)
     assert np.bincount(raw.episode).tolist() == [7, 6, 5]  # the last step of a cut episode has no next observation
     with pytest.raises(DatasetError, match="observations have 29 features, but AntMaze_UMaze-v4 has 31"):
         check(raw, env_info(EnvSpec.of("AntMaze_UMaze-v4", ENDS)))
+    caplog.clear()
+    check(raw, env_info(EnvSpec.of("AntMaze_UMaze-v4", ENDS, observation_keys=["achieved_goal", "observation"])))
+    assert "If it is one of D4RL's, AntMaze_UMaze-v4 is another maze" in caplog.text
 
 
 def test_d4rl_hands_fit_their_environment(tmp_path):
