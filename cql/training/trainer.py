@@ -38,7 +38,7 @@ from cql.training.device import one_thread
 from cql.training.epoch_metrics import EpochMetrics
 from cql.training.online import Online
 from cql.training.progress import duration, logging_above_bar
-from cql.training.run import Run, Schedule, Scores, Status, known
+from cql.training.run import Run, Schedule, Scores, Status, known, rounded
 from cql.training.signals import noted_signals
 
 log = logging.getLogger(__name__)
@@ -386,7 +386,7 @@ class Trainer:
                     best.append(index)
                 self._log(epoch.step, run, metrics, epoch.seconds, epoch.rate)
                 if self._bar is not None and run.scores.last_return is not None:
-                    self._bar.set_postfix_str(f"return {run.scores.last_return:.0f}")
+                    self._bar.set_postfix_str(f"return {rounded(run.scores.last_return)}")
         if self.label:
             self._log_stack(epoch.step, epoch.rate)
         if rolled is not None and epoch.rollouts is not None and epoch.rollouts.videos:
@@ -428,7 +428,7 @@ class Trainer:
         run.last_metrics = {"step": step, **metrics}
         shown = f"step {step}/{self.schedule.n_steps}" + (f"  {rate:.1f} steps/s" if rate else "")
         if "eval_return_mean" in metrics:
-            shown += f"  return {metrics['eval_return_mean']:.0f} +- {metrics['eval_return_std']:.0f}"
+            shown += f"  return {rounded(metrics['eval_return_mean'])} +- {rounded(metrics['eval_return_std'])}"
             shown += f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else ""
             shown += f"  success {metrics['eval_success']:.2f}" if "eval_success" in metrics else ""
         names = ("critic_td", "cql_gap", "alpha_cql", "q_data", "env_steps", "online_return", "online_success")
@@ -444,7 +444,7 @@ class Trainer:
         shown += f"  {rate:.1f} steps/s" if rate else ""
         returns = [run.scores.last_return for run in alive if run.scores.last_return is not None]
         if returns:
-            shown += f"  return {np.mean(returns):.0f} ({min(returns):.0f} to {max(returns):.0f})"
+            shown += f"  return {rounded(float(np.mean(returns)))} ({rounded(min(returns))} to {rounded(max(returns))})"
         n_left = self.schedule.n_steps - step
         pace = (time.perf_counter() - self._began) / max(1, step - self._first + 1)  # with evaluations and all
         shown += f"  about {duration(n_left * pace)} left" if n_left and alive and rate else ""

@@ -93,6 +93,8 @@ def write_minari(
 def test_minari_dicts_are_read_side_by_side(dataset_id, env_id, kwargs, keys, data_format):
     if data_format == "arrow":
         pytest.importorskip("pyarrow")
+        if "kitchen" in dataset_id:
+            pytest.skip("minari 0.5.4 does not write nested Dicts as arrow")
     written = write_minari(dataset_id, env_id, kwargs, data_format=data_format)
     info = env_info(EnvSpec.of(env_id, kwargs))
     raw = load_minari(dataset_id, keys=info.observation_keys)

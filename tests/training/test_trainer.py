@@ -35,7 +35,7 @@ from cql.training.checkpoint import CheckpointFolder, load
 from cql.training.epoch_metrics import EpochMetrics
 from cql.training.local_logger import LocalLogger, evaluations, read_episodes, read_metrics
 from cql.training.resume import stacks_to_resume
-from cql.training.run import Run, Schedule
+from cql.training.run import Run, Schedule, rounded
 from cql.training.trainer import Trainer
 from cql.training.wandb_logger import WandbLogger, open_wandb
 
@@ -524,14 +524,17 @@ def test_a_stack_is_one_line_an_epoch(
     returns = [[read_metrics(folder)[0]["eval_return_mean"] for folder in folders_in(tmp_path)[::2]]]
     assert len(lines) == 6
     assert re.fullmatch(
-        r"stack 1/2: step 10/60  3 runs  \d+\.\d steps/s  return \d+ \(\d+ to \d+\)  about \d+ s left", lines[0]
+        r"stack 1/2: step 10/60  3 runs  \d+\.\d steps/s  return [\d.]+ \([\d.]+ to [\d.]+\)  about \d+ s left",
+        lines[0],
     )
     assert re.fullmatch(
-        r"stack 1/2: step 30/60  2 runs  1 failed  \d+\.\d steps/s  return \d+ \(\d+ to \d+\)  about \d+ s left",
+        r"stack 1/2: step 30/60  2 runs  1 failed  \d+\.\d steps/s  return [\d.]+ \([\d.]+ to [\d.]+\)  about \d+ s left",
         lines[2],
     )
-    assert re.fullmatch(r"stack 1/2: step 60/60  2 runs  1 failed  .* steps/s  return \d+ \(\d+ to \d+\)", lines[5])
-    low, high = map(int, re.findall(r"\((\d+) to (\d+)\)", lines[0])[0])
+    assert re.fullmatch(
+        r"stack 1/2: step 60/60  2 runs  1 failed  .* steps/s  return [\d.]+ \([\d.]+ to [\d.]+\)", lines[5]
+    )
+    low, high = map(float, re.findall(r"\(([\d.]+) to ([\d.]+)\)", lines[0])[0])
     assert low <= min(returns[0]) + 1
     assert high >= max(returns[0]) - 1
 
@@ -719,3 +722,10 @@ def test_a_run_that_is_stopped_in_wandb_ends_alone(
     steps = [row["step"] for row in read_metrics(folders_in(tmp_path)[1])]
     assert steps == [10, 20]
     assert CheckpointFolder(folders_in(tmp_path)[1] / "checkpoints").steps()[-1] == 20
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(4612.4, "4612"), (-10.6, "-11"), (9.94, "9.9"), (0.35, "0.35"), (-0.5, "-0.5"), (0.0, "0")]
+)
+def test_small_returns_are_told_with_two_digits(value: float, text: str) -> None:
+    assert rounded(value) == text
