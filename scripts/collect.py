@@ -101,9 +101,12 @@ def from_run(name: str) -> "list[Behaviour] | None":
 
 def mapping(text: str) -> dict[str, Any]:
     """An argument that is a mapping in YAML."""
-    found = yaml.safe_load(text)
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{text} is no mapping")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mapping such as '{{healthy_reward: 2}}'")
     return found
 
 

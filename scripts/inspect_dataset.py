@@ -58,7 +58,8 @@ def inspect(chosen: argparse.Namespace) -> None:
     if env_id is None:
         raise DatasetError(f"{chosen.dataset} does not name its environment: add --env, such as --env Hopper-v5")
     refuse_foreign_package(env_id, f"{chosen.dataset}", chosen.env, "--env")
-    spec = EnvSpec.of(env_id, source.raw.env_kwargs, source.raw.max_episode_steps)  # as it was recorded
+    raw = source.raw
+    spec = EnvSpec.of(env_id, raw.env_kwargs, raw.max_episode_steps, raw.observation_keys)  # as it was recorded
     reference = None if chosen.reference is None else (chosen.reference[0], chosen.reference[1])
     found = inspection.inspect(source, env_info(spec), reference=reference, discount=chosen.discount)
     out = chosen.out or Path("outputs", "datasets", re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed")

@@ -153,6 +153,8 @@ class _Reader:
         where = f"dataset '{self._name}', episode {index}"
         if isinstance(found[0], Mapping):
             found[0] = self._flat(found[0], where)
+        elif isinstance(found[0], np.ndarray) and found[0].ndim > 2:
+            found[0] = flat(found[0], (), n_axes=1)
         n_steps = len(found[2])
         if n_steps and self._with_success and isinstance(infos, Mapping) and "success" in infos:
             success = np.asarray(infos["success"]).reshape(-1)[-n_steps:]  # a reset may have an info of its own

@@ -191,6 +191,7 @@ def _make(spec: EnvSpec, options: Mapping[str, Any]) -> tuple[gymnasium.Env[Any,
             "that is installed, such as HalfCheetah-v5; the id of one that a package registers is written PACKAGE:ID."
             + robotics.hint(env_id)
         ) from error
+    robotics.tidy(made)
     try:
         return flattened(made, spec.observation_keys)
     except ObservationError as error:

@@ -7,6 +7,7 @@ import functools
 import io
 import logging
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +34,13 @@ def _import() -> None:
     if printed.getvalue():
         logger.debug("%s: %s", PACKAGE, printed.getvalue().strip())
     _compare_joints_as_numbers(mujoco_utils)
+
+
+def tidy(env: Any) -> None:
+    """Remove the file that a maze of the package leaves in the folder of temporary files when it has read it."""
+    path = getattr(env.unwrapped, "tmp_xml_file_path", None)
+    if isinstance(path, str):
+        Path(path).unlink(missing_ok=True)
 
 
 def hint(env_id: str) -> str:

@@ -318,12 +318,12 @@ def test_the_command_that_collect_prints_has_the_arguments(monkeypatch, capsys):
     assert data.minari_folder("me/ant-v0").is_dir()
 
 
-def test_arguments_that_are_no_mapping_are_refused(monkeypatch, capsys):
+@pytest.mark.parametrize("text", ["3", "a", "{a: [", "[1]"])
+def test_arguments_that_are_no_mapping_are_refused(text, monkeypatch, capsys):
     collect = load_script("collect")
-    monkeypatch.setattr(
-        sys, "argv", ["collect.py", "me/x-v0", "--env", "Hopper-v5", "--env-kwargs", "3", "--policy", "random"]
-    )
+    arguments = ["me/x-v0", "--env", "Hopper-v5", "--env-kwargs", text, "--policy", "random"]
+    monkeypatch.setattr(sys, "argv", ["collect.py", *arguments])
     with pytest.raises(SystemExit):
         collect.main()
-    assert "--env-kwargs" in capsys.readouterr().err
+    assert f"argument --env-kwargs: {text!r} is not a mapping such as" in capsys.readouterr().err
     assert not Path(data.minari_root(), "me").exists()

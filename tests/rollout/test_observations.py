@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from importlib.util import find_spec
 
 import gymnasium
@@ -168,6 +169,13 @@ def test_the_families_of_gymnasium_robotics_work_by_their_ids(env_id, kwargs, ke
     assert results.lengths.tolist() == [[3]]
     assert results.success_rate(0) == (None if "Kitchen" in env_id else 0.0)
     assert capfd.readouterr() == ("", "")
+
+
+@needs_robotics
+def test_a_maze_leaves_no_file_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    make_env("PointMaze_UMaze-v3").close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_robotics
