@@ -14,7 +14,7 @@ from cql.rollout.maze import Cell, Maze, cell_of, centre
 
 _GAIN, _DAMPING = 2.0, 0.3
 _NEAR = 0.4  # metres from a waypoint
-_NOISE = 0.8  # standard deviation before the action is squashed
+_NOISE = 1.4  # standard deviation before the action is squashed
 
 
 class Wanderer:
