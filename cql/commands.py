@@ -1,6 +1,7 @@
 """What all scripts share: their numbers, how they end, and the commands that they print to be pasted."""
 
 import argparse
+import contextlib
 import io
 import math
 import os
@@ -108,18 +109,27 @@ def override(key: str, value: object) -> str:
 def _literal(value: object) -> str:
     match value:
         case Mapping():
-            return "{" + ",".join(f"{_literal(key)}:{_literal(item)}" for key, item in value.items()) + "}"
+            # Hydra takes no quotes in the names of a mapping in a mapping.
+            return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
         case list() | tuple():
             return "[" + ",".join(map(_literal, value)) + "]"
         case None | bool():
             return "null" if value is None else str(value).lower()
     text = str(value)
-    if _PLAIN.fullmatch(text):
+    if _PLAIN.fullmatch(text) and not (isinstance(value, str) and _is_other(text)):
         return text
     # In Hydra's quotes a backslash counts only before a quote, and at the end.
     escaped = re.sub(r"(\\*)(')", r"\1\1\\\2", text)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     return f"'{escaped}'"
+
+
+def _is_other(text: str) -> bool:
+    """Whether Hydra takes a text for a number, a truth value or null, unless it is quoted."""
+    with contextlib.suppress(ValueError):
+        float(text)
+        return True
+    return text.lower() in ("null", "true", "false")
 
 
 def command(*words: str | Path) -> str:

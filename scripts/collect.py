@@ -42,6 +42,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--env", required=True, metavar="ENV", help="Gymnasium's id, such as Hopper-v5")
     kwargs_help = "its arguments as YAML, such as '{healthy_reward: 2}'"
     parser.add_argument("--env-kwargs", type=mapping, default={}, metavar="{NAME: VALUE}", help=kwargs_help)
+    limit_help = "time limit of an episode in steps (default: the environment's)"
+    parser.add_argument("--max-episode-steps", type=whole(1), metavar="N", help=limit_help)
     keys_help = "which parts of a Dict observation to store, in that order, such as achieved_goal,observation"
     parser.add_argument("--observation-keys", type=lambda text: text.split(","), metavar="KEY,...", help=keys_help)
     policy_help = "what acts, see below; given several times, the dataset is a mixture"
@@ -118,9 +120,11 @@ def train_command(dataset_id: str, env: "EnvSpec", reference: tuple[float, float
     overrides = ["dataset=minari", override("dataset.id", dataset_id), override("env.id", env_id)]
     if env.kwargs:
         overrides.append(override("env.kwargs", env.kwargs))
+    if env.max_episode_steps is not None:
+        overrides.append(override("env.max_episode_steps", env.max_episode_steps))
     if env.observation_keys:
         overrides.append(override("env.observation_keys", list(env.observation_keys)))
-    if reference is not None and reference != known_scores(env_id, env.kwargs):
+    if reference is not None and reference != known_scores(env_id, env.kwargs, env.max_episode_steps):
         overrides.append(f"env.reference=[{reference[0]},{reference[1]}]")
     return train(*overrides)
 
@@ -151,12 +155,13 @@ def collect(chosen: argparse.Namespace) -> None:
     from cql.rollout.reference_scores import AUTO, reference_scores, scores_name
 
     minari_folder(chosen.dataset_id)  # refuses a malformed id before anything is loaded
-    spec = EnvSpec.of(chosen.env, chosen.env_kwargs, observation_keys=chosen.observation_keys)
+    spec = EnvSpec.of(chosen.env, chosen.env_kwargs, chosen.max_episode_steps, chosen.observation_keys)
     acting = parts(chosen.policy, chosen.episodes, chosen.noise, env_info(spec), from_run)
-    reference = reference_scores(spec.id, AUTO if chosen.reference is None else chosen.reference, spec.kwargs)
+    made_with = spec.kwargs, spec.max_episode_steps
+    reference = reference_scores(spec.id, AUTO if chosen.reference is None else chosen.reference, *made_with)
     if reference is None:
         print(f"{chosen.env} has no reference returns: no score; --reference MIN MAX gives it some", file=sys.stderr)
-    name = "" if reference is None else scores_name(spec.id, reference, spec.kwargs)
+    name = "" if reference is None else scores_name(spec.id, reference, *made_with)
     episodes = collect_dataset(
         chosen.dataset_id,
         spec,

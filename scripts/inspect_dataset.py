@@ -28,6 +28,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("dataset", metavar="ID_OR_FILE", help="see below")
     parser.add_argument("--env", metavar="ENV", help="Gymnasium's id, if the dataset does not name it")
+    keys_help = "which parts of a Dict observation, in that order, such as achieved_goal,observation"
+    parser.add_argument("--observation-keys", type=lambda text: text.split(","), metavar="KEY,...", help=keys_help)
     reference_help = "returns that score 0 and 100 (default: those of the metadata, else D4RL's of the environment)"
     parser.add_argument("--reference", type=real(-math.inf), nargs=2, metavar=("MIN", "MAX"), help=reference_help)
     discount_help = "of the discounted returns (default 0.99)"
@@ -53,7 +55,7 @@ def inspect(chosen: argparse.Namespace) -> None:
     from cql.results.inspection_page import write_page
     from cql.rollout.envs import EnvSpec, env_info, refuse_foreign_package
 
-    name, source = inspection.find(chosen.dataset, chosen.env)
+    name, source = inspection.find(chosen.dataset, chosen.env, chosen.observation_keys)
     env_id = chosen.env or source.raw.env_id
     if env_id is None:
         raise DatasetError(f"{chosen.dataset} does not name its environment: add --env, such as --env Hopper-v5")

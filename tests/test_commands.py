@@ -133,3 +133,17 @@ def test_reference_returns_are_two_finite_numbers_in_order(
     with pytest.raises(SystemExit):
         load_script(script).arguments()
     assert "--reference" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "hello", "1e3", "null", "True", "it's", "a b", "", 5, 2.5, True, None,
+        ["x", "1", 1, None], {"a": "1", "b c": "x y"},
+        {"maze_map": [[1, "r"], ["c", 0]]}, {"a": {"b": [True, "true"]}},
+    ],
+)  # fmt: skip
+def test_an_override_is_read_as_the_value_it_was_made_of(value: object) -> None:
+    parsed = OverridesParser.create().parse_override(commands.override("key", value))
+    assert parsed.value() == value
+    assert type(parsed.value()) is type(value)

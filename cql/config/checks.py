@@ -142,7 +142,7 @@ def _mixture_problems(dataset: MixtureDataset, in_environment: bool, known: Coll
         if in_environment and source.normalise_rewards:
             yield (
                 f"{prefix}normalise_rewards=True gives each dataset a scale of its own, and online=finetune needs one "
-                "for what is collected: write dataset.normalise_rewards=false, and dataset.reward_scale"
+                f"for what is collected: write false there and in dataset.normalise_rewards, and a dataset.reward_scale"
             )
 
 

@@ -427,8 +427,8 @@ class EnvConfig:
         kwargs: Arguments that the environment is made with besides those of its registration, such as
             `{healthy_reward:2}`; null for none.
         max_episode_steps: Time limit of an episode; null for the environment's own.
-        observation_keys: Which parts of a Dict observation the policy sees, in that order; null for all three of a goal
-            environment (`achieved_goal`, `observation`, `desired_goal`), as far as they are vectors.
+        observation_keys: Which parts of a Dict observation the policy sees, in that order; null for the only one,
+            or all three of a goal environment (`achieved_goal`, `observation`, `desired_goal`) that are vectors.
         n_eval_episodes: Episodes per evaluation.
         eval_seed: Episode e of every evaluation is reset with `eval_seed + e`.
     """

@@ -106,17 +106,22 @@ def check_source(raw: RawData, env: EnvInfo, option: str = "env.id=", *, ends_at
     if raw.env_id is not None and (others := env_differences(recorded_with, env.spec)):
         changed = [line.partition("=")[0] for line in others]
         own = {key: value for key, value in recorded_with.kwargs.items() if key in {*changed, *env.spec.kwargs}}
-        settings = [override("env.kwargs", own)] if own else []
+        settings = [override("env.kwargs", own or None)] if own or env.spec.kwargs else []
         settings += [f"env.max_episode_steps={raw.max_episode_steps}"] if "max_episode_steps" in others[-1] else []
         raise DatasetError(
             f"dataset '{raw.name}' was recorded in {raw.env_id} with {', '.join(others)}: "
             f"set {command(*settings)} or choose another dataset"
+            + ("; or cut its episodes by dataset.end_at_success=true" if _CONTINUES in changed else "")
         )
     if raw.observation_keys is not None and raw.observation_keys != env.observation_keys:
         raise DatasetError(
             f"dataset '{raw.name}' holds {'+'.join(raw.observation_keys)} of a Dict observation, but the policy sees "
-            + ("+".join(env.observation_keys) or "a vector")
-            + f" of {env_id}: set env.observation_keys=[{','.join(raw.observation_keys)}]"
+            + (f"{'+'.join(env.observation_keys)} of {env_id}: " if env.observation_keys else f"all of {env_id}, ")
+            + (
+                f"set {override('env.observation_keys', list(raw.observation_keys))}"
+                if env.observation_keys
+                else f"which is no Dict: set {option}... to the environment of the recording"
+            )
         )
     if raw.env_id is None and "AntMaze_" in env_id:
         log.warning(

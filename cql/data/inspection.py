@@ -71,12 +71,13 @@ class Source:
     lost_steps: int = 0
 
 
-def find(text: str, env_id: str | None = None) -> tuple[str, Source]:
+def find(text: str, env_id: str | None = None, keys: Sequence[str] | None = None) -> tuple[str, Source]:
     """Read a dataset by what a user calls it.
 
     Args:
         text: name of an embedded dataset, id of a Minari dataset, or path of a D4RL file.
         env_id: the environment of a D4RL file.
+        keys: which parts of Dict observations; None for the default.
 
     Returns:
         A short name, and the dataset.
@@ -102,11 +103,11 @@ def find(text: str, env_id: str | None = None) -> tuple[str, Source]:
             f"{text} is neither a file, nor the id of a Minari dataset such as mujoco/hopper/medium-v0, nor an "
             f"embedded dataset: {', '.join(EMBEDDED)}"
         )
-    return text, read_minari(text)
+    return text, read_minari(text, keys)
 
 
-def read_minari(dataset_id: str) -> Source:
-    """Read a Minari dataset of this machine.
+def read_minari(dataset_id: str, keys: Sequence[str] | None = None) -> Source:
+    """Read a Minari dataset of this machine; `keys` are as in :func:`find`.
 
     Raises:
         DatasetNotFoundError: it is not on this machine.
@@ -118,7 +119,7 @@ def read_minari(dataset_id: str) -> Source:
             f"Minari dataset '{dataset_id}' is not in {folder.parent}: `minari list local` lists the local datasets, "
             f"`minari download {dataset_id}` fetches it, and MINARI_DATASETS_PATH names another folder"
         )
-    raw = load_minari(dataset_id, download=False)
+    raw = load_minari(dataset_id, download=False, keys=keys)
     metadata = json.loads(folder.joinpath("metadata.json").read_text(encoding="utf-8"))
     known = {key: _decoded(value) for key, value in metadata.items() if not key.endswith("_space")}
     known.pop("env_spec", None)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from cql.data.boundary import reading, regular
 from cql.data.local import minari_folder, minari_root, minari_root_set_to, new_dataset
 from cql.data.raw import Column, DatasetError, DatasetNotFoundError, RawData, as_flags, empty_error, mark_ends
-from cql.rollout.observations import default_keys, flat
+from cql.rollout.observations import default_keys, flat, which_keys
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +83,14 @@ def load_minari(
         raw = _join(shown, dataset_id, (n_steps, n_episodes))
         if own_keys is not None:
             reader.keys = tuple(json.loads(own_keys))
-    success = np.concatenate(reader.success) if len(reader.success) == raw.n_episodes else None
+    success = [each for each in reader.success if each is not None]
     return dataclasses.replace(
         raw,
         env_id=env_id,
         env_kwargs=env_kwargs,
         max_episode_steps=limit,
         observation_keys=reader.keys,
-        success=success,
+        success=np.concatenate(success) if success else None,
     )
 
 
@@ -104,12 +104,12 @@ class _Reader:
 
     Attributes:
         keys: those that were used; None if observations are vectors.
-        success: of each episode so far, (T,) bool, as far as the dataset has it.
+        success: of each episode so far, (T,) bool; None for all of them if the dataset has none.
     """
 
     def __init__(self, name: str, keys: Sequence[str] | None, with_success: bool) -> None:
         self.keys: tuple[str, ...] | None = None
-        self.success: list[NDArray[np.bool_]] = []
+        self.success: list[NDArray[np.bool_] | None] = []
         self._name, self._wanted, self._with_success = name, keys or None, with_success
 
     def hdf5_episodes(self, path: Path, n_episodes: int) -> Iterator[_Episode]:
@@ -156,10 +156,18 @@ class _Reader:
         elif isinstance(found[0], np.ndarray) and found[0].ndim > 2:
             found[0] = flat(found[0], (), n_axes=1)
         n_steps = len(found[2])
-        if n_steps and self._with_success and isinstance(infos, Mapping) and "success" in infos:
-            success = np.asarray(infos["success"]).reshape(-1)[-n_steps:]  # a reset may have an info of its own
-            self.success.append(as_flags(success, f"{where}: infos/success"))
+        if n_steps and self._with_success:
+            self._note_success(infos.get("success") if isinstance(infos, Mapping) else None, n_steps, where)
         return tuple(found)
+
+    def _note_success(self, given: Any, n_steps: int, where: str) -> None:
+        flags = None if given is None else np.asarray(given).reshape(-1)
+        if flags is not None and len(flags) not in (n_steps, n_steps + 1):
+            raise DatasetError(f"{where}: infos/success has {len(flags)} values for {n_steps} steps")
+        if self.success and (flags is None) != (self.success[-1] is None):
+            raise DatasetError(f"{where}: some episodes have infos/success, others have not: leave these out")
+        # With one more, the first is the reset's.
+        self.success.append(None if flags is None else as_flags(flags[-n_steps:], f"{where}: infos/success"))
 
     def _flat(self, observations: Mapping[str, Any], where: str) -> NDArray[Any]:
         present = {key: array.ndim > 1 for key, array in _arrays(observations).items()}
@@ -167,8 +175,8 @@ class _Reader:
             keys = self._wanted or default_keys(present)
             if keys is None:
                 raise DatasetError(
-                    f"{where}: observations are a Dict of {', '.join(present)}: say which of them the policy sees, and "
-                    f"in what order, e.g. env.observation_keys=[{','.join(present)}]"
+                    f"{where}: observations are a Dict of {', '.join(present)}: "
+                    + which_keys([key for key, is_vector in present.items() if is_vector])
                 )
             self.keys = tuple(keys)
         missing = [key for key in self.keys if key not in present]

@@ -43,12 +43,13 @@ def remarks(group: Group, highest: float) -> list[str]:
 
 
 def is_shifted(run: Run) -> bool:
-    """Whether rewards are shifted in training, or scaled by each dataset of a mixture on its own.
+    """Whether rewards are shifted in training, or scaled by what only the data know.
 
     Then Q values and returns cannot be compared.
     """
-    of_one = any(re.fullmatch(r"dataset\.mixture\[\d+\]\.reward_(scale|bias)", key) for key in run.config)
-    return bool(run.config.get("dataset.reward_bias", 0.0)) or of_one
+    own = re.compile(r"dataset\.mixture\[\d+\]\.(reward_scale|reward_bias|normalise_rewards)")
+    of_one = any(own.fullmatch(key) and value for key, value in run.config.items())
+    return bool(run.config.get("dataset.reward_bias", 0.0) or run.config.get("dataset.normalise_rewards")) or of_one
 
 
 def _remarks_on_q(run: Run, highest: float) -> Iterator[str]:

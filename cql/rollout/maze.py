@@ -133,11 +133,12 @@ class PointMaze(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     Observations are x, y (metres) and their velocities (metres a second), float64 (4,); actions are the forces in both
     directions, in [-1, 1]. The reward is 1 in each step that ends within half a metre of the centre of the goal's cell,
-    else 0; an episode never terminates, so a return counts how long the point stayed there. `info["success"]` is
+    else 0; an episode does not end there, so a return counts how long the point stayed. `info["success"]` is
     whether it is there. An episode begins in the maze's start, or in `options["cell"]`.
 
     Args:
         layout: as for :class:`Maze`.
+        continuing_task: whether an episode goes on at the goal; otherwise it terminates there.
         render_mode: "rgb_array" or None.
         width: of pictures in pixels.
         height: likewise.
@@ -146,9 +147,15 @@ class PointMaze(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  as gymnasium declares it
 
     def __init__(
-        self, layout: tuple[str, ...] = UMAZE, render_mode: str | None = None, width: int = 480, height: int = 480
+        self,
+        layout: tuple[str, ...] = UMAZE,
+        continuing_task: bool = True,
+        render_mode: str | None = None,
+        width: int = 480,
+        height: int = 480,
     ) -> None:
         self.maze, self.render_mode = Maze(tuple(layout)), render_mode
+        self._continues = continuing_task
         walls = (centre(cell) for cell in _cells(self.maze.walls))
         self._goal = centre(self.maze.goal)
         self.model = mujoco.MjModel.from_xml_string(
@@ -183,7 +190,7 @@ class PointMaze(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.data.ctrl[:] = action
         mujoco.mj_step(self.model, self.data, nstep=_PHYSICS_STEPS)
         is_there = bool(np.linalg.norm(self.data.qpos - self._goal) <= GOAL_RADIUS)
-        return self._observation(), float(is_there), False, False, {"success": is_there}
+        return self._observation(), float(is_there), is_there and not self._continues, False, {"success": is_there}
 
     def render(self) -> Any:
         """A picture, uint8 (height, width, 3)."""

@@ -101,10 +101,8 @@ def parts_of(space: Space[Any], keys: Sequence[str] | None) -> tuple[tuple[str, 
         usable = {key: _why_unusable(each) is None for key, each in present.items()}
         keys = default_keys(usable)
         if keys is None:
-            example = ",".join(key for key in present if usable[key] or not any(usable.values()))
             raise ObservationError(
-                f"the observation space is a Dict of {listed}: say which of them the policy sees, and in what order, "
-                f"e.g. env.observation_keys=[{example}]"
+                f"the observation space is a Dict of {listed}: " + which_keys([key for key in present if usable[key]])
             )
     for key in keys:
         if key not in present:
@@ -132,10 +130,23 @@ def default_keys(present: Mapping[str, bool]) -> list[str] | None:
     return list(present) if len(present) == 1 and all(present.values()) else None
 
 
+def which_keys(usable: Sequence[str]) -> str:
+    """The remedy for a Dict without a default."""
+    if not usable:
+        return "none of them is a vector of numbers"
+    example = ",".join(usable)
+    return (
+        f"say which of them the policy sees, and in what order, e.g. env.observation_keys=[{example}] "
+        f"(of a script: --observation-keys {example})"
+    )
+
+
 def _leaves(space: Dict, prefix: str = "") -> dict[str, Any]:
     """The spaces of a Dict that are no Dicts themselves, by their keys."""
     found: dict[str, Any] = {}
     for key, each in space.items():
+        if "/" in key:
+            raise ObservationError(f"the observation space has the key '{key}'; one with a stroke cannot be chosen")
         found |= _leaves(each, f"{prefix}{key}/") if isinstance(each, type(space)) else {f"{prefix}{key}": each}
     return found
 

@@ -3,7 +3,8 @@
 The constants are D4RL's (Fu et al. 2020; `d4rl/infos.py` of Farama-Foundation/D4RL, the same for its datasets v0, v1
 and v2). On the robots of Gymnasium and on the Adroit hand they are the return of a random policy and of an expert; D4RL
 measured them on older versions, and by custom they score later ones too. AntMaze's return is 1 at the goal, and
-FrankaKitchen's is the number of tasks done, of four.
+FrankaKitchen's is the number of tasks done, of four. On this program's own mazes 100 is the return of its planner
+(`cql.data.wander.Planner`), over the seeds 1000 to 1049.
 """
 
 import re
@@ -34,7 +35,7 @@ def _has_four_tasks(kwargs: Mapping[str, Any], limit: int | None) -> bool:
 
 
 _ROBOTICS = "(gymnasium_robotics:)?"
-_D4RL: Mapping[str, tuple[tuple[float, float], Callable[[Mapping[str, Any], int | None], bool]]] = {
+_KNOWN: Mapping[str, tuple[tuple[float, float], Callable[[Mapping[str, Any], int | None], bool]]] = {
     "HalfCheetah-v[2-5]": ((-280.178953, 12135.0), _is_plain),
     "Hopper-v[2-5]": ((-20.272305, 3234.3), _is_plain),
     "Walker2d-v[2-5]": ((1.629008, 4592.3), _is_plain),
@@ -45,6 +46,8 @@ _D4RL: Mapping[str, tuple[tuple[float, float], Callable[[Mapping[str, Any], int 
     _ROBOTICS + "AdroitHandRelocate-v[12]": ((-6.425911, 4233.8778), _is_plain),
     _ROBOTICS + "AntMaze_(UMaze|(Medium|Large)(_Diverse_GR?)?)-v[3-5]": ((0.0, 1.0), _ends_at_goal),
     _ROBOTICS + "FrankaKitchen-v1": ((0.0, 4.0), _has_four_tasks),
+    "cql/UMaze-v0": ((0.0, 60.0), _is_plain),
+    "cql/MediumMaze-v0": ((0.0, 137.2), _is_plain),
 }
 """By patterns of ids: the returns, and whether an environment made in this way has them."""
 
@@ -52,7 +55,7 @@ _D4RL: Mapping[str, tuple[tuple[float, float], Callable[[Mapping[str, Any], int 
 def known_scores(
     env_id: str, kwargs: Mapping[str, Any] | None = None, max_episode_steps: int | None = None
 ) -> tuple[float, float] | None:
-    """D4RL's constants for an environment.
+    """The reference scores of an environment, for most D4RL's constants.
 
     Args:
         env_id: Gymnasium's id, such as "Hopper-v5". Of ids with a module, those of "gymnasium_robotics" are known.
@@ -62,9 +65,9 @@ def known_scores(
             with their own.
 
     Returns:
-        The returns that score 0 and 100, or None if D4RL has none for this environment made in this way.
+        The returns that score 0 and 100, or None if there are none for this environment made in this way.
     """
-    for pattern, (scores, is_made_so) in _D4RL.items():
+    for pattern, (scores, is_made_so) in _KNOWN.items():
         if re.fullmatch(pattern, env_id):
             return scores if is_made_so(kwargs or {}, max_episode_steps) else None
     return None
@@ -105,8 +108,10 @@ def scores_name(
     kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: int | None = None,
 ) -> str:
-    """Whose constants these are: "D4RL" for those of the environment, "own" for others."""
-    return "D4RL" if scores == known_scores(env_id, kwargs, max_episode_steps) else "own"
+    """Whose constants these are: "D4RL", "planner" for those of a maze of this program, or "own" for the user's."""
+    if scores != known_scores(env_id, kwargs, max_episode_steps):
+        return "own"
+    return "planner" if env_id.startswith("cql/") else "D4RL"
 
 
 def with_scores(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def _import() -> None:
 def tidy(env: Any) -> None:
     """Remove the file that a maze of the package leaves in the folder of temporary files when it has read it."""
     path = getattr(env.unwrapped, "tmp_xml_file_path", None)
-    if isinstance(path, str):
+    if isinstance(path, str) and type(env.unwrapped).__module__.startswith(f"{PACKAGE}."):
         Path(path).unlink(missing_ok=True)
 
 
@@ -47,7 +47,7 @@ def hint(env_id: str) -> str:
     """What to do about an environment that cannot be made, if it is one of the package and that is not installed."""
     if not env_id.removeprefix(f"{PACKAGE}:").startswith(_FAMILIES) or find_spec(PACKAGE) is not None:
         return ""
-    return " It is one of gymnasium-robotics: pip install 'cql[robotics]'"
+    return " It is one of gymnasium-robotics: pip install gymnasium-robotics"
 
 
 def _compare_joints_as_numbers(utils: Any) -> None:

@@ -55,7 +55,7 @@ def _read(chosen: Dataset, info: EnvInfo) -> data.RawData:
     """The chosen episodes of a dataset, checked."""
     match chosen:
         case config.EmbeddedDataset():
-            raw = data.load_minari(embedded.ensure_embedded(chosen.name))
+            raw = data.load_minari(embedded.ensure_embedded(chosen.name), with_success=chosen.end_at_success)
         case config.MinariDataset():
             raw = data.load_minari(
                 chosen.id,

@@ -231,6 +231,38 @@ def test_minaris_antmaze_is_cut_where_it_succeeded(info_at_reset):
     assert np.flatnonzero(cut.terminated).tolist() == [2]
 
 
+def edit(dataset_id, change):
+    with h5py.File(data.minari_folder(dataset_id) / "data" / "main_data.hdf5", "r+") as file:
+        change(file)
+
+
+def test_an_info_of_another_length_is_refused_by_its_episode():
+    write_minari("D4RL/antmaze/umaze-v1", "AntMaze_UMaze-v4", success={0: (2,), 1: ()})
+
+    def shorten(file):
+        del file["episode_1/infos/success"]
+        file["episode_1/infos/success"] = np.zeros(3, bool)
+
+    edit("D4RL/antmaze/umaze-v1", shorten)
+    with pytest.raises(DatasetError, match="episode 1: infos/success has 3 values for 7 steps"):
+        load_minari("D4RL/antmaze/umaze-v1", with_success=True)
+    assert load_minari("D4RL/antmaze/umaze-v1").success is None
+
+
+@pytest.mark.parametrize("without", [0, 1])
+def test_an_info_that_some_episodes_lack_is_refused(without):
+    write_minari("D4RL/antmaze/umaze-v1", "AntMaze_UMaze-v4", success={0: (2,), 1: ()})
+    edit("D4RL/antmaze/umaze-v1", lambda file: file.pop(f"episode_{without}/infos/success"))
+    with pytest.raises(DatasetError, match="episode 1: some episodes have infos/success, others have not"):
+        load_minari("D4RL/antmaze/umaze-v1", with_success=True)
+
+
+def test_a_dataset_of_dicts_in_an_environment_of_vectors_asks_for_another_environment():
+    raw = dataclasses.replace(made([2], rewards=[0, 0]), observation_keys=("a", "b"))
+    with pytest.raises(DatasetError, match=r"sees all of Hopper-v5, which is no Dict: set env\.id=\.\.\. to the env"):
+        check(raw, env_info("Hopper-v5"))
+
+
 def test_an_environment_that_goes_on_at_the_goal_does_not_fit_data_that_end_there():
     write_minari("D4RL/antmaze/umaze-v1", "AntMaze_UMaze-v4")
     raw = load_minari("D4RL/antmaze/umaze-v1")
@@ -238,8 +270,11 @@ def test_an_environment_that_goes_on_at_the_goal_does_not_fit_data_that_end_ther
         DatasetError, match=r"goes on there and rewards each step: set env\.kwargs=\{continuing_task:false\}"
     ):
         check(raw, env_info("AntMaze_UMaze-v4"), ends_at_success=True)
-    with pytest.raises(DatasetError, match=r"with continuing_task=True \(here False\)"):
+    with pytest.raises(
+        DatasetError, match=r"with continuing_task=True \(here False\): set env\.kwargs=null or .*end_at"
+    ):
         check(raw, env_info(EnvSpec.of("AntMaze_UMaze-v4", ENDS)))
+    check(raw, env_info("AntMaze_UMaze-v4"))  # env.kwargs=null
     check(raw, env_info(EnvSpec.of("AntMaze_UMaze-v4", ENDS)), ends_at_success=True)
 
 

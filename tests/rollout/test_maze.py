@@ -13,6 +13,7 @@ from cql.data.wander import Planner, Wanderer
 from cql.rollout.envs import env_info, make_env
 from cql.rollout.evaluation import Evaluator, Recorder
 from cql.rollout.maze import MEDIUM, UMAZE, Maze, PointMaze, cell_of, centre
+from cql.rollout.reference_scores import known_scores, scores_name
 from cql.rollout.rendering import choose_backend
 
 LAYOUTS = {"cql/UMaze-v0": UMAZE, "cql/MediumMaze-v0": MEDIUM}
@@ -66,6 +67,9 @@ def test_each_step_near_the_goal_pays_and_none_ends_the_episode():
     env.reset(seed=0, options={"cell": (3, 1)})
     rewards = [env.step(np.zeros(2, np.float32))[1:] for _ in range(3)]
     assert rewards == [(1.0, False, False, {"success": True})] * 3
+    episodic = PointMaze(continuing_task=False)
+    episodic.reset(seed=0, options={"cell": (3, 1)})
+    assert episodic.step(np.zeros(2, np.float32))[1:3] == (1.0, True)
     env.reset(seed=0, options={"cell": (3, 2)})
     assert env.step(np.zeros(2, np.float32))[1:] == (0.0, False, False, {"success": False})
 
@@ -125,3 +129,12 @@ def test_a_maze_is_filmed_from_above():
     columns = np.nonzero(moved)[1]
     assert 0.02 * moved.size > moved.sum() > 5  # the point alone, here and there
     assert np.ptp(columns) > 20  # it has gone to the right
+
+
+@pytest.mark.parametrize("name", ["UMaze", "MediumMaze"])
+def test_a_score_of_100_is_the_planners_return(name):
+    evaluator = Evaluator(f"cql/{name}-v0", [list(range(1000, 1050))])
+    returns = evaluator.evaluate(Planner(Maze(LAYOUTS[f"cql/{name}-v0"]))).returns
+    assert known_scores(f"cql/{name}-v0") == (0.0, pytest.approx(returns.mean(), abs=0.3))
+    assert known_scores(f"cql/{name}-v0", max_episode_steps=30) is None
+    assert scores_name(f"cql/{name}-v0", known_scores(f"cql/{name}-v0")) == "planner"

@@ -99,6 +99,8 @@ def test_goal_environments_have_a_default(registered):
         (Dict({"a": BOX, "n": Discrete(2)}), ["n"], r"'n' of the observation space is Discrete\(2\)"),
         (Dict({"a": BOX}), ["b"], r"env\.observation_keys: 'b' is not in .* a Dict of a"),
         (Dict({"a": BOX}), ["a", "a"], r"env\.observation_keys has 'a' twice: leave one out"),
+        (Dict({"a/b": BOX}), None, r"has the key 'a/b'; one with a stroke cannot be chosen"),
+        (Dict({"n": Discrete(2), "m": Discrete(2)}), None, r"a Dict of m, n: none of them is a vector of numbers"),
         (Dict({"a": BOX}), [], r"env\.observation_keys is empty: choose from a, or write null"),
     ],
 )
@@ -193,7 +195,7 @@ def test_an_environment_of_the_extra_that_is_not_installed_is_named_with_it(monk
     monkeypatch.setattr(robotics, "find_spec", lambda _: None)
     monkeypatch.setattr(gymnasium, "registry", {})
     monkeypatch.setattr(gymnasium.envs.registration, "registry", {})
-    with pytest.raises(EnvError, match=r"cannot make 'AntMaze_UMaze-v4' .*pip install 'cql\[robotics\]'"):
+    with pytest.raises(EnvError, match=r"cannot make 'AntMaze_UMaze-v4' .*pip install gymnasium-robotics"):
         env_info("AntMaze_UMaze-v4")
 
 

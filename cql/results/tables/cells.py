@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def _other_data(table: Table, run: Run) -> str:
         if not (key.startswith("dataset.") and prefix.endswith(".") and str(kind) in _OTHER_DATA):
             continue  # the datasets of a mixture have kinds too
         whose, others = _OTHER_DATA[str(kind)]
-        column = next((each for each in table.published.values() if each.data.startswith(others)), None)
+        column = next((each for each in table.published.values() if re.match(rf"{others}(?!/)", each.data)), None)
         if column is not None:
             dataset = run.config.get(f"{prefix}id") or Path(str(run.config.get(f"{prefix}path"))).name
             return f'{whose} {dataset}, where "{column.label}" is on {column.data}'
