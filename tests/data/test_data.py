@@ -356,6 +356,13 @@ def test_damaged_datasets_are_named(damage, root):
         load_minari("tests/whole-v0")
 
 
+def test_observations_of_more_dimensions_are_read_flat():
+    observations = np.arange(24.0).reshape(4, 2, 3)
+    space = gymnasium.spaces.Box(-np.inf, np.inf, (2, 3), np.float64)
+    write_minari("tests/grid-v0", [make_buffer(3, observations=observations)], observation_space=space)
+    np.testing.assert_array_equal(load_minari("tests/grid-v0").rows, observations.reshape(4, 6))
+
+
 def test_spaces_other_than_vectors_are_refused():
     space = gymnasium.spaces.Dict({"joints": gymnasium.spaces.Box(-1, 1, (2,)), "mode": gymnasium.spaces.Discrete(2)})
     observations = {"joints": np.zeros((3, 2), np.float32), "mode": np.zeros(3, np.int64)}
