@@ -56,6 +56,10 @@ def test_the_script_writes_it_beside_the_runs(sweep, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["maze.py", str(sweep), "--out", str(sweep / "nowhere" / "a.png")])
     assert script.main() == 2
     assert "does not exist; make it first" in capsys.readouterr().err
+    for label in ("nobody=CQL", "arm-cql"):
+        monkeypatch.setattr("sys.argv", ["maze.py", str(sweep), "--label", label])
+        assert script.main() == 2
+        assert "write ARM=TEXT, with one of " in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["maze.py", str(sweep / "nowhere")])
     assert script.main() == 2
     assert "nowhere is not a folder: give that of a sweep" in capsys.readouterr().err
