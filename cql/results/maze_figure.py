@@ -98,7 +98,8 @@ def draw_maze(found: MazeRuns, path: Path) -> Path:
     env.close()
     seeds = np.arange(1000, 1000 + _N_EPISODES)
     columns = len(found.groups) + 1
-    figure = Figure(figsize=(2.6 * columns, 6.4), layout="constrained")
+    figure = Figure(figsize=(2.8 * columns, 5.8), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr, call-arg]
     axes: NDArray[Any] = figure.subplots(2, columns, squeeze=False)
     _frame(axes[0, 0], maze, "data")
     _draw_data(axes[0, 0], found.dataset)
