@@ -28,15 +28,16 @@ UMAZE = (
     "#G..#",
     "#####",
 )
-# The walls of D4RL's medium maze.
+# The walls of D4RL's medium maze. With the goal in the corner opposite to the start, a point that pushes that way without
+# looking slides there along the walls; here it has to go down and up again.
 MEDIUM = (
     "########",
-    "#S.##..#",
+    "#S.##.G#",
     "#..#...#",
     "##...###",
     "#..#...#",
     "#.#..#.#",
-    "#...#.G#",
+    "#...#..#",
     "########",
 )
 
