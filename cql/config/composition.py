@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from cql.config import folders
-from cql.config.keys import CONFIG_DIR, kind_of
+from cql.config.keys import CONFIG_DIR, GROUPS, kind_of
 from cql.config.messages import ConfigError
 from cql.config.schema import VARIANTS, TrainConfig
 
@@ -67,6 +67,13 @@ def arranged(arguments: Sequence[str]) -> list[str]:
     """
     if "WANDB_SWEEP_ID" in os.environ:  # `wandb agent` writes --KEY=VALUE unless its sweep's file says otherwise
         arguments = [re.sub(r"^--(?=[\w./]+=)", "", text) for text in arguments]
+    for text in arguments:
+        group, _, option = text.lstrip("+").partition("=")
+        if group in GROUPS and group != "arm" and option.startswith("["):
+            raise ConfigError(
+                f"{text}: of several options of {group} only the last would count; choose one"
+                + (", or put datasets together by dataset=mixture" if group == "dataset" else "")
+            )
     flags = [text for text in arguments if text in ("-m", "--multirun")]
     found: list[str] = flags[:1]
     for text in arguments:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 # Transitions that are read, compared, checked or hashed at a time, which bounds the temporary memory.
 CHUNK = 65536
@@ -259,7 +262,7 @@ def select_episodes(
     return raw if chosen.all() else _kept(raw, chosen[raw.episode])
 
 
-def end_at_success(raw: RawData) -> RawData:
+def end_at_success(raw: RawData, *, ends_there: bool = True) -> RawData:
     """Cut each episode behind its first success, and make that step terminal.
 
     For datasets of tasks that end at the goal whose recording went on, as Minari's AntMaze: there each later step at
@@ -268,6 +271,7 @@ def end_at_success(raw: RawData) -> RawData:
     Args:
         raw: the dataset. A step is a success if the dataset says so; or else if its reward is 1, where all rewards
             are 0 or 1.
+        ends_there: whether the environment is known to end there; otherwise a warning says that it is not.
 
     Raises:
         DatasetError: the dataset does not say when an episode succeeded.
@@ -281,7 +285,14 @@ def end_at_success(raw: RawData) -> RawData:
                 f"other than 0 and 1, such as {other[0]:g}: set dataset.end_at_success=false"
             )
         success = raw.rewards == 1
-    if not success.any():
+    n_successful = len(np.unique(raw.episode[success]))
+    log.log(
+        logging.INFO if n_successful else logging.WARNING,
+        "'%s': %d of %d episodes are cut at their first success", raw.name, n_successful, raw.n_episodes,
+    )  # fmt: skip
+    if not ends_there:
+        log.warning("whether the environment ends at a success cannot be told; data and evaluation may differ in it")
+    if not n_successful:
         return raw
     n_before = np.cumsum(success) - success  # successes before each step, since the dataset's beginning
     starts = np.searchsorted(raw.episode, np.arange(raw.n_episodes))

@@ -61,12 +61,12 @@ def maze_runs(results: Results) -> MazeRuns:
     if not tasks:
         raise ResultsError("no run has finished yet, so there is no policy to draw")
     (env_id, dataset), *others = tasks
-    own = sorted(run.name for group in groups for run in group.ended if _is_made_otherwise(run))
-    if own:
-        raise ResultsError(f"the picture is of the maze as it is registered; made otherwise: {', '.join(own)}")
     if others or not str(env_id).endswith("Maze-v0") or dataset not in EMBEDDED:
         listed = ", ".join(sorted(f"{dataset} in {env_id}" for env_id, dataset in tasks))
         raise ResultsError(f"the picture is of runs on one embedded dataset of a maze; these are on {listed}")
+    own = sorted(run.name for group in groups for run in group.ended if _is_made_otherwise(run))
+    if own:
+        raise ResultsError(f"the picture is of the maze as it is registered; made otherwise: {', '.join(own)}")
     return MazeRuns(str(env_id), str(dataset), groups)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.rollout import robotics
 from cql.rollout.envs import EnvSpec, make_env, simulator_of
 from cql.rollout.rendering import MIN_FRAME_STD, RenderingError, choose_backend
 
@@ -76,17 +77,23 @@ class _MujocoCamera(Camera):
         self._model.vis.headlight.ambient[:] = 0.3
         self._model.vis.headlight.diffuse[:] = 0.5
         _colour(self._model)
-        # -1 is the free camera, which `shoot` moves. The models' own "track" cameras stand too far away, bob with the
-        # body, and are not what every gymnasium version picks.
-        simulator.mujoco_renderer.camera_id = -1
+        self._is_maze = hasattr(self.env.unwrapped, "maze")
+        if self._is_maze:  # light from straight above makes pale walls white
+            self._model.vis.headlight.diffuse[:] = 0.35
+        # Hands, kitchens and the like come with a view of their own that shows what matters.
+        self._has_view = robotics.is_own(self.env) and not self._is_maze
+        if not self._has_view:
+            # -1 is the free camera, which `_draw` moves. The models' own "track" cameras stand too far away, bob with
+            # the body, and are not what every gymnasium version picks.
+            simulator.mujoco_renderer.camera_id = -1
         self.env.reset(seed=0)
         self.env.render()  # makes the viewer
         self._viewer = simulator.mujoco_renderer.viewer
         self._viewer.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._is_maze = hasattr(self.env.unwrapped, "maze")
-        self._follows = _moves_about(self._model) and not self._is_maze
+        self._follows = _moves_about(self._model) and not (self._is_maze or self._has_view)
         from_above = self._is_maze or _is_flat(self._model)
-        self._viewer.cam.azimuth, self._viewer.cam.elevation = 90.0, -90.0 if from_above else -12.0
+        if not self._has_view:
+            self._viewer.cam.azimuth, self._viewer.cam.elevation = 90.0, -90.0 if from_above else -12.0
 
     def aim(self) -> None:
         """Choose the distance, and what the camera looks at, from the robot as it is now.
@@ -94,6 +101,8 @@ class _MujocoCamera(Camera):
         A robot that moves about fills three fifths of the picture. An arm is seen with all that it can reach, a maze as
         a whole.
         """
+        if self._has_view:
+            return
         low, high = _extent(self._model, self._data, np.flatnonzero(self._model.geom_bodyid > 0))
         middle, size, share = (low + high) / 2, float((high - low).max()), 0.6
         if self._is_maze:

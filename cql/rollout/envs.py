@@ -186,9 +186,17 @@ def _make(spec: EnvSpec, options: Mapping[str, Any]) -> tuple[gymnasium.Env[Any,
             made = gymnasium.make(env_id, disable_env_checker=True, **options)
     except Exception as error:  # a package's own code runs here
         reason = f"{type(error).__name__}: {error}"
+        package = env_id.partition(":")[0] if ":" in env_id else ""
+        remedy = (
+            f"Install the package {package!r}, or put its folder on PYTHONPATH, or give another env.id."
+            if package and isinstance(error, ModuleNotFoundError)
+            else "Give the id of an environment that is installed, such as HalfCheetah-v5; the id of one that a "
+            "package registers is written PACKAGE:ID."
+        )
         raise EnvError(
-            f"env: gymnasium cannot make {env_id!r}{_with_arguments(spec)} ({reason}). Give the id of an environment "
-            "that is installed, such as HalfCheetah-v5; the id of one that a package registers is written PACKAGE:ID."
+            f"env: gymnasium cannot make {env_id!r}{_with_arguments(spec)} ({reason}). "
+            + ("Check the arguments (env.kwargs). " if spec.kwargs else "")
+            + remedy
             + robotics.hint(env_id)
         ) from error
     robotics.tidy(made)

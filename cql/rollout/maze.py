@@ -28,8 +28,8 @@ UMAZE = (
     "#G..#",
     "#####",
 )
-# The walls of D4RL's medium maze. With the goal in the corner opposite to the start, a point that pushes that way without
-# looking slides there along the walls; here it has to go down and up again.
+# The walls of D4RL's medium maze. With the goal in the corner opposite to the start, a point that pushes that way
+# without looking slides there along the walls; here it has to go down and up again.
 MEDIUM = (
     "########",
     "#S.##.G#",
@@ -54,14 +54,14 @@ _MODEL = """
     <material name="floor" texture="floor"/>
   </asset>
   <worldbody>
-    <light pos="0 0 20" dir="0 0 -1" directional="true"/>
     <geom type="plane" size="10 10 .1" pos="0 0 -.1" material="floor" contype="0" conaffinity="0"/>
     {walls}
-    <site name="goal" type="cylinder" size="{radius} .01" pos="{goal} 0" rgba=".9 .3 .2 .6"/>
+    <site name="goal" type="cylinder" size="{radius} .01" pos="{goal} 0" rgba=".9 .3 .2 .5"/>
     <body name="point">
       <joint name="x" type="slide" axis="1 0 0" damping="2.5"/>
       <joint name="y" type="slide" axis="0 1 0" damping="2.5"/>
-      <geom type="sphere" size=".1" mass=".5" rgba=".95 .75 .3 1"/>
+      <geom type="sphere" size=".1" mass=".5"/>
+      <site name="marker" type="sphere" size=".17" rgba="1 .8 .3 1"/>
     </body>
   </worldbody>
   <actuator>

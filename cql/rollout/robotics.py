@@ -39,8 +39,13 @@ def _import() -> None:
 def tidy(env: Any) -> None:
     """Remove the file that a maze of the package leaves in the folder of temporary files when it has read it."""
     path = getattr(env.unwrapped, "tmp_xml_file_path", None)
-    if isinstance(path, str) and type(env.unwrapped).__module__.startswith(f"{PACKAGE}."):
+    if isinstance(path, str) and is_own(env):
         Path(path).unlink(missing_ok=True)
+
+
+def is_own(env: Any) -> bool:
+    """Whether an environment is one of the package."""
+    return type(env.unwrapped).__module__.startswith(f"{PACKAGE}.")
 
 
 def hint(env_id: str) -> str:

@@ -19,7 +19,7 @@ from cql.config.mixture import ratios_of, source_name, sources_of
 from cql.config.schema import Dataset
 from cql.data import embedded, policies
 from cql.data.returns import returns_to_go
-from cql.rollout.envs import EnvInfo, EnvSpec
+from cql.rollout.envs import EnvInfo, EnvSpec, own_argument
 from cql.rollout.reference_scores import reference_scores
 from cql.training.checkpoint import CheckpointError, load
 
@@ -48,7 +48,8 @@ def _named(index: int) -> Iterator[None]:
     try:
         yield
     except data.DatasetError as error:
-        raise type(error)(f"{source_name(index)}: {error}") from error
+        said = f"{source_name(index)}: {error} (the datasets of a mixture have one environment and one env section)"
+        raise type(error)(said) from error
 
 
 def _read(chosen: Dataset, info: EnvInfo) -> data.RawData:
@@ -69,7 +70,7 @@ def _read(chosen: Dataset, info: EnvInfo) -> data.RawData:
             raise TypeError(f"dataset: no loader for {type(chosen).__name__}")
     data.check(raw, info, ends_at_success=chosen.end_at_success)
     if chosen.end_at_success:
-        raw = data.end_at_success(raw)
+        raw = data.end_at_success(raw, ends_there=own_argument(info.spec, "continuing_task") is False)
     return data.select_episodes(raw, n_episodes=chosen.n_episodes, fraction=chosen.fraction, seed=chosen.subset_seed)
 
 

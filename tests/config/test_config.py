@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -950,3 +951,12 @@ def test_a_config_is_its_owners_and_equal_values_of_other_types_are_others():
     assert type(config.from_dict({**plain, "env": {**plain["env"], "kwargs": {"a": True}}}).env.kwargs["a"]) is bool
     with pytest.raises(config.ConfigError, match="seed"):
         config.from_dict({**plain, "seed": -1})
+
+
+@pytest.mark.parametrize("text", ["dataset=[minari,d4rl]", "env=[Hopper-v5]", "+experiment=[smoke,maze]"])
+def test_several_options_of_a_group_are_refused(text):
+    """Hydra would take the last without a word."""
+    with pytest.raises(config.ConfigError, match=re.escape(f"{text}: of several options of ")) as refused:
+        config.arranged([text, "seed=1"])
+    assert ("dataset=mixture" in str(refused.value)) == text.startswith("dataset")
+    assert config.arranged(["dataset.mixture=[{kind:d4rl}]", "algorithm.x=[1]"])

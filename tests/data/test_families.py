@@ -208,9 +208,19 @@ def test_a_success_at_the_last_step_makes_a_truncated_episode_terminal():
     assert (cut.terminated.tolist(), cut.truncated.tolist()) == ([False, True], [False, False])
 
 
-def test_data_without_a_success_stay_as_they_are():
+def test_data_without_a_success_stay_as_they_are(caplog):
     raw = made([2, 2], rewards=[0, 0, 0, 0], terminated=(3,))
     assert end_at_success(raw) is raw
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "'made/up-v0': 0 of 2 episodes are cut at their first success")
+    ]
+
+
+def test_how_many_are_cut_is_told_and_an_end_that_cannot_be_checked(caplog):
+    with caplog.at_level("INFO", logger="cql.data.raw"):
+        end_at_success(made([2, 2], rewards=[0, 1, 0, 0]), ends_there=False)
+    assert "1 of 2 episodes are cut at their first success" in caplog.text
+    assert "whether the environment ends at a success cannot be told" in caplog.text
 
 
 def test_data_that_do_not_say_what_a_success_is_are_refused():
