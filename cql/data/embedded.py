@@ -12,7 +12,7 @@ from cql.data.collect import Part, collect_dataset
 from cql.data.local import minari_folder
 from cql.data.policies import Behaviour, NpzPolicy, RandomPolicy
 from cql.data.raw import DatasetError
-from cql.rollout.envs import env_info, make_env
+from cql.rollout.envs import env_info
 from cql.rollout.reference_scores import known_scores
 
 log = logging.getLogger(__name__)
@@ -105,10 +105,8 @@ def _behaviour(name: str, env_id: str) -> Behaviour:
             return RandomPolicy(info.observation_size, info.action_size)
         case "wanderer":
             from cql.data.wander import Wanderer
+            from cql.rollout.maze import maze_of
 
-            env = make_env(env_id)
-            maze = env.get_wrapper_attr("maze")
-            env.close()
-            return Wanderer(maze)
+            return Wanderer(maze_of(env_id))
         case _:
             return NpzPolicy.embedded(name)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from cql.data.boundary import reading, regular
 from cql.data.local import minari_folder, minari_root, minari_root_set_to, new_dataset
 from cql.data.raw import Column, DatasetError, DatasetNotFoundError, RawData, as_flags, empty_error, mark_ends
-from cql.rollout.observations import default_keys, flat, which_keys
+from cql.rollout.observations import default_keys, flat, leaves, which_keys
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class _Reader:
         self.success.append(None if flags is None else as_flags(flags[-n_steps:], f"{where}: infos/success"))
 
     def _flat(self, observations: Mapping[str, Any], where: str) -> NDArray[Any]:
-        present = {key: array.ndim > 1 for key, array in _arrays(observations).items()}
+        present = {key: np.ndim(array) > 1 for key, array in leaves(observations).items()}
         if self.keys is None:
             keys = self._wanted or default_keys(present)
             if keys is None:
@@ -186,15 +186,6 @@ class _Reader:
                 "of the environment? env.observation_keys says which of them are used"
             )
         return flat(observations, self.keys, n_axes=1)
-
-
-def _arrays(observations: Mapping[str, Any], prefix: str = "") -> dict[str, NDArray[Any]]:
-    """The arrays of nested mappings by their keys, `outer/inner` inside another mapping."""
-    found: dict[str, NDArray[Any]] = {}
-    for key, value in observations.items():
-        own = f"{prefix}{key}"
-        found |= _arrays(value, f"{own}/") if isinstance(value, Mapping) else {own: np.asarray(value)}
-    return found
 
 
 def _join(episodes: Iterable[_Episode], name: str, counts: tuple[int, int]) -> RawData:

@@ -6,7 +6,7 @@ penalty mean nothing, because it is never corrected where the data have no actio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,9 +19,9 @@ from cql.data.wander import Planner
 from cql.results.groups import Group, Results
 from cql.results.runs import ResultsError, Run
 from cql.results.statistics import mean_estimate
-from cql.rollout.envs import EnvSpec, make_env
+from cql.rollout.envs import EnvSpec
 from cql.rollout.episodes import Environments, Policy
-from cql.rollout.maze import Cell, Maze, centre
+from cql.rollout.maze import Cell, Maze, centre, maze_of
 from cql.training.build import load_policy
 from cql.training.checkpoint import CheckpointFolder
 from cql.training.curves import INK, PALE, SERIES, saved
@@ -93,9 +93,7 @@ def draw_maze(found: MazeRuns, path: Path) -> Path:
     """
     from matplotlib.figure import Figure
 
-    env = make_env(found.env_id)
-    maze: Maze = env.get_wrapper_attr("maze")
-    env.close()
+    maze = maze_of(found.env_id)
     seeds = np.arange(1000, 1000 + _N_EPISODES)
     columns = len(found.groups) + 1
     figure = Figure(figsize=(2.8 * columns, 5.8), layout="constrained")
@@ -129,10 +127,8 @@ def _paths(env_id: str, policy: Policy, seeds: NDArray[np.int64]) -> _Paths:
     """Where a policy goes in one episode per seed."""
     positions: list[list[NDArray[np.float32]]] = [[] for _ in seeds]
 
-    def watch(
-        index: int, observation: NDArray[np.float32], reward: float | None, terminated: bool, info: Mapping[str, Any]
-    ) -> None:
-        del reward, terminated, info
+    def watch(index: int, observation: NDArray[np.float32], reward: float | None, terminated: bool) -> None:
+        del reward, terminated
         positions[index].append(observation[:2].copy())
 
     environments = Environments(EnvSpec(env_id), 1, len(seeds))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,21 @@ from cql.rollout import robotics
 from cql.rollout.envs import EnvSpec, make_env, simulator_of
 from cql.rollout.rendering import MIN_FRAME_STD, RenderingError, choose_backend
 
+if TYPE_CHECKING:
+    import gymnasium
+
 
 class Camera:
     """An environment that is drawn as it draws itself.
 
     Args:
-        env: the environment.
+        env: the environment, made for pictures.
         width: of the pictures in pixels.
         height: likewise.
     """
 
-    def __init__(self, env: EnvSpec, width: int, height: int) -> None:
-        self.env = make_env(env, render=True, width=width, height=height)
-        self._size = width, height
+    def __init__(self, env: gymnasium.Env[Any, Any], width: int, height: int) -> None:
+        self.env, self._size = env, (width, height)
 
     def aim(self) -> None:
         """Choose what is seen, at the beginning of an episode."""
@@ -67,7 +69,7 @@ class _MujocoCamera(Camera):
     because a good cheetah runs off its 40 metres within six seconds. None of this touches the physics.
     """
 
-    def __init__(self, env: EnvSpec, width: int, height: int) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], width: int, height: int) -> None:
         import mujoco
 
         super().__init__(env, width, height)
@@ -144,24 +146,18 @@ def camera(env: EnvSpec, width: int, height: int) -> Camera:
     if key not in _cameras:
         backend = choose_backend()  # before MuJoCo is imported
         try:
-            if not _is_of_mujoco(env):
-                _cameras[key] = Camera(env, width, height)
+            made = make_env(env, render=True, width=width, height=height)
+            if not hasattr(simulator_of(made), "mujoco_renderer"):
+                _cameras[key] = Camera(made, width, height)
             elif backend is not None:
-                _cameras[key] = _MujocoCamera(env, width, height)
+                _cameras[key] = _MujocoCamera(made, width, height)
+            else:
+                made.close()
         except Exception as error:  # a missing or broken OpenGL shows in many ways, AttributeError among them
             raise RenderingError(f"{env.id} cannot be drawn: {error!r}") from error
         if key not in _cameras:
             raise RenderingError("nothing can draw here; the log says why and what to install")
     return _cameras[key]
-
-
-def _is_of_mujoco(env: EnvSpec) -> bool:
-    """Whether MuJoCo simulates an environment."""
-    made = make_env(env)
-    try:
-        return hasattr(simulator_of(made), "mujoco_renderer")
-    finally:
-        made.close()
 
 
 @atexit.register

@@ -5,15 +5,15 @@ the other runs. So a simulator never has to be saved.
 Axes: L steps, S state, A action.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cql.rollout.envs import EnvSpec
-from cql.rollout.episodes import Environments, succeeded
+from cql.rollout.episodes import Environments
 
 _SEED_STREAM, _NOISE_STREAM = 101, 102  # other numbers than those of cql.algorithm.sampling
 
@@ -99,7 +99,7 @@ class Collector:
                 found[run] = f"{problem.reason}, while online episode {numbers[run][0]} and on were collected"
                 continue
             found[run] = [
-                watch.episode(run * self.n_episodes + e, number, int(seeds[run, e]))
+                watch.episode(run * self.n_episodes + e, number, int(seeds[run, e]), results.success[run, e])
                 for e, number in enumerate(numbers[run])
             ]
         return found
@@ -124,33 +124,22 @@ class _Recording:
         self._taken: list[list[NDArray[np.float32]]] = [[] for _ in range(n_episodes)]
         self._rewards: list[list[float]] = [[] for _ in range(n_episodes)]
         self._terminated = [False] * n_episodes
-        self._success: list[bool | None] = [None] * n_episodes
 
     def act(self, actions: NDArray[np.float32]) -> None:
         """The policy has given actions (R E, A) for the next step of all episodes."""
         self._actions = actions
         self.n_calls += 1
 
-    def __call__(
-        self,
-        index: int,
-        observation: NDArray[np.float32],
-        reward: float | None,
-        terminated: bool,
-        info: Mapping[str, Any],
-    ) -> None:
+    def __call__(self, index: int, observation: NDArray[np.float32], reward: float | None, terminated: bool) -> None:
         self._observations[index].append(observation.copy())
         if reward is None:
             return
         self._taken[index].append(self._actions[index])
         self._rewards[index].append(reward)
         self._terminated[index] = terminated
-        reported = succeeded(info)
-        if reported is not None:
-            self._success[index] = bool(self._success[index]) or reported
 
-    def episode(self, index: int, number: int, seed: int) -> Episode:
-        """One of the episodes, at its end."""
+    def episode(self, index: int, number: int, seed: int, success: float) -> Episode:
+        """One of the episodes, at its end; `success` is as in :class:`EpisodeResults`."""
         return Episode(
             number=number,
             seed=seed,
@@ -158,5 +147,5 @@ class _Recording:
             actions=np.array(self._taken[index], np.float32),
             rewards=np.array(self._rewards[index], np.float64),
             terminated=self._terminated[index],
-            success=self._success[index],
+            success=None if math.isnan(success) else bool(success),
         )

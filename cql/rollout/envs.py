@@ -69,11 +69,6 @@ class EnvSpec:
         """The arguments."""
         return dict(json.loads(self.arguments))
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is the task that was registered, whatever a policy sees of it."""
-        return self.arguments == "{}" and self.max_episode_steps is None
-
 
 # Arguments of Gymnasium's environments that do not change their task.
 _OF_PICTURES = (
@@ -215,7 +210,8 @@ def _register(env_id: str) -> None:
 
 
 def _with_arguments(spec: EnvSpec) -> str:
-    return "" if spec.is_plain else f" with {', '.join(f'{key}={value}' for key, value in spec.kwargs.items())}"
+    given = ", ".join(f"{key}={value}" for key, value in spec.kwargs.items())
+    return f" with {given}" if given else ""
 
 
 def env_differences(recorded: EnvSpec, own: EnvSpec) -> list[str]:
@@ -229,7 +225,7 @@ def env_differences(recorded: EnvSpec, own: EnvSpec) -> list[str]:
         registered = gymnasium.spec(own.id.rpartition(":")[2])  # its package was imported to make it
     except (gymnasium.error.Error, ImportError, ValueError):  # whoever makes it says so
         return []
-    usual = {**_defaults(registered), **EnvSpec.of("", registered.kwargs).kwargs}
+    usual = _usual(registered)
     theirs, ours = ({**usual, **each.kwargs} for each in (recorded, own))
     lines = [
         f"{key}={_shown(theirs, key)} (here {_shown(ours, key)})"
@@ -246,21 +242,24 @@ def own_argument(spec: EnvSpec, name: str) -> Any:
     """An argument that an environment is made with, by its registration or by default; None if it has none so named."""
     import gymnasium
 
-    registered = gymnasium.spec(spec.id.rpartition(":")[2])
-    return {**_defaults(registered), **registered.kwargs, **spec.kwargs}.get(name)
+    return {**_usual(gymnasium.spec(spec.id.rpartition(":")[2])), **spec.kwargs}.get(name)
 
 
-def _defaults(registered: Any) -> dict[str, Any]:
-    """The defaults of a registered environment's constructor, as JSON has them; none that cannot be read."""
+def _usual(registered: Any) -> dict[str, Any]:
+    """The arguments of an environment as it was registered, as JSON has them.
+
+    They include the defaults of its constructor, as far as these can be read.
+    """
     from gymnasium.envs.registration import load_env_creator
 
     try:
         made_by = registered.entry_point
         creator = made_by if callable(made_by) else load_env_creator(made_by)
         parameters = inspect.signature(creator).parameters.values()
-        return EnvSpec.of("", {each.name: each.default for each in parameters if each.default is not each.empty}).kwargs
+        defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     except (ImportError, AttributeError, TypeError, ValueError):
-        return {}
+        defaults = {}
+    return EnvSpec.of("", {**defaults, **registered.kwargs}).kwargs
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

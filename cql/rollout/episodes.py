@@ -25,9 +25,9 @@ Policy = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
 _SUCCESS_KEYS = ("success", "is_success", "goal_achieved")
 
-Watch = Callable[[int, NDArray[np.float32], float | None, bool, Mapping[str, Any]], None]
-"""Who is told of every step: the episode's index, the observation (S,) that it led to, the reward, whether the episode
-was terminated, and the environment's info. A reset has no reward. The observation is valid during the call."""
+Watch = Callable[[int, NDArray[np.float32], float | None, bool], None]
+"""Who is told of every step: the episode's index, the observation (S,) that it led to, the reward, and whether the
+episode was terminated. A reset has no reward. The observation is valid during the call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +39,20 @@ class EpisodeResults:
             non-finite or the environment broke, and for runs that were not evaluated.
         lengths: Steps of each episode, int64 (R, E).
         seeds: The seed that each episode was reset with, int64 (R, E).
-        broken: What the environment did wrong in an episode, by run and episode.
         success: Whether the environment reported a success in any step, 1 or 0, float64 (R, E); NaN where it reports
             none, and for runs that were not evaluated.
+        broken: What the environment did wrong in an episode, by run and episode.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
     seeds: NDArray[np.int64]
+    success: NDArray[np.float64]
     broken: Mapping[tuple[int, int], str] = field(default_factory=dict)
-    success: NDArray[np.float64] | None = None
 
     def success_rate(self, run: int) -> float | None:
         """The share of a run's episodes that succeeded; None if the environment does not report it."""
-        return None if self.success is None or np.isnan(self.success[run]).any() else float(self.success[run].mean())
+        return None if np.isnan(self.success[run]).any() else float(self.success[run].mean())
 
     def problem(self, run: int) -> Problem | None:
         """Why the episodes of a run that was evaluated make no evaluation; None if they make one.
@@ -156,7 +156,7 @@ class Environments:
             except Exception as error:  # noqa: BLE001  whatever a simulator raises, the other episodes go on
                 broken[index] = f"reset of {self.info.env_id}: {type(error).__name__}: {error}"
             if watch is not None:
-                watch(index, observations[index], None, False, {})
+                watch(index, observations[index], None, False)
         broken |= self._not_finite(running, observations, returns, lengths)
         running = [index for index in running if index not in broken]
         while running:
@@ -176,7 +176,7 @@ class Environments:
                     if reported is not None and not success[index] >= reported:
                         success[index] = float(reported)
                     if watch is not None:
-                        watch(index, observations[index], float(reward), bool(terminated), info)
+                        watch(index, observations[index], float(reward), bool(terminated))
                 except Exception as error:  # noqa: BLE001
                     broken[index] = f"step {lengths[index]} of {self.info.env_id}: {type(error).__name__}: {error}"
                     continue

@@ -208,3 +208,8 @@ class PointMaze(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 _CLASS = "cql.rollout.maze:PointMaze"  # a text, so that a dataset's metadata can name it
 gymnasium.register("cql/UMaze-v0", _CLASS, max_episode_steps=100)
 gymnasium.register("cql/MediumMaze-v0", _CLASS, max_episode_steps=200, kwargs={"layout": MEDIUM})
+
+
+def maze_of(env_id: str) -> Maze:
+    """The maze of a registered environment of this module."""
+    return Maze(gymnasium.spec(env_id).kwargs.get("layout", UMAZE))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import gymnasium
-    from gymnasium.spaces import Dict, Space
+    from gymnasium.spaces import Space
 
 GOAL_KEYS = ("achieved_goal", "observation", "desired_goal")
 """Of goal environments, in the order of D4RL's AntMaze with the goal behind. An ant's position is in `achieved_goal`
@@ -95,7 +95,7 @@ def parts_of(space: Space[Any], keys: Sequence[str] | None) -> tuple[tuple[str, 
             )
         _check_box(space, "the observation space")
         return ()
-    present = _leaves(space)
+    present = leaves(space)
     listed = ", ".join(present)
     if keys is None:
         usable = {key: _why_unusable(each) is None for key, each in present.items()}
@@ -141,13 +141,13 @@ def which_keys(usable: Sequence[str]) -> str:
     )
 
 
-def _leaves(space: Dict, prefix: str = "") -> dict[str, Any]:
-    """The spaces of a Dict that are no Dicts themselves, by their keys."""
+def leaves(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What nested mappings hold, arrays or spaces, by its keys, `outer/inner` inside another mapping."""
     found: dict[str, Any] = {}
-    for key, each in space.items():
+    for key, each in nested.items():
         if "/" in key:
             raise ObservationError(f"the observation space has the key '{key}'; one with a stroke cannot be chosen")
-        found |= _leaves(each, f"{prefix}{key}/") if isinstance(each, type(space)) else {f"{prefix}{key}": each}
+        found |= leaves(each, f"{prefix}{key}/") if isinstance(each, Mapping) else {f"{prefix}{key}": each}
     return found
 
 
