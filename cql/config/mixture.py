@@ -7,7 +7,7 @@ from cql.config.schema import D4rlDataset, Dataset, EmbeddedDataset, MinariDatas
 SOURCES: dict[str, type] = {cls.kind: cls for cls in (EmbeddedDataset, MinariDataset, D4rlDataset)}
 """The kinds of dataset that a mixture may hold."""
 
-OF_ALL = ("normalise_observations", "returns_to_go")
+OF_ALL = ("normalise_observations", "returns_to_go", "validation_fraction")
 """Keys that concern all datasets of a mixture together: no dataset in it has a value of its own."""
 
 RATIOS = 1e-6, 1e6

@@ -284,6 +284,8 @@ class Dataset:
         n_episodes: Use that many episodes, chosen by `subset_seed`; null for all.
         fraction: Use that share of the episodes; null for all.
         subset_seed: Seed of that choice.
+        validation_fraction: Share of the episodes that training never sees, also chosen by `subset_seed`. At each
+            evaluation the policy is scored on them, see `cql.algorithm.scorers`; 0 for none.
         timeouts_as_terminals: Also cut the return at truncations. Teaches the critics a false end; it is here to
             reproduce code that does so.
         normalise_rewards: First divide the rewards by the range of the episodes' returns, and multiply them by the
@@ -306,6 +308,7 @@ class Dataset:
     action_clip: float | None = later(None, Bounds(above=0, at_most=1), hint="published code has 0.99999")
     returns_to_go: ReturnsToGo = ReturnsToGo.truncate
     end_at_success: bool = False
+    validation_fraction: float = later(0.0, Bounds(at_least=0, below=1), hint="0.1 is usual")
 
 
 QUALITIES = ("medium", "medium_replay", "medium_expert", "random")

@@ -15,6 +15,7 @@ from cql.data.raw import (
     each_once,
     end_at_success,
     fingerprint,
+    hold_out,
     select_episodes,
 )
 from cql.data.transitions import STD_FLOOR, Normaliser, Transitions, join, normaliser_of, prepare
@@ -33,6 +34,7 @@ __all__ = [
     "each_once",
     "end_at_success",
     "fingerprint",
+    "hold_out",
     "join",
     "load_d4rl",
     "load_minari",

@@ -262,6 +262,30 @@ def select_episodes(
     return raw if chosen.all() else _kept(raw, chosen[raw.episode])
 
 
+def hold_out(raw: RawData, fraction: float, seed: int = 0) -> tuple[RawData, RawData | None]:
+    """Divide a dataset into episodes to train on and episodes that are held out, both in their order.
+
+    Args:
+        raw: the dataset.
+        fraction: share of the episodes to hold out, at least one episode; 0 holds out none.
+        seed: of the choice, which is another one than :func:`select_episodes` makes.
+
+    Raises:
+        DatasetError: no episode would be left to train on.
+    """
+    if not fraction:
+        return raw, None
+    n_held = max(1, round(fraction * raw.n_episodes))
+    if n_held >= raw.n_episodes:
+        raise DatasetError(
+            f"dataset '{raw.name}': dataset.validation_fraction={fraction:g} holds out {n_held} of {raw.n_episodes} "
+            "episodes and leaves none to train on: set it to 0, or use more episodes"
+        )
+    held = np.zeros(raw.n_episodes, dtype=bool)
+    held[np.random.Generator(np.random.PCG64([seed, 1])).permutation(raw.n_episodes)[:n_held]] = True
+    return _kept(raw, ~held[raw.episode]), _kept(raw, held[raw.episode])
+
+
 def end_at_success(raw: RawData, *, ends_there: bool = True) -> RawData:
     """Cut each episode behind its first success, and make that step terminal.
 

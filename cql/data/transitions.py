@@ -61,6 +61,7 @@ class Transitions:
         reward_bias: see `reward_scale`. Both are NaN where datasets that were joined have their own.
         shares: for each dataset that was joined its number of transitions, and its ratio in a minibatch; None if all
             transitions are drawn alike.
+        held_out: the episodes that training does not see, prepared in the same way; None if there are none.
     """
 
     rows: torch.Tensor
@@ -74,6 +75,7 @@ class Transitions:
     reward_scale: float = 1.0
     reward_bias: float = 0.0
     shares: tuple[tuple[int, float], ...] | None = None
+    held_out: Transitions | None = None
 
     def __len__(self) -> int:
         return self.rewards.shape[0]
@@ -181,6 +183,7 @@ def join(parts: Sequence[Transitions], ratios: Sequence[float] | None = None) ->
     first_rows = np.cumsum([0, *(len(part.rows) for part in parts)])
     scales = {(part.reward_scale, part.reward_bias) for part in parts}
     scale, bias = scales.pop() if len(scales) == 1 else (np.nan, np.nan)
+    held_out = [part.held_out for part in parts if part.held_out is not None]
     return Transitions(
         rows=joined("rows"),
         row=torch.cat([part.row + int(first) for part, first in zip(parts, first_rows[:-1], strict=True)]),
@@ -193,6 +196,7 @@ def join(parts: Sequence[Transitions], ratios: Sequence[float] | None = None) ->
         reward_scale=scale,
         reward_bias=bias,
         shares=None if ratios is None else tuple(zip(map(len, parts), ratios, strict=True)),
+        held_out=join(held_out) if held_out else None,
     )
 
 

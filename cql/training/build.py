@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -29,13 +30,13 @@ def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) ->
     chosen = train_config.dataset
     if not isinstance(chosen, config.MixtureDataset):
         return _prepared(_read(chosen, info), chosen, info, device)
-    raws: list[data.RawData] = []
+    raws: list[tuple[data.RawData, data.RawData | None]] = []
     parts: list[data.Transitions] = []
     sources = sources_of(chosen)
     for index, source in enumerate(sources):
         with _named(index):
             raws.append(_read(source, info))
-    normaliser = data.normaliser_of(raws, device) if chosen.normalise_observations else None
+    normaliser = data.normaliser_of([raw for raw, _ in raws], device) if chosen.normalise_observations else None
     for index, (raw, source) in enumerate(zip(raws, sources, strict=True)):
         with _named(index):
             parts.append(_prepared(raw, source, info, device, normaliser))
@@ -52,8 +53,8 @@ def _named(index: int) -> Iterator[None]:
         raise type(error)(said) from error
 
 
-def _read(chosen: Dataset, info: EnvInfo) -> data.RawData:
-    """The chosen episodes of a dataset, checked."""
+def _read(chosen: Dataset, info: EnvInfo) -> tuple[data.RawData, data.RawData | None]:
+    """The chosen episodes of a dataset, checked: those to train on, and those that are held out, if any."""
     match chosen:
         case config.EmbeddedDataset():
             raw = data.load_minari(embedded.ensure_embedded(chosen.name), with_success=chosen.end_at_success)
@@ -71,31 +72,41 @@ def _read(chosen: Dataset, info: EnvInfo) -> data.RawData:
     data.check(raw, info, ends_at_success=chosen.end_at_success)
     if chosen.end_at_success:
         raw = data.end_at_success(raw, ends_there=own_argument(info.spec, "continuing_task") is False)
-    return data.select_episodes(raw, n_episodes=chosen.n_episodes, fraction=chosen.fraction, seed=chosen.subset_seed)
+    seed = chosen.subset_seed
+    raw = data.select_episodes(raw, n_episodes=chosen.n_episodes, fraction=chosen.fraction, seed=seed)
+    return data.hold_out(raw, chosen.validation_fraction, seed)
 
 
 def _prepared(
-    raw: data.RawData,
+    read: tuple[data.RawData, data.RawData | None],
     chosen: Dataset,
     info: EnvInfo,
     device: torch.device,
     normaliser: data.Normaliser | None = None,
 ) -> data.Transitions:
     """What training reads of a dataset, which is used up."""
-    return data.prepare(
-        raw,
+    raw, held_out = read
+    prepare = functools.partial(
+        data.prepare,
         action_low=info.action_low,
         action_high=info.action_high,
         normalise_observations=chosen.normalise_observations,
-        reward_scale=chosen.reward_scale,
         reward_bias=chosen.reward_bias,
         timeouts_as_terminals=chosen.timeouts_as_terminals,
-        normalised_length=info.max_episode_steps if chosen.normalise_rewards else None,
         action_clip=chosen.action_clip,
         device=device,
         in_place=True,
+    )
+    transitions = prepare(
+        raw,
+        reward_scale=chosen.reward_scale,
+        normalised_length=info.max_episode_steps if chosen.normalise_rewards else None,
         normaliser=normaliser,
     )
+    if held_out is None:
+        return transitions
+    own = prepare(held_out, reward_scale=transitions.reward_scale, normaliser=transitions.normaliser)
+    return dataclasses.replace(transitions, held_out=own)
 
 
 def as_pool(transitions: data.Transitions, configs: Sequence[TrainConfig] = ()) -> Pool:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import logging
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
 from cql.training.run import Run, Schedule
 from cql.training.run_folder import FolderError, claim_folder, read_summary, score, shown_results, sweep_name
 from cql.training.run_logs import check_log, run_logs
+from cql.training.scoring import PREFIX, Scoring
 from cql.training.trainer import Trainer
 from cql.training.wandb_logger import WandbLogger
 from cql.training.wandb_run import complete_wandb_run, finished_together, open_wandb_run
@@ -367,9 +368,25 @@ def _trainer(
         provenance={"versions": versions(), "data_fingerprint": transitions.fingerprint},
         step=CapturedStep(agent, sampler, pool) if captures else None,
         worker=worker,
+        scoring=_scoring(configs, agent, transitions),
         online=online,
         online_step=CapturedStep(agent, sampler, online.mixture) if captures and online is not None else None,
     )
+
+
+def _scoring(
+    configs: Sequence[TrainConfig], agent: Agent, transitions: data.Transitions
+) -> Callable[[int], dict[str, float]] | None:
+    """What scores a run of the agent on held-out episodes, as metrics; None if there are none."""
+    if transitions.held_out is None:
+        return None
+    scoring = Scoring(transitions.held_out)
+
+    def metrics(run: int) -> dict[str, float]:
+        found = scoring.of_agent(agent, run, configs[run].algorithm.discount)
+        return {f"{PREFIX}{name}": value for name, value in found.items()}
+
+    return metrics
 
 
 def _prepare_torch(train_config: TrainConfig) -> torch.device:

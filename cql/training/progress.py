@@ -1,8 +1,8 @@
-"""How the console shows progress: durations in words, and log lines above the progress bar."""
+"""How the console shows progress: numbers in words, and log lines above the progress bar."""
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -12,6 +12,22 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def rounded(value: float) -> str:
+    """A return for the log: whole from 10 on, else with two digits, as those of tasks that pay 1 need."""
+    return f"{value:.0f}" if abs(value) >= 10.0 else f"{value:.2g}"
+
+
+def run_line(step: int, n_steps: int, rate: float, metrics: Mapping[str, float]) -> str:
+    """The line of a run at the end of an epoch."""
+    line = f"step {step}/{n_steps}" + (f"  {rate:.1f} steps/s" if rate else "")
+    if "eval_return_mean" in metrics:
+        line += f"  return {rounded(metrics['eval_return_mean'])} +- {rounded(metrics['eval_return_std'])}"
+        line += f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else ""
+        line += f"  success {metrics['eval_success']:.2f}" if "eval_success" in metrics else ""
+    names = ("critic_td", "cql_gap", "alpha_cql", "q_data", "env_steps", "online_return", "online_success")
+    return line + "".join(f"  {name} {metrics[name]:.4g}" for name in names if name in metrics)
 
 
 @contextlib.contextmanager

@@ -148,11 +148,6 @@ class Run:
         return summary
 
 
-def rounded(value: float) -> str:
-    """A return for the log: whole from 10 on, else with two digits, as those of tasks that pay 1 need."""
-    return f"{value:.0f}" if abs(value) >= 10.0 else f"{value:.2g}"
-
-
 def known(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
     """The values that are there."""
     return {name: value for name, value in values.items() if value is not None}

@@ -37,8 +37,8 @@ from cql.training.checkpoint import CheckpointError
 from cql.training.device import one_thread
 from cql.training.epoch_metrics import EpochMetrics
 from cql.training.online import Online
-from cql.training.progress import duration, logging_above_bar
-from cql.training.run import Run, Schedule, Scores, Status, known, rounded
+from cql.training.progress import duration, logging_above_bar, rounded, run_line
+from cql.training.run import Run, Schedule, Scores, Status, known
 from cql.training.signals import noted_signals
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class Trainer:
         label: names the stack in the one line that is logged of it at the end of an epoch; empty logs no such line.
         step: takes one training step and gives its metrics, like :class:`cql.algorithm.fast.cuda_graph.CapturedStep`;
             None calls the agent's ``update``.
+        scoring: the scores of a run on recorded data, as metrics; they join those of each evaluation. None for none.
         worker: does evaluations and videos beside training, bit for bit like ``evaluator`` and ``recorder``; None
             does them in between. It is the caller's to close.
     """
@@ -107,6 +108,7 @@ class Trainer:
     worker: Worker | None = None
     online: Online | None = None
     online_step: Callable[[], Tensor] | None = None
+    scoring: Callable[[int], dict[str, float]] | None = None
 
     def __post_init__(self) -> None:
         self._epoch = EpochMetrics(self.agent.metrics, self.agent.n_runs, self.agent.device)
@@ -325,6 +327,8 @@ class Trainer:
         if self.online is not None and step > schedule.n_offline_steps:
             since = schedule.epoch_start(step)
             metrics = {index: own | self.online.metrics(index, since) for index, own in metrics.items()}
+        if evaluated and self.scoring is not None:
+            metrics = {index: own | self.scoring(index) for index, own in metrics.items()}
         self._epoch.reset()
         beside = evaluated and self.worker is not None
         pending = _Epoch(
@@ -426,14 +430,7 @@ class Trainer:
         if "eval_return_mean" in metrics:
             run.wandb.summary(known(run.outcomes()))  # a sweep is looked at while it trains
         run.last_metrics = {"step": step, **metrics}
-        shown = f"step {step}/{self.schedule.n_steps}" + (f"  {rate:.1f} steps/s" if rate else "")
-        if "eval_return_mean" in metrics:
-            shown += f"  return {rounded(metrics['eval_return_mean'])} +- {rounded(metrics['eval_return_std'])}"
-            shown += f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else ""
-            shown += f"  success {metrics['eval_success']:.2f}" if "eval_success" in metrics else ""
-        names = ("critic_td", "cql_gap", "alpha_cql", "q_data", "env_steps", "online_return", "online_success")
-        shown += "".join(f"  {name} {metrics[name]:.4g}" for name in names if name in metrics)
-        log.info("%s", shown, extra={"run_dir": run.directory})
+        log.info("%s", run_line(step, self.schedule.n_steps, rate, metrics), extra={"run_dir": run.directory})
 
     def _log_stack(self, step: int, rate: float) -> None:
         """One line for all runs together."""

@@ -34,8 +34,9 @@ from cql.training import build, provenance
 from cql.training.checkpoint import CheckpointFolder, load
 from cql.training.epoch_metrics import EpochMetrics
 from cql.training.local_logger import LocalLogger, evaluations, read_episodes, read_metrics
+from cql.training.progress import rounded
 from cql.training.resume import stacks_to_resume
-from cql.training.run import Run, Schedule, rounded
+from cql.training.run import Run, Schedule
 from cql.training.trainer import Trainer
 from cql.training.wandb_logger import WandbLogger, open_wandb
 
