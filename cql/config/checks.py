@@ -28,18 +28,18 @@ def check(config: TrainConfig) -> None:
     Raises:
         ConfigError: Every problem on its own line: the dotted key, its value, what is allowed, what to do.
     """
-    problems = [*_range_problems(config, ""), *_cross_problems(config)]
+    problems = [*range_problems(config, ""), *_cross_problems(config)]
     if isinstance(config.dataset, MixtureDataset):
         problems += list(_mixture_problems(config.dataset, isinstance(config.online, Finetune), problems))
     if problems:
         raise ConfigError("\n".join(problems))
 
 
-def _range_problems(node: Any, prefix: str) -> Iterator[str]:
+def range_problems(node: Any, prefix: str) -> Iterator[str]:
     for item in dataclasses.fields(node):
         key, value = prefix + item.name, getattr(node, item.name)
         if dataclasses.is_dataclass(value):
-            yield from _range_problems(value, f"{key}.")
+            yield from range_problems(value, f"{key}.")
         elif value is None:
             continue
         elif item.name == "kind" and value != item.default:
@@ -127,7 +127,7 @@ def _mixture_problems(dataset: MixtureDataset, in_environment: bool, known: Coll
     some_have_ratios = any(given.get("ratio") is not None for given in dataset.mixture)
     for index, source in enumerate(sources_of(dataset)):
         prefix = f"{source_name(index)}."
-        for problem in (*_range_problems(source, prefix), *_dataset_problems(source, prefix)):
+        for problem in (*range_problems(source, prefix), *_dataset_problems(source, prefix)):
             if problem.replace(prefix, "dataset.") not in known:
                 yield problem
         if dataset.mixture[index].get("ratio") is None and some_have_ratios:

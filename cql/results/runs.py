@@ -32,6 +32,7 @@ from cql.training.local_logger import (
     VIDEO_FOLDER,
     EpisodeRow,
     read_episodes,
+    read_judgement,
     read_metrics,
 )
 
@@ -68,6 +69,7 @@ class Run:
         n_episodes: rows of ``episodes.csv``; without any, the evaluations are the means in ``metrics.jsonl``.
         metrics: rows of ``metrics.jsonl``.
         provenance: versions, data and commit, if they were recorded.
+        judgement: how its policy was judged without an environment, if it was.
     """
 
     directory: Path
@@ -81,6 +83,7 @@ class Run:
     n_episodes: int
     metrics: Sequence[Mapping[str, float]]
     provenance: Mapping[str, Any]
+    judgement: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -218,6 +221,7 @@ def read_run(directory: Path) -> Run:
         n_episodes=len(episodes),
         metrics=metrics,
         provenance=_mapping(directory / PROVENANCE_FILE),
+        judgement=read_judgement(directory),
     )
 
 

@@ -9,6 +9,7 @@ was not.
 ``episodes.csv``   one line per evaluation episode: ``step,episode,seed,return,length,score``
 ``summary.json``   the outcome of the run
 ``provenance.json``  versions, commit, device and data that it was made with
+``judgement.json``  how scripts/judge.py judged the policy of a checkpoint
 
 Floats are written with ``repr``, which reads back to the same number.
 """
@@ -21,7 +22,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cql import files
 
@@ -30,6 +31,7 @@ TIMING_FILE = "timing.jsonl"
 EPISODES_FILE = "episodes.csv"
 SUMMARY_FILE = "summary.json"
 PROVENANCE_FILE = "provenance.json"
+JUDGEMENT_FILE = "judgement.json"
 VIDEO_FOLDER = "videos"
 
 N_LAST_EVALUATIONS = 5
@@ -227,6 +229,15 @@ def read_timing(run_dir: Path) -> list[dict[str, float]]:
 def video_path(run_dir: Path, step: int) -> Path:
     """Where a run keeps the video of an evaluation."""
     return Path(run_dir) / VIDEO_FOLDER / f"step_{step:07d}.gif"
+
+
+def read_judgement(run_dir: Path) -> dict[str, Any]:
+    """What ``judgement.json`` holds: a flat mapping; empty if there is none, or it is damaged."""
+    try:
+        found = json.loads(files.contents(run_dir / JUDGEMENT_FILE))
+    except (OSError, ValueError, RecursionError, files.UnreadableError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _read_rows(path: Path) -> list[dict[str, float]]:

@@ -1,0 +1,151 @@
+"""Fitted Q evaluation (FQE): what fixed policies are worth, learned from recorded data.
+
+Each policy gets critics of its own. Their step is the critics' step of training with another target: the value of the
+policy's own action, without a penalty, without entropy, and without a minimum over critics.
+
+    L = mean_B (Q(s, a) - y)^2,    y = r + discount (1 - terminated) Qbar(s', pi(s')),
+    J = mean over initial states of Qbar(s0, pi(s0))
+
+All policies are one stack. A seed means the same initial critics and the same minibatches for every policy, so that two
+policies differ by what they do; and no policy's estimate depends on which others are in the stack.
+Axes: P policies, K seeds, R = P K runs (policy after policy), B batch, N rows of observations, S state, A action.
+
+Sources:
+    [Le] Le et al., Batch Policy Learning under Constraints, 2019.
+    [Paine] Paine et al., Hyperparameter Selection for Offline Reinforcement Learning, 2020.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cql.algorithm import fast, losses
+from cql.algorithm.adam import Adam
+from cql.algorithm.networks import Mlp, critic_parameters
+from cql.algorithm.sampling import INITIALISATION_STREAM, Pool, Sampler, generator
+
+
+class FittedQEvaluation:
+    """Critics that evaluate P policies, from K seeds each.
+
+    Args:
+        mlp: shape of the critics.
+        pool: recorded transitions, with rewards in the units that estimates shall have.
+        policy_actions: of each deterministic policy at all rows of the pool, (P, N, A) in [-1, 1].
+        seeds: K of them.
+        batch_size: B.
+        learning_rate: of Adam.
+        discount: per step, below 1.
+        tau_target: Polyak rate of the target critics.
+
+    Attributes:
+        bounds: the least and the largest value that rewards of the data allow; targets are clipped to them, so that an
+            estimate that diverges stops there.
+        n_steps_done: training steps taken.
+    """
+
+    def __init__(
+        self,
+        mlp: Mlp,
+        pool: Pool,
+        policy_actions: Tensor,
+        seeds: Sequence[int],
+        *,
+        batch_size: int,
+        learning_rate: float,
+        discount: float,
+        tau_target: float,
+    ) -> None:
+        device = pool.rewards.device
+        self._mlp, self._tau_target = mlp, tau_target
+        self.n_policies, self.n_seeds, self.n_steps_done = len(policy_actions), len(seeds), 0
+        self._size, action_size = pool.rows.shape[1], policy_actions.shape[-1]
+        # Beside each observation stand the actions of all policies there: one gather brings both.
+        beside = policy_actions.transpose(0, 1).flatten(1)
+        self._pool = pool._replace(rows=torch.cat([pool.rows, beside], 1))
+        self._sampler = Sampler(
+            seeds, batch_size=batch_size, action_size=0, n_uniform=0, n_policy=0, n_next_policy=0, n_target=0,
+            n_choices=(1, 0), n_subset=0, device=device,
+        )  # fmt: skip
+        generators = [generator(seed, INITIALISATION_STREAM) for seed in seeds]
+        initial = critic_parameters(mlp, self._size, action_size, 1, generators)
+        self.critics = {
+            name: tensor.repeat(self.n_policies, *[1] * (tensor.dim() - 1)).to(device).requires_grad_()
+            for name, tensor in initial.items()
+        }
+        self.targets = {name: tensor.detach().clone() for name, tensor in self.critics.items()}
+        chosen = fast.choose(mlp, mlp, device)
+        self._networks = chosen.networks
+        n_runs = self.n_policies * self.n_seeds
+        self._adam = Adam(self.critics, [learning_rate] * n_runs, chosen.adam_update)
+        self._discount, self._zeros = torch.full((n_runs,), discount, device=device), torch.zeros(n_runs, device=device)
+        rewards = pool.rewards
+        least, most = float(rewards.min()), float(rewards.max())
+        if bool((pool.terminated > 0).any()):
+            least, most = min(least, least * (1.0 - discount)), max(most, most * (1.0 - discount))
+        self.bounds = least / (1.0 - discount), most / (1.0 - discount)
+
+    def step(self) -> None:
+        """Train all critics for one step."""
+        batch, _ = self._sampler.draw(self._pool)
+        following, size = batch.next_observations, self._size
+        # (K, B, P A) to (P K, 1, B, A)
+        next_actions = following[..., size:].unflatten(-1, (self.n_policies, -1)).movedim(2, 0).flatten(0, 1)[:, None]
+        states, actions, rewards, terminated, next_states = (
+            each.repeat(self.n_policies, *[1] * (each.dim() - 1))
+            for each in (
+                batch.observations[..., :size], batch.actions, batch.rewards, batch.terminated, following[..., :size]
+            )
+        )  # fmt: skip
+        with torch.no_grad():
+            next_q = self._networks.critics(self._mlp, self.targets, next_states, next_actions)
+            target = losses.bellman_target(
+                rewards, terminated, next_q, torch.zeros_like(next_q[:, 0]), self._discount, self._zeros, "hard"
+            ).clamp(*self.bounds)
+        _, gradients = self._networks.critic_gradients(
+            self._mlp, self.critics, states, actions[:, None], _td_loss, [target]
+        )
+        self._adam.step(gradients)
+        with torch.no_grad():
+            for name, tensor in self.critics.items():
+                self.targets[name].lerp_(tensor, self._tau_target)
+        self.n_steps_done += 1
+
+    @torch.no_grad()
+    def values(self, rows: Tensor) -> Tensor:
+        """Values of the policies' own actions at rows of the pool (E,), by the target critics: (P, K, E)."""
+        found = []
+        for index in rows.split(4096):
+            gathered = self._pool.rows[index]
+            states = gathered[None, :, : self._size].expand(self.n_policies * self.n_seeds, -1, -1)
+            own = gathered[:, self._size :].unflatten(-1, (self.n_policies, -1)).movedim(1, 0)
+            actions = own.repeat_interleave(self.n_seeds, 0)[:, None]
+            found.append(self._networks.critics(self._mlp, self.targets, states, actions)[:, 0, 0])
+        return torch.cat(found, 1).unflatten(0, (self.n_policies, self.n_seeds))
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to resume, on the CPU."""
+        return {
+            "n_steps_done": self.n_steps_done,
+            "tensors": [tensor.detach().cpu().clone() for tensor in self._tensors()],
+            "sampler": [self._sampler.state(seed).cpu() for seed in range(self.n_seeds)],
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state` gave, with the same policies, seeds and data."""
+        for own, saved in zip(self._tensors(), state["tensors"], strict=True):
+            own.copy_(saved)
+        for seed, saved in enumerate(state["sampler"]):
+            self._sampler.load_state(seed, saved)
+        self.n_steps_done = int(state["n_steps_done"])
+
+    def _tensors(self) -> list[Tensor]:
+        adam = self._adam
+        return [*self.critics.values(), *self.targets.values(), *adam.exp_avg, *adam.exp_avg_sq, adam.n_steps]
+
+
+def _td_loss(q: Tensor, target: Tensor) -> Tensor:
+    return losses.temporal_difference(q[:, :, 0], target).sum(1)

@@ -1,0 +1,104 @@
+"""The settings of `scripts/judge.py`: `configs/judge.yaml`, with overrides KEY=VALUE."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cql.config.bounds import AT_LEAST_1, RATE, Bounds, number, text
+from cql.config.checks import range_problems
+from cql.config.choices import Activation, Device
+from cql.config.keys import CONFIG_DIR
+from cql.config.messages import ConfigError, did_you_mean
+
+
+@dataclass(kw_only=True)
+class JudgeConfig:
+    """How runs are judged by recorded data.
+
+    Attributes:
+        checkpoint: Which policy of each run: the `last` or the `best` one.
+        fqe: Whether fitted Q evaluation is done; without it only the scorers, which take seconds.
+        n_steps: Training steps of fitted Q evaluation.
+        n_steps_per_epoch: Steps between two saves of its state, from which it resumes.
+        batch_size: Transitions per step.
+        n_seeds: Critics of each policy, from different seeds.
+        learning_rate: Adam's.
+        tau_target: Polyak rate of the target critics.
+        discount: Gamma of the estimates, the same for all runs so that they can be compared.
+        width: Units per hidden layer of the critics.
+        depth: Hidden layers.
+        activation: After each hidden layer.
+        layer_norm: Normalise before each activation.
+        n_bootstrap: Resamplings for an interval.
+        device: Where it is computed.
+        n_threads: Torch's threads; null leaves the choice to torch.
+    """
+
+    checkpoint: str = text(one_of=("last", "best"))
+    fqe: bool
+    n_steps: int = number(AT_LEAST_1)
+    n_steps_per_epoch: int = number(AT_LEAST_1)
+    batch_size: int = number(AT_LEAST_1)
+    n_seeds: int = number(AT_LEAST_1, hint="3 is usual")
+    learning_rate: float = number(RATE, hint="3e-4 is usual")
+    tau_target: float = number(Bounds(above=0, at_most=1), hint="1 copies the critics, 0.005 is usual")
+    discount: float = number(Bounds(at_least=0, below=1), hint="0.99 is usual")
+    width: int = number(AT_LEAST_1)
+    depth: int = number(AT_LEAST_1)
+    activation: Activation
+    layer_norm: bool
+    n_bootstrap: int = number(AT_LEAST_1)
+    device: Device
+    n_threads: int | None = number(AT_LEAST_1)
+
+
+def judge_config(overrides: Sequence[str] = ()) -> JudgeConfig:
+    """The settings with some overrides, checked.
+
+    Raises:
+        ConfigError: An override is unknown, of a wrong type or out of range.
+    """
+    names = [item.name for item in dataclasses.fields(JudgeConfig)]
+    node = OmegaConf.merge(OmegaConf.structured(JudgeConfig), OmegaConf.load(CONFIG_DIR / "judge.yaml"))
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key not in names:
+            near = did_you_mean(difflib.get_close_matches(key, names, n=1))
+            raise ConfigError(f"{override}: there is no key {key}{near or ';'} all keys: {', '.join(names)}")
+        try:
+            OmegaConf.update(node, key, _value(value))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            kind = next(item.type for item in dataclasses.fields(JudgeConfig) if item.name == key)
+            raise ConfigError(f"{override}: it must be {_described(kind)}") from error
+    settings = OmegaConf.to_object(node)
+    assert isinstance(settings, JudgeConfig)
+    problems = list(range_problems(settings, ""))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings
+
+
+def _described(kind: Any) -> str:
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(each.name for each in kind)}"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(
+        kind, "a whole number or null"
+    )
+
+
+def _value(written: str) -> Any:
+    """A value as YAML reads it; YAML takes 3e-4 for a text."""
+    value = yaml.safe_load(written)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

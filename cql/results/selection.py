@@ -1,0 +1,314 @@
+"""Which run to choose without an environment, and how far that can be trusted.
+
+Scorers judge each run by recorded data (:mod:`cql.training.judge`). Where runs were evaluated in an environment too,
+the order of a scorer is compared with the order of their returns, and with what choosing by episodes would have given.
+
+Sources:
+    [Fu] Fu et al., Benchmarks for Deep Off-Policy Evaluation, 2021: rank correlation and regret@k.
+    [Kurenkov] Kurenkov and Kolesnikov, Showing Your Offline Reinforcement Learning Work, 2022: budgets of episodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from cql.algorithm.scorers import DIRECTIONS
+from cql.results import writers
+from cql.results.groups import Results
+from cql.results.runs import Run
+from cql.results.statistics import FEW_REPETITIONS, LEVEL, MIN_RUNS, Estimate
+from cql.training.local_logger import read_episodes
+
+MEANINGS = {
+    "fqe": "fitted Q evaluation: the discounted return of the policy, by critics trained for it on the recorded data",
+    "initial_value": "value of the policy's action in initial states, by the run's own critics",
+    "q_policy": "value of the policy's actions in recorded states",
+    "q_data": "value of recorded actions",
+    "advantage": "value of the policy's actions less that of recorded ones",
+    "soft_opc": "value of recorded actions in episodes of a high return less that of all",
+    "td_error": "mean squared TD error",
+    "action_distance": "distance of the policy's actions from recorded ones",
+}
+"""Every scorer, in the order in which they are shown. The first that all runs have chooses."""
+
+KS = (1, 3, 5)
+"""Of regret@k."""
+
+_SPLITS = 500  # of the episodes of an evaluation
+
+
+class Candidate(NamedTuple):
+    """A run that was judged.
+
+    Attributes:
+        run: it.
+        arm: label of its settings.
+        returns: of the episodes of the policy that was judged, as scores where they are known, (E,); empty if it was
+            not evaluated in an environment.
+    """
+
+    run: Run
+    arm: str
+    returns: NDArray[np.float64]
+
+    @property
+    def name(self) -> str:
+        """Settings and seed."""
+        return f"{self.arm}, seed {self.run.seed}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The judged runs of one task.
+
+    Attributes:
+        task: label.
+        candidates: the runs.
+        unit: of returns: ``return`` or ``score``.
+    """
+
+    task: str
+    candidates: tuple[Candidate, ...]
+    unit: str
+
+    @cached_property
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers that all runs have."""
+        given = [each.run.judgement for each in self.candidates]
+        return tuple(name for name in MEANINGS if all(_is_number(own.get(name)) for own in given))
+
+    def values(self, scorer: str) -> NDArray[np.float64]:
+        """What a scorer says of each run, (n,)."""
+        return np.array([each.run.judgement[scorer] for each in self.candidates], np.float64)
+
+    def preference(self, scorer: str) -> NDArray[np.float64]:
+        """The same with the sign by which larger is better, (n,)."""
+        return DIRECTIONS.get(scorer, 1) * self.values(scorer)
+
+    def order(self, scorer: str) -> list[Candidate]:
+        """The runs from the best to the worst by a scorer."""
+        return [self.candidates[index] for index in np.argsort(-self.preference(scorer), kind="stable")]
+
+    @cached_property
+    def is_known(self) -> bool:
+        """Whether every run was evaluated in an environment, and there are enough runs to compare orders."""
+        return len(self.candidates) >= MIN_RUNS and all(len(each.returns) for each in self.candidates)
+
+    @cached_property
+    def returns(self) -> NDArray[np.float64]:
+        """The mean return of each run, (n,)."""
+        return np.array([each.returns.mean() for each in self.candidates], np.float64)
+
+    def rank(self, candidate: Candidate) -> int:
+        """The place of a run by its return, 1 for the best."""
+        return 1 + int((self.returns > candidate.returns.mean()).sum())
+
+    def correlation(self, scorer: str) -> Estimate:
+        """Spearman's correlation of a scorer's order with that of the returns, with an interval over runs."""
+        return over_runs(rank_correlation, self.preference(scorer), self.returns)
+
+    def regret(self, scorer: str, k: int) -> Estimate:
+        """:func:`regret_at` of a scorer, with an interval over runs."""
+        return over_runs(lambda scores, returns: regret_at(scores, returns, k), self.preference(scorer), self.returns)
+
+    @cached_property
+    def online(self) -> NDArray[np.float64]:
+        """:func:`by_episodes` of the runs; empty if they were evaluated in different numbers of episodes."""
+        counts = {len(each.returns) for each in self.candidates}
+        if not self.is_known or len(counts) > 1:
+            return np.array([])
+        return by_episodes(np.array([each.returns for each in self.candidates]))
+
+    @property
+    def sentences(self) -> list[str]:
+        """In words: what is chosen by the first scorer, what it is worth, and how far to trust that."""
+        scorer, n = self.scorers[0], len(self.candidates)
+        chosen = self.order(scorer)[0]
+        own = chosen.run.judgement
+        bounds = f" (95 % interval {own['fqe_low']:.4g} to {own['fqe_high']:.4g})" if scorer == "fqe" else ""
+        said = [f"Of {n} runs, {scorer} chooses {chosen.name}: {own[scorer]:.4g}{bounds}."]
+        if not self.is_known:
+            few = f"it takes {MIN_RUNS} runs" if n < MIN_RUNS else "not all runs were evaluated in an environment"
+            return [*said, f"How far that can be trusted is not known here: {few}."]
+        value, best = float(chosen.returns.mean()), float(self.returns.max())
+        said.append(
+            f"In the environment its {self.unit} is {value:.1f}, place {self.rank(chosen)} of {n}; the best run has "
+            f"{best:.1f}, the mean of all is {float(self.returns.mean()):.1f}."
+        )
+        known = [(name, self.correlation(name)) for name in self.scorers]
+        known = [(name, estimate) for name, estimate in known if math.isfinite(estimate.value)]
+        if known:
+            trusted = [name for name, estimate in known if estimate.low > 0.0]
+            said.append(
+                f"The order of {', '.join(trusted)} agrees with that of the returns (95 % interval above zero)."
+                if trusted
+                else "No scorer's order agrees significantly with that of the returns: do not rely on them here."
+            )
+        if len(self.online):
+            enough = np.nonzero(self.online >= value)[0]
+            said.append(
+                f"To choose as well by evaluation takes {enough[0] + 1} episodes of each run, "
+                f"{(enough[0] + 1) * n} in all."
+                if len(enough)
+                else f"Choosing by {len(self.online)} episodes of each run would have been worse."
+            )
+        return said
+
+
+def selections(results: Results) -> list[Selection]:
+    """The judged runs of each task that has at least two."""
+    found = []
+    for task in results.tasks:
+        candidates = tuple(
+            Candidate(run, group.arm, _returns(run, results.scored))
+            for group in results.groups_of(task)
+            for run in group.runs
+            if run.judgement
+        )
+        selection = Selection(task, candidates, results.unit)
+        if len(candidates) > 1 and selection.scorers:
+            found.append(selection)
+    return found
+
+
+def rows(selection: Selection) -> list[dict[str, object]]:
+    """One row for each run: its scorers, its return and its places."""
+    orders = {scorer: selection.order(scorer) for scorer in selection.scorers}
+    return [
+        {
+            "task": selection.task,
+            "arm": each.arm,
+            "seed": each.run.seed,
+            "folder": str(each.run.directory),
+            "checkpoint": each.run.judgement.get("checkpoint"),
+            **{scorer: each.run.judgement[scorer] for scorer in selection.scorers},
+            **{key: each.run.judgement.get(key) for key in ("fqe_low", "fqe_high")},
+            **{f"{scorer}_place": 1 + orders[scorer].index(each) for scorer in selection.scorers},
+            selection.unit: float(each.returns.mean()) if len(each.returns) else None,
+        }
+        for each in selection.order(selection.scorers[0])
+    ]
+
+
+TRUST_HEADER = ["scorer", "rank correlation", *(f"regret@{k}" for k in KS), "chooses"]
+
+
+def trust(selection: Selection) -> list[list[str]]:
+    """A row for each scorer as :data:`TRUST_HEADER` says; none if returns are not known."""
+    return [
+        [
+            scorer,
+            _shown(selection.correlation(scorer), 2),
+            *(_shown(selection.regret(scorer, k), 1) for k in KS),
+            f"{chosen.name}: {chosen.returns.mean():.1f}, place {selection.rank(chosen)}",
+        ]
+        for scorer in (selection.scorers if selection.is_known else ())
+        for chosen in selection.order(scorer)[:1]
+    ]
+
+
+def text(selection: Selection) -> str:
+    """For a terminal: the runs in the order of the first scorer, how far scorers can be trusted, and words."""
+    lines = [
+        [
+            str(place),
+            each.name,
+            *(f"{each.run.judgement[scorer]:.4g}" for scorer in selection.scorers),
+            f"{each.returns.mean():.1f}" if len(each.returns) else "-",
+        ]
+        for place, each in enumerate(selection.order(selection.scorers[0]), start=1)
+    ]
+    parts = [
+        f"{selection.task}, in the order of {selection.scorers[0]}:",
+        writers.text_table(["place", "run", *selection.scorers, selection.unit], lines),
+        *([writers.text_table(TRUST_HEADER, trust(selection))] if selection.is_known else []),
+        *selection.sentences,
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _shown(estimate: Estimate, decimals: int) -> str:
+    if not math.isfinite(estimate.value):
+        return "-"
+    bounds = f" [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]" if estimate.has_interval else ""
+    return f"{estimate.value:.{decimals}f}{bounds}"
+
+
+# Functions of arrays --------------------------------------------------------------------------------------------------
+
+
+def rank_correlation(scores: NDArray[np.float64], returns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spearman's rank correlation along the last axis; NaN if all scores or all returns are the same."""
+    a, b = (stats.rankdata(each, axis=-1) for each in (scores, returns))
+    a, b = (each - each.mean(-1, keepdims=True) for each in (a, b))
+    norm = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(norm > 0.0, (a * b).sum(-1) / np.where(norm > 0.0, norm, 1.0), np.nan))
+
+
+def regret_at(scores: NDArray[np.float64], returns: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """regret@k [Fu, section 4]: the best return of all less the best of the k runs with the highest scores."""
+    top = np.argsort(-scores, axis=-1, kind="stable")[..., :k]
+    return np.asarray(returns.max(-1) - np.take_along_axis(returns, top, -1).max(-1))
+
+
+def over_runs(
+    statistic: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
+    scores: NDArray[np.float64],
+    returns: NDArray[np.float64],
+) -> Estimate:
+    """A statistic of runs with a bootstrap interval over them.
+
+    Args:
+        statistic: along the last axis of both.
+        scores: (n,).
+        returns: (n,).
+    """
+    index = np.random.default_rng(0).integers(len(scores), size=(FEW_REPETITIONS, len(scores)))
+    found = statistic(scores[index], returns[index])
+    found = found[np.isfinite(found)]
+    value = float(statistic(scores, returns))
+    if not (len(found) and math.isfinite(value)):
+        return Estimate(value, math.nan, math.nan)
+    low, high = np.quantile(found, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
+    return Estimate(value, float(low), float(high))
+
+
+def by_episodes(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What choosing by k evaluation episodes of each run gives, for k from 1 to E - 1: (E - 1,).
+
+    The run with the highest mean over k episodes is chosen, and valued by its other episodes: those that chose it would
+    flatter it. Mean over random choices of the k, the same for all runs.
+
+    Args:
+        returns: (n, E), of the runs' episodes, which began in the same E states.
+    """
+    n_episodes = returns.shape[1]
+    if n_episodes < 2:
+        return np.array([])
+    random, k = np.random.default_rng(0), np.arange(1, n_episodes)
+    total = np.zeros(n_episodes - 1)
+    for _ in range(_SPLITS):
+        shuffled = returns[:, random.permutation(n_episodes)]
+        sums = shuffled.cumsum(1)
+        chosen = sums[:, :-1].argmax(0)
+        total += (shuffled.sum(1)[chosen] - sums[chosen, k - 1]) / (n_episodes - k)
+    return total / _SPLITS
+
+
+def _returns(run: Run, scored: bool) -> NDArray[np.float64]:
+    """Of the episodes at the step of the policy that was judged."""
+    rows = [row for row in read_episodes(run.directory) if row.step == run.judgement.get("step")]
+    return np.array([row.score if scored else row.return_ for row in rows], np.float64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

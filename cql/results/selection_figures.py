@@ -1,0 +1,64 @@
+"""Figures of a choice without an environment: each scorer against the returns, and what episodes would have given."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cql.results.figures import Style, name_axes, set_title, styles_of, titled_panels
+from cql.results.selection import Selection
+from cql.training.curves import INK, PALE, SERIES, canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLUMNS = 4
+_LINES = 3  # scorers beside the curve of episodes
+
+
+def scatters(selection: Selection, arms: tuple[str, ...]) -> Figure | None:
+    """Every scorer against the runs' returns, a point per run; the run that it chooses has a ring."""
+    if not selection.is_known:
+        return None
+    styles = styles_of(arms)
+    figure, panels = titled_panels(selection.scorers, width=2.9, height=2.5, columns=_COLUMNS)
+    for index, (axes, scorer) in enumerate(zip(panels, selection.scorers, strict=True)):
+        found, values = selection.correlation(scorer), selection.values(scorer)
+        note = "" if math.isnan(found.value) else f"ρ = {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        set_title(axes, scorer, note)
+        for place, candidate in enumerate(selection.candidates):
+            style: Style = styles[candidate.arm]
+            axes.plot(values[place], selection.returns[place], "o", color=style.colour, markersize=5, zorder=3)
+            if scorer == "fqe":
+                own = candidate.run.judgement
+                axes.plot([own["fqe_low"], own["fqe_high"]], [selection.returns[place]] * 2, color=style.colour,
+                          linewidth=1.2, alpha=0.6, zorder=2)  # fmt: skip
+        chosen = selection.candidates.index(selection.order(scorer)[0])
+        axes.plot(values[chosen], selection.returns[chosen], "o", markersize=11, markerfacecolor="none",
+                  markeredgecolor=INK, markeredgewidth=1.4, zorder=4)  # fmt: skip
+        name_axes(axes, "", selection.unit if index % _COLUMNS == 0 else "")
+    return figure
+
+
+def online_cost(selection: Selection) -> Figure | None:
+    """The return of the run that k evaluation episodes of each run choose, over k, beside what scorers choose."""
+    curve = selection.online
+    if not len(curve):
+        return None
+    figure, (axes,) = canvas(1, 6.4, 3.2)
+    k = np.arange(1, len(curve) + 1)
+    axes.plot(k, curve, color=INK, linewidth=2.0, marker="o", markersize=3.0, zorder=3, label="k episodes of each run")
+    chosen: dict[float, list[str]] = {}
+    for scorer in selection.scorers[:_LINES]:
+        chosen.setdefault(float(selection.order(scorer)[0].returns.mean()), []).append(scorer)
+    for index, (value, names) in enumerate(chosen.items()):
+        axes.axhline(value, color=SERIES[index], linewidth=1.6, linestyle=(0, (4, 2)), label=", ".join(names))
+    axes.axhline(float(selection.returns.mean()), color=PALE, linewidth=1.2, linestyle=(0, (1, 2)), label="any run")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    name_axes(
+        axes, f"evaluation episodes of each of {len(selection.candidates)} runs", f"{selection.unit} of the chosen run"
+    )
+    return figure

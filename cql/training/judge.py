@@ -1,0 +1,303 @@
+"""Judge trained policies by recorded data alone: the scorers, and fitted Q evaluation.
+
+What is found of a run stands in its folder, in ``judgement.json``. All policies of one dataset are evaluated as one
+stack, whatever else their runs differ in. Axes: P policies, K seeds, N rows of observations, E episodes, A action.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cql import config, data, files
+from cql.algorithm import fast
+from cql.algorithm.fqe import FittedQEvaluation
+from cql.algorithm.networks import Mlp, Networks, Parameters
+from cql.config import TrainConfig
+from cql.config.judge import JudgeConfig
+from cql.config.mixture import PREPARATION
+from cql.rollout.envs import EnvError, env_info
+from cql.training.build import actor_mlp, as_pool, env_spec, load_data, mlp
+from cql.training.checkpoint import CheckpointError, CheckpointFolder, load, read, save
+from cql.training.device import choose_device
+from cql.training.local_logger import JUDGEMENT_FILE, read_judgement
+from cql.training.progress import logging_above_bar
+from cql.training.run_folder import CONFIG_FILE, FolderError
+from cql.training.scoring import Scoring, value_of
+
+log = logging.getLogger(__name__)
+
+_ACTION_BYTES = 2 * 2**30  # of the policies' actions at all rows, in one stack
+_ROWS = 4096  # of one pass of a policy
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One run that is judged.
+
+    Attributes:
+        directory: its folder.
+        config: its config.
+        checkpoint: the file of the policy.
+        key: of the checkpoint, the data and the settings; a judgement with the same one is up to date.
+    """
+
+    directory: Path
+    config: TrainConfig
+    checkpoint: Path
+    key: str
+
+
+def judge(
+    directories: Sequence[Path], settings: JudgeConfig, folder: Path
+) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Judge runs and write ``judgement.json`` to the folder of each.
+
+    Runs whose judgement is up to date are left as they are. An evaluation that was interrupted resumes.
+
+    Args:
+        directories: of the runs.
+        settings: how.
+        folder: for the state of an evaluation that has not ended.
+
+    Returns:
+        The folders of the runs that are judged now, and those that cannot be, with the reason.
+    """
+    if settings.n_threads is not None:
+        torch.set_num_threads(settings.n_threads)
+    device = choose_device(settings.device)
+    judged, refused = [], []
+    for directory in directories:
+        try:
+            judged.append(_found(directory, settings))
+        except (FolderError, CheckpointError, config.ConfigError, OSError) as error:
+            refused.append((directory, str(error)))
+    todo = [each for each in judged if read_judgement(each.directory).get("key") != each.key]
+    if len(todo) < len(judged):
+        log.info("%d of %d runs are judged already", len(judged) - len(todo), len(judged))
+    groups: dict[str, list[Judged]] = {}
+    for each in todo:
+        groups.setdefault(_data_key(each.config), []).append(each)
+    for members in groups.values():
+        try:
+            _judge_group(members, settings, folder, device)
+        except (data.DatasetError, EnvError) as error:
+            refused += [(each.directory, str(error)) for each in members]
+    without = {directory for directory, _ in refused}
+    return [each.directory for each in judged if each.directory not in without], refused
+
+
+def interval(values: NDArray[np.floating], n_bootstrap: int, level: float = 0.95) -> tuple[float, float]:
+    """A bootstrap interval of the mean of values (K, E), over K seeds and E episodes."""
+    random = np.random.default_rng(0)
+    n_seeds, n_episodes = values.shape
+    means = np.empty(n_bootstrap)
+    for index in range(n_bootstrap):
+        chosen = values[random.integers(n_seeds, size=n_seeds)].mean(0)
+        means[index] = chosen[random.integers(n_episodes, size=n_episodes)].mean()
+    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return float(low), float(high)
+
+
+def _found(directory: Path, settings: JudgeConfig) -> Judged:
+    """A run and its policy.
+
+    Raises:
+        FolderError: it is not the folder of a run.
+        CheckpointError: there is no such checkpoint.
+    """
+    path = directory / CONFIG_FILE
+    if not path.exists():
+        raise FolderError(f"{directory} is not the folder of a run: it holds no {CONFIG_FILE}")
+    train_config = config.from_dict(config.saved_config(path))
+    checkpoint = CheckpointFolder(directory / "checkpoints").find(settings.checkpoint)
+    own = {key: value for key, value in dataclasses.asdict(settings).items() if key not in ("device", "n_threads")}
+    identity = [hashlib.sha256(checkpoint.read_bytes()).hexdigest(), json.dumps(own, sort_keys=True)]
+    return Judged(directory, train_config, checkpoint, hashlib.sha256(" ".join(identity).encode()).hexdigest()[:16])
+
+
+def _same_data(train_config: TrainConfig) -> TrainConfig:
+    """The config of a run's recorded episodes as the environment gave them, held-out ones included."""
+    neutral = {
+        "normalise_observations": True, "reward_scale": 1.0, "reward_bias": 0.0, "timeouts_as_terminals": False,
+        "normalise_rewards": False, "action_clip": None, "validation_fraction": 0.0,
+        "returns_to_go": config.ReturnsToGo.truncate,
+    }  # fmt: skip
+    dataset = dataclasses.replace(train_config.dataset, **neutral)
+    if isinstance(dataset, config.MixtureDataset):
+        dropped = (*PREPARATION, "normalise_rewards", "ratio")
+        dataset.mixture = [{key: x for key, x in each.items() if key not in dropped} for each in dataset.mixture]
+    return dataclasses.replace(train_config, dataset=dataset)
+
+
+def _data_key(train_config: TrainConfig) -> str:
+    """Equal for runs on the same recorded episodes of one environment."""
+    plain = config.to_dict(_same_data(train_config))["dataset"]
+    return f"{json.dumps(plain, sort_keys=True)} {env_spec(train_config)}"
+
+
+def _judge_group(members: Sequence[Judged], settings: JudgeConfig, folder: Path, device: torch.device) -> None:
+    """Judge runs of one dataset."""
+    info = env_info(env_spec(members[0].config))
+    policies = [_Policy.load(each, device) for each in members]
+    scorings: dict[str, tuple[Scoring, str]] = {}
+    found: list[dict[str, Any]] = []
+    for each, policy in zip(members, policies, strict=True):
+        key = json.dumps(config.to_dict(each.config)["dataset"], sort_keys=True)
+        if key not in scorings:
+            own = load_data(each.config, info, device)
+            scorings[key] = Scoring(own if own.held_out is None else own.held_out), _scored_on(own)
+        scoring, scored_on = scorings[key]
+        found.append(
+            {
+                "key": each.key,
+                "checkpoint": each.checkpoint.name,
+                "step": policy.step,
+                "scored_on": scored_on,
+                **scoring.scores(policy.act, policy.value, each.config.algorithm.discount),
+            }
+        )
+    if settings.fqe:
+        transitions = load_data(_same_data(members[0].config), info, device)
+        for estimates in _evaluated(members, policies, transitions, settings, folder):
+            found[estimates.pop("index")] |= estimates
+    for each, judgement in zip(members, found, strict=True):
+        files.write_text(each.directory / JUDGEMENT_FILE, json.dumps(judgement, indent=1) + "\n")
+
+
+def _scored_on(transitions: data.Transitions) -> str:
+    return "all episodes" if transitions.held_out is None else "held-out episodes"
+
+
+def _evaluated(
+    members: Sequence[Judged],
+    policies: Sequence[_Policy],
+    transitions: data.Transitions,
+    settings: JudgeConfig,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Fitted Q evaluation of policies on the same data, in as few stacks as memory allows."""
+    pool = as_pool(transitions)
+    starts = np.cumsum(transitions.episode_lengths) - transitions.episode_lengths
+    rows = pool.row[torch.from_numpy(starts).to(pool.row.device)]
+    per_stack = max(1, _ACTION_BYTES // (4 * len(pool.rows) * pool.actions.shape[1]))
+    found: list[dict[str, Any]] = []
+    for first in range(0, len(members), per_stack):
+        chosen = members[first : first + per_stack]
+        normaliser = transitions.normaliser
+        actions = torch.stack(
+            [policy.actions_at(pool.rows, normaliser) for policy in policies[first : first + per_stack]]
+        )
+        fqe = FittedQEvaluation(
+            Mlp(settings.width, settings.depth, settings.activation.value, settings.layer_norm),
+            pool,
+            actions,
+            range(settings.n_seeds),
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            discount=settings.discount,
+            tau_target=settings.tau_target,
+        )
+        _fit(fqe, settings, folder, hashlib.sha256(" ".join(each.key for each in chosen).encode()).hexdigest()[:16])
+        for index, values in enumerate(fqe.values(rows).double().cpu().numpy(), start=first):
+            low, high = interval(values, settings.n_bootstrap)
+            found.append(
+                {
+                    "index": index,
+                    "fqe": float(values.mean()),
+                    "fqe_low": low,
+                    "fqe_high": high,
+                    "fqe_std": float(values.mean(1).std(ddof=1)) if settings.n_seeds > 1 else None,
+                    "fqe_steps": settings.n_steps,
+                    "fqe_seeds": settings.n_seeds,
+                    "fqe_discount": settings.discount,
+                    "fqe_at_bound": bool(values.mean() > fqe.bounds[0] + 0.99 * (fqe.bounds[1] - fqe.bounds[0])),
+                }
+            )
+    return found
+
+
+def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, folder: Path, name: str) -> None:
+    """Train to the last step, from the state that an interrupted start left."""
+    path = folder / f"fqe_{name}.pt"
+    if path.exists():
+        try:
+            fqe.load_state(read(path)["fqe"])
+            log.info("fitted Q evaluation resumes at step %d", fqe.n_steps_done)
+        except (CheckpointError, ValueError, KeyError, RuntimeError) as error:
+            log.warning("%s is left alone and the evaluation begins anew: %s", path, error)
+    log.info(
+        "fitted Q evaluation of %d policies, %d seeds each, %d steps", fqe.n_policies, fqe.n_seeds, settings.n_steps
+    )
+    with (
+        logging_above_bar(),
+        tqdm(total=settings.n_steps, initial=fqe.n_steps_done, unit="step", disable=None) as bar,
+    ):
+        while fqe.n_steps_done < settings.n_steps:
+            fqe.step()
+            bar.update()
+            done = fqe.n_steps_done
+            if done % settings.n_steps_per_epoch == 0 and done < settings.n_steps:
+                save(path, {"fqe": fqe.state()})
+                log.info("fitted Q evaluation: step %d/%d", done, settings.n_steps)
+    path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Policy:
+    """The deterministic policy and the critics of one checkpoint, for many states at once.
+
+    Attributes:
+        config: of the run.
+        networks: how they are computed.
+        actor: its parameters, with R = 1.
+        critics: likewise.
+        normaliser: of the run's observations.
+        step: of the checkpoint.
+    """
+
+    config: TrainConfig
+    networks: Networks
+    actor: Parameters
+    critics: Parameters
+    normaliser: data.Normaliser
+    step: int
+
+    @classmethod
+    def load(cls, judged: Judged, device: torch.device) -> _Policy:
+        """From the checkpoint's file."""
+        contents, own = load(judged.checkpoint), judged.config
+        parts = contents["agent"]["parameters"]
+        actor, critics = ({k: x.unsqueeze(0).to(device) for k, x in parts[p].items()} for p in ("actor", "critics"))
+        shapes = actor_mlp(own), mlp(own.network, own.network.critic)
+        normaliser = data.Normaliser(*(contents["normaliser"][key].to(device) for key in ("mean", "std")))
+        return cls(own, fast.choose(*shapes, device).networks, actor, critics, normaliser, int(contents["step"]))
+
+    @torch.no_grad()
+    def act(self, states: Tensor) -> Tensor:
+        """Actions (M, A) in [-1, 1] for states (M, S) as the run's critics see them."""
+        bounds = self.config.algorithm.log_std_min, self.config.algorithm.log_std_max
+        return self.networks.actor(actor_mlp(self.config), self.actor, states[None], *bounds)[0][0].tanh()
+
+    def value(self, states: Tensor, actions: Tensor) -> Tensor:
+        """The lowest value of the run's critics, (M,)."""
+        network = self.config.network
+        return value_of(mlp(network, network.critic), self.critics, self.networks)(states, actions)
+
+    def actions_at(self, rows: Tensor, normaliser: data.Normaliser) -> Tensor:
+        """Actions (N, A) for rows (N, S) that another normaliser was applied to."""
+        return torch.cat(
+            [self.act(self.normaliser.apply(part * normaliser.std + normaliser.mean)) for part in rows.split(_ROWS)]
+        )

@@ -1,0 +1,173 @@
+"""Runs judged by recorded data: what is written, when it is done anew, and that it resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_config
+
+from cql import config
+from cql.algorithm.fqe import FittedQEvaluation
+from cql.algorithm.scorers import DIRECTIONS
+from cql.config.judge import JudgeConfig, judge_config
+from cql.training import experiment, judge
+from cql.training.local_logger import JUDGEMENT_FILE, read_judgement, read_metrics
+
+SMALL = ("n_steps=20", "n_steps_per_epoch=5", "width=16", "batch_size=16", "n_seeds=2", "n_bootstrap=50", "device=cpu")
+HELD_OUT = ("dataset.validation_fraction=0.25", "n_steps=20")
+
+
+@pytest.fixture(scope="module")
+def sweep(dataset: Path, no_figures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three finished runs on the same data, of which the last prepares it in another way and has another network."""
+    folder = tmp_path_factory.mktemp("sweep")
+    first = tiny_config(dataset, *HELD_OUT)
+    others = "network.width=8", "dataset.normalise_observations=false", "dataset.reward_scale=0.1"
+    runs = {"a": first, "b": dataclasses.replace(first, seed=1), "c": tiny_config(dataset, *HELD_OUT, *others)}
+    for name, each in runs.items():
+        experiment.run(each, folder / name)
+    return folder
+
+
+def settings(*overrides: str) -> JudgeConfig:
+    return judge_config([*SMALL, *overrides])
+
+
+def judged(sweep: Path, folder: Path, *overrides: str, names: Sequence[str] = "abc") -> dict[str, dict]:
+    """The judgements of runs that nobody had judged before."""
+    for name in names:
+        (sweep / name / JUDGEMENT_FILE).unlink(missing_ok=True)
+    done, refused = judge.judge([sweep / name for name in names], settings(*overrides), folder)
+    assert (done, refused) == ([sweep / name for name in names], [])
+    return {name: read_judgement(sweep / name) for name in names}
+
+
+def test_every_run_has_its_scores_and_its_estimate(sweep: Path, tmp_path: Path) -> None:
+    found = judged(sweep, tmp_path)
+    for name, own in found.items():
+        last = read_metrics(sweep / name)[-1]
+        assert own["checkpoint"] == "step_0000020.pt"
+        assert own["step"] == 20
+        assert own["scored_on"] == "held-out episodes"
+        # The scorers of the last evaluation, of the same policy on the same episodes.
+        expected = {scorer: last[f"offline_{scorer}"] for scorer in DIRECTIONS}
+        assert {scorer: own[scorer] for scorer in DIRECTIONS} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert own["fqe_low"] <= own["fqe"] <= own["fqe_high"]
+        assert (own["fqe_steps"], own["fqe_seeds"], own["fqe_discount"]) == (20, 2, 0.99)
+    assert len({own["fqe"] for own in found.values()}) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_estimate_does_not_depend_on_the_other_runs(sweep: Path, tmp_path: Path) -> None:
+    wide = ("width=64", "batch_size=64")  # rounded alike alone and in a stack
+    together, alone = judged(sweep, tmp_path, *wide), judged(sweep, tmp_path, *wide, names="c")
+    assert alone["c"] == together["c"]
+
+
+def test_what_is_up_to_date_is_left_alone(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = judged(sweep, tmp_path)
+    written = {name: (sweep / name / JUDGEMENT_FILE).stat().st_mtime_ns for name in "abc"}
+    directories = [sweep / name for name in "abc"]
+    with monkeypatch.context() as patched:
+        patched.setattr(FittedQEvaluation, "step", lambda self: pytest.fail("it is done anew"))
+        judge.judge(directories, settings("device=auto"), tmp_path)
+    assert written == {name: (sweep / name / JUDGEMENT_FILE).stat().st_mtime_ns for name in "abc"}
+    # Other settings, or a damaged file, ask for a new one.
+    (sweep / "a" / JUDGEMENT_FILE).write_text("{")
+    judge.judge(directories, settings(), tmp_path)
+    assert read_judgement(sweep / "a") == before["a"]
+    judge.judge(directories, settings("discount=0.5"), tmp_path)
+    assert read_judgement(sweep / "b")["fqe"] != before["b"]["fqe"]
+
+
+def test_an_interrupted_evaluation_resumes_exactly(sweep: Path, tmp_path: Path) -> None:
+    whole = judged(sweep, tmp_path)
+    for name in "abc":
+        (sweep / name / JUDGEMENT_FILE).unlink()
+    step, taken = FittedQEvaluation.step, []
+
+    def until(n: int) -> None:
+        def limited(self: FittedQEvaluation) -> None:
+            if len(taken) == n:
+                raise KeyboardInterrupt
+            taken.append(1)
+            step(self)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(FittedQEvaluation, "step", limited)
+            judge.judge([sweep / name for name in "abc"], settings(), tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        until(12)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".pt"]
+    assert not any((sweep / name / JUDGEMENT_FILE).exists() for name in "abc")
+    taken.clear()
+    until(100)
+    assert len(taken) == 10  # from step 10, the last that was saved
+    assert {name: read_judgement(sweep / name) for name in "abc"} == whole
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_fitted_q_evaluation(sweep: Path, tmp_path: Path) -> None:
+    own = judged(sweep, tmp_path, "fqe=false", names="a")["a"]
+    assert "fqe" not in own
+    assert "td_error" in own
+
+
+def test_runs_that_cannot_be_judged_are_named(sweep: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done, refused = judge.judge([tmp_path / "empty", sweep / "a"], settings(), tmp_path)
+    assert done == [sweep / "a"]
+    assert [path for path, _ in refused] == [tmp_path / "empty"]
+    assert "not the folder of a run" in refused[0][1]
+
+
+def test_policies_act_on_rows_of_another_normalisation(sweep: Path) -> None:
+    """Normalised twice and back, a policy sees what its own run normalised."""
+    from cql.rollout.envs import env_info
+    from cql.training.build import env_spec, load_data
+
+    own = judge._found(sweep / "a", settings())
+    policy = judge._Policy.load(own, torch.device("cpu"))
+    info, cpu = env_info(env_spec(own.config)), torch.device("cpu")
+    mine = load_data(dataclasses.replace(own.config, dataset=dataclasses.replace(own.config.dataset)), info, cpu)
+    same = load_data(judge._same_data(own.config), info, cpu)
+    raw = mine.rows * mine.normaliser.std + mine.normaliser.mean
+    found = policy.actions_at(same.normaliser.apply(raw), same.normaliser)
+    assert torch.allclose(found, policy.act(mine.rows), atol=1e-5)
+    assert float(same.rewards.max()) == 1.0
+
+
+def test_interval() -> None:
+    """By hand: seeds that differ make the interval, where episodes are all the same."""
+    low, high = judge.interval(np.repeat([[1.0], [2.0], [6.0]], 50, 1), 500)
+    assert 1.0 <= low < 3.0 < high <= 6.0
+    assert judge.interval(np.ones((2, 5)), 10) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("n_step=5", r"there is no key n_step; did you mean n_steps\? all keys"),
+        ("n_steps=0", "n_steps=0 is out of range"),
+        ("n_steps=many", "n_steps=many: it must be a whole number"),
+        ("checkpoint=first", "checkpoint=first is unknown; there are last, best"),
+        ("discount=1", "discount=1.0 is out of range"),
+        ("activation=none", "one of relu, tanh"),
+        ("n_steps=[", r"n_steps=\["),
+    ],
+)
+def test_refused_settings(override: str, said: str) -> None:
+    with pytest.raises(config.ConfigError, match=said):
+        judge_config([override])
+
+
+def test_settings_read_numbers_as_people_write_them() -> None:
+    assert judge_config(["learning_rate=1e-3"]).learning_rate == 0.001
+    assert json.loads(json.dumps(judge_config(["n_threads=null"]).n_threads)) is None
