@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cql.results import statistics
 from cql.results.groups import Group, Results
 from cql.results.runs import STATISTICS, ResultsError, Statistic, mean_success
+from cql.results.selection import MEANINGS, mean_of
 from cql.results.statistics import Estimate, Profile
 
 
@@ -196,6 +197,9 @@ class Comparison:
                 row[f"{label}_low"], row[f"{label}_high"] = _or_none(estimate.low), _or_none(estimate.high)
         if any(run.success is not None for run in group.runs):
             row["success_last_mean"] = mean_success(group.ended)
+        for scorer in MEANINGS:
+            if (mean := mean_of(group.runs, scorer)) is not None:
+                row[f"{scorer}_mean"] = mean
         if any(run.n_offline_steps is not None for run in group.runs):
             for what, own in self.online(group).items():
                 row[f"{what}_mean"] = float(np.mean(own)) if own else None

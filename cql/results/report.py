@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.files import contents, write_text
-from cql.results import checks, figures, pages, statistics, writers
+from cql.results import checks, figures, pages, selection, selection_figures, statistics, writers
 from cql.results.comparison import Comparison
 from cql.results.groups import NOT_BEGUN, Group, Results
 from cql.results.runs import STATISTICS, Run, Statistic, mean_success, overrides_of, provenance_of, shown_value
@@ -103,12 +103,19 @@ def write_report(
         "table.md": markdown(compared),
         "table.tex": latex(compared),
         "episodes.csv": writers.csv_text(episodes(results)),
+        **_judgements(results),
         "index.html": _Page(compared, shown, folder, videos).render(title, command, rows),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
     page, *others = (folder / name for name in reversed(texts))
     return Report(page, (page, *others, *written), tuple(rows), tuple(p for p in written if p.suffix == ".png"))
+
+
+def _judgements(results: Results) -> dict[str, str]:
+    """``judgements.csv``, if runs were judged without an environment."""
+    rows = [row for each in selection.selections(results) for row in selection.rows(each)]
+    return {"judgements.csv": writers.csv_text(rows)} if rows else {}
 
 
 def _drawn(compared: Comparison) -> dict[str, Figure | None]:
@@ -125,6 +132,14 @@ def _drawn(compared: Comparison) -> dict[str, Figure | None]:
         "profiles": figures.profiles(compared),
         "improvement": figures.improvements(compared),
         **{f"diagnostics_{_file_safe(task)}": figures.diagnostics(results, task) for task in results.tasks},
+        **{
+            f"{name}_{_file_safe(each.task)}": figure
+            for each in selection.selections(results)
+            for name, figure in (
+                ("scorers", selection_figures.scatters(each, results.arms)),
+                ("episodes", selection_figures.online_cost(each)),
+            )
+        },
     }
 
 
@@ -286,6 +301,8 @@ class _Page:
             provenance=provenance_of(results.runs),
             shared={key: shown_value(value) for key, value in sorted(results.shared.items())},
             checks=checks.CHECKS,
+            selections=selection.selections(results),
+            selection=selection,
             all_statistics=STATISTICS,
             statistics=statistics,
             most_bands=figures.MOST_BANDS,
@@ -424,6 +441,16 @@ class _Page:
         """A cell with the mean success of some runs."""
         share = mean_success(runs)
         return ("", None) if share is None else (f"{100 * share:.0f} %", share)
+
+    @property
+    def has_fqe(self) -> bool:
+        """Whether fitted Q evaluation judged any run."""
+        return any("fqe" in run.judgement for run in self.results.runs)
+
+    def fqe(self, runs: Sequence[Run]) -> tuple[str, float | None]:
+        """A cell with the mean estimate of some runs."""
+        mean = selection.mean_of(runs, "fqe")
+        return ("", None) if mean is None else (f"{mean:.4g}", mean)
 
     def link(self, path: Path) -> str:
         """The address of a file or a folder, relative to the page."""

@@ -11,7 +11,7 @@ Sources:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from cql.results import writers
 from cql.results.groups import Results
 from cql.results.runs import Run
 from cql.results.statistics import FEW_REPETITIONS, LEVEL, MIN_RUNS, Estimate
+from cql.sweep.status import counted
 from cql.training.local_logger import read_episodes
 
 MEANINGS = {
@@ -155,10 +156,10 @@ class Selection:
         if len(self.online):
             enough = np.nonzero(self.online >= value)[0]
             said.append(
-                f"To choose as well by evaluation takes {enough[0] + 1} episodes of each run, "
+                f"To choose as well by evaluation takes {counted(int(enough[0]) + 1, 'episode')} of each run, "
                 f"{(enough[0] + 1) * n} in all."
                 if len(enough)
-                else f"Choosing by {len(self.online)} episodes of each run would have been worse."
+                else f"Choosing by {counted(len(self.online), 'episode')} of each run gives no better one."
             )
         return said
 
@@ -240,6 +241,12 @@ def _shown(estimate: Estimate, decimals: int) -> str:
         return "-"
     bounds = f" [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]" if estimate.has_interval else ""
     return f"{estimate.value:.{decimals}f}{bounds}"
+
+
+def mean_of(runs: Iterable[Run], scorer: str) -> float | None:
+    """The mean over runs of what a scorer says; None if none was judged by it."""
+    found = [float(run.judgement[scorer]) for run in runs if _is_number(run.judgement.get(scorer))]
+    return float(np.mean(found)) if found else None
 
 
 # Functions of arrays --------------------------------------------------------------------------------------------------
