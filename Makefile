@@ -72,11 +72,11 @@ $(NEXT)/.installed: pyproject.toml constraints.txt constraints-hydra-next.txt
 test-hydra-next: $(NEXT)/.installed  ## config, scripts, launcher and sweeps on Hydra's next release (makes .venv-hydra-next)
 	$(NEXT)/bin/pytest tests/config tests/scripts tests/sweep $(ARGS)
 
-# d3rlpy asks for an older gymnasium than ours, so it has an environment of its own.
+# d3rlpy asks for an older gymnasium than ours and gymnasium-robotics, so it has an environment of its own.
 $(PEERS)/.installed: pyproject.toml constraints.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	grep -v '^gymnasium==' constraints.txt > $(PEERS)/constraints.txt
-	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt -e '.[dev,peers]'
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c $(PEERS)/constraints.txt -e '.[peers]' pytest pytest-xdist
 	touch $@
 
 test-peers: $(PEERS)/.installed  ## compare with d3rlpy's own classes (makes .venv-peers)

@@ -55,10 +55,13 @@ def show(chosen: argparse.Namespace) -> int:
     if chosen.csv is not None:
         write_text(chosen.csv, writers.csv_text([row for each in found for row in selection.rows(each)]))
         print(f"written: {chosen.csv}")
+    missed = judge.publish(judged) if chosen.wandb else []
+    for directory, reason in missed:
+        sys.stderr.write(printable(f"not in W&B: {directory}: {reason}\n"))
     if not found:
         print(f"{len(judged)} run judged; to compare takes two on the same task: {judge.JUDGEMENT_FILE} in its folder")
     print(f"the page with figures: python scripts/report.py {shlex.join(names)}")
-    return 0
+    return 1 if missed else 0
 
 
 def main() -> int:

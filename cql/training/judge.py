@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cql import config, data, files
+from cql import config, data, files, lock
 from cql.algorithm import fast
 from cql.algorithm.fqe import FittedQEvaluation
 from cql.algorithm.networks import Mlp, Networks, Parameters
@@ -36,6 +36,7 @@ from cql.training.local_logger import JUDGEMENT_FILE, read_judgement
 from cql.training.progress import logging_above_bar
 from cql.training.run_folder import CONFIG_FILE, FolderError
 from cql.training.scoring import Scoring, value_of
+from cql.training.wandb_run import add_to_summary
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,24 @@ def judge(
             refused += [(each.directory, str(error)) for each in members]
     without = {directory for directory, _ in refused}
     return [each.directory for each in judged if each.directory not in without], refused
+
+
+def publish(directories: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Add judgements to the summaries of runs in W&B, as ``judge_fqe`` and so on.
+
+    Returns:
+        The runs for which that could not be done, with the reason.
+    """
+    refused = []
+    for directory in directories:
+        own = {f"judge_{name}": value for name, value in read_judgement(directory).items() if name != "key"}
+        try:
+            reason = add_to_summary(config.from_dict(config.saved_config(directory / CONFIG_FILE)), directory, own)
+        except (OSError, ValueError, lock.FolderInUseError) as error:
+            reason = str(error)
+        if reason is not None:
+            refused.append((directory, reason))
+    return refused
 
 
 def interval(values: NDArray[np.floating], n_bootstrap: int, level: float = 0.95) -> tuple[float, float]:

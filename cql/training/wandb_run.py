@@ -132,6 +132,26 @@ def complete_wandb_run(train_config: TrainConfig, directory: Path) -> None:
         mirror.summary({name: value for name, value in own.items() if value is not None})
 
 
+def add_to_summary(train_config: TrainConfig, directory: Path, values: Mapping[str, object]) -> str | None:
+    """Set values of the summary of a run in W&B, which has ended.
+
+    Returns:
+        Why it could not be done; None if it was.
+
+    Raises:
+        FolderInUseError: the run trains at this moment.
+    """
+    if not isinstance(train_config.logger, config.WandbLoggerConfig):
+        return "it was trained with logger=local, so it is not in W&B"
+    with (
+        lock.hold(directory),
+        open_wandb_run(train_config, env_info(env_spec(train_config)), directory, disabled=False) as mirror,
+    ):
+        if mirror.active:
+            mirror.summary(values)
+        return None if mirror.active and not mirror.missed else mirror.place
+
+
 def human_name(train_config: TrainConfig) -> str:
     """A run's name for people: its dataset, the kind of CQL, and the seed."""
     algorithm = train_config.algorithm

@@ -21,8 +21,8 @@ from wandb_reader import offline_runs
 from wandb_server import KEY, Server, rows
 
 from cql.config import WandbLoggerConfig
-from cql.training import experiment, wandb_logger, wandb_mode, wandb_run
-from cql.training.local_logger import LocalLogger, read_metrics, video_path
+from cql.training import experiment, judge, wandb_logger, wandb_mode, wandb_run
+from cql.training.local_logger import JUDGEMENT_FILE, LocalLogger, read_metrics, video_path
 from cql.training.wandb_logger import WandbLogger, finish_all, open_wandb
 
 
@@ -382,6 +382,24 @@ def test_training_on_the_dataset_and_in_the_environment_is_one_run(
     assert len(rows(run, "step", "online_return")) >= 2
     assert run["summary"]["regret"] == json.loads((folder / "summary.json").read_text())["regret"]
     assert (run["state"], run["history_oddities"], run["odd"]) == ("finished", [], [])
+
+
+def test_a_judgement_joins_the_summary_of_a_run_that_has_ended(online: Server, dataset: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    experiment.run(tiny_config(dataset, "n_steps=20", "logger=wandb", "logger.mode=online"), folder)
+    before = online.run()
+    (folder / JUDGEMENT_FILE).write_text('{"key": "k", "fqe": 12.5, "scored_on": "all episodes"}')
+    assert judge.publish([folder]) == []
+    run = online.run()
+    assert (run["summary"]["judge_fqe"], run["summary"]["judge_scored_on"]) == (12.5, "all episodes")
+    kept = {name: value for name, value in before["summary"].items() if not name.startswith("_")}
+    assert kept.items() <= run["summary"].items()
+    assert rows(run, "step", "critic_td") == rows(before, "step", "critic_td")
+    assert (run["state"], run["history_oddities"], run["odd"]) == ("finished", [], [])
+    local = tmp_path / "local"
+    experiment.run(tiny_config(dataset, "n_steps=20"), local)
+    (local / JUDGEMENT_FILE).write_text('{"fqe": 1.0}')
+    assert judge.publish([local]) == [(local, "it was trained with logger=local, so it is not in W&B")]
 
 
 @pytest.mark.slow
