@@ -38,7 +38,8 @@ class FittedQEvaluation:
         batch_size: B.
         learning_rate: of Adam.
         discount: per step, below 1.
-        tau_target: Polyak rate of the target critics.
+        tau_target: Polyak rate of the target critics; 1 copies the critics.
+        target_update_period: steps between two updates of the target critics.
 
     Attributes:
         bounds: the least and the largest value that rewards of the data allow; targets are clipped to them, so that an
@@ -57,9 +58,10 @@ class FittedQEvaluation:
         learning_rate: float,
         discount: float,
         tau_target: float,
+        target_update_period: int = 1,
     ) -> None:
         device = pool.rewards.device
-        self._mlp, self._tau_target = mlp, tau_target
+        self._mlp, self._tau_target, self._period = mlp, tau_target, target_update_period
         self.n_policies, self.n_seeds, self.n_steps_done = len(policy_actions), len(seeds), 0
         self._size, action_size = pool.rows.shape[1], policy_actions.shape[-1]
         # Beside each observation stand the actions of all policies there: one gather brings both.
@@ -108,10 +110,10 @@ class FittedQEvaluation:
             self._mlp, self.critics, states, actions[:, None], _td_loss, [target]
         )
         self._adam.step(gradients)
-        with torch.no_grad():
-            for name, tensor in self.critics.items():
-                self.targets[name].lerp_(tensor, self._tau_target)
         self.n_steps_done += 1
+        if self.n_steps_done % self._period == 0:
+            for name, tensor in self.critics.items():
+                self.targets[name].lerp_(tensor.detach(), self._tau_target)
 
     @torch.no_grad()
     def values(self, rows: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ class JudgeConfig:
         batch_size: Transitions per step.
         n_seeds: Critics of each policy, from different seeds.
         learning_rate: Adam's.
-        tau_target: Polyak rate of the target critics.
+        tau_target: Polyak rate of the target critics; 1 copies the critics.
+        target_update_period: Steps between two updates of the target critics.
         discount: Gamma of the estimates, the same for all runs so that they can be compared.
         width: Units per hidden layer of the critics.
         depth: Hidden layers.
@@ -49,6 +50,7 @@ class JudgeConfig:
     n_seeds: int = number(AT_LEAST_1, hint="3 is usual")
     learning_rate: float = number(RATE, hint="3e-4 is usual")
     tau_target: float = number(Bounds(above=0, at_most=1), hint="1 copies the critics, 0.005 is usual")
+    target_update_period: int = number(AT_LEAST_1)
     discount: float = number(Bounds(at_least=0, below=1), hint="0.99 is usual")
     width: int = number(AT_LEAST_1)
     depth: int = number(AT_LEAST_1)

@@ -228,6 +228,7 @@ def _evaluated(
             learning_rate=settings.learning_rate,
             discount=settings.discount,
             tau_target=settings.tau_target,
+            target_update_period=settings.target_update_period,
         )
         _fit(fqe, settings, folder, hashlib.sha256(" ".join(each.key for each in chosen).encode()).hexdigest()[:16])
         for index, values in enumerate(fqe.values(rows).double().cpu().numpy(), start=first):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,34 @@ def test_an_estimate_does_not_depend_on_the_other_policies_or_seeds() -> None:
     rows = torch.arange(64)
     assert torch.equal(together.values(rows)[1, 1], alone.values(rows)[0, 0])
     assert not torch.equal(together.values(rows)[1, 0], together.values(rows)[1, 1])
+
+
+def test_target_critics_move_at_their_period_alone() -> None:
+    pool, actions = recorded()
+    fqe = FittedQEvaluation(
+        Mlp(width=16), pool, actions, (0,), batch_size=16, learning_rate=1e-3, discount=DISCOUNT, tau_target=1.0,
+        target_update_period=3,
+    )  # fmt: skip
+    rows = torch.arange(5)
+    values = [fqe.values(rows)]
+    for _ in range(4):
+        fqe.step()
+        values.append(fqe.values(rows))
+    assert [torch.equal(before, after) for before, after in itertools.pairwise(values)] == [True, True, False, True]
+    assert all(torch.equal(fqe.targets[name], values) for name, values in copies(fqe, 3).items())
+
+
+def copies(fqe: FittedQEvaluation, step: int) -> dict[str, Tensor]:
+    """The critics as they were at a step of a fresh evaluation like this one."""
+    pool, actions = recorded()
+    other = FittedQEvaluation(
+        Mlp(width=16), pool, actions, (0,), batch_size=16, learning_rate=1e-3, discount=DISCOUNT, tau_target=1.0,
+        target_update_period=3,
+    )  # fmt: skip
+    for _ in range(step):
+        other.step()
+    assert fqe.n_steps_done > step
+    return {name: tensor.detach() for name, tensor in other.critics.items()}
 
 
 def test_resume_is_exact() -> None:

@@ -18,6 +18,7 @@ import math
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from test_agent import CONFIG, CPU, LEARNED_RUN, A, S, of_shape, transitions
@@ -226,3 +227,62 @@ def test_a_learned_temperature(monkeypatch):
     assert ours["alpha_temp"] == pytest.approx(run.alpha_temp)
     difference = (theirs["temp"] - run.alpha_temp) * -ours["entropy"]
     assert theirs["actor_loss"] - ours["actor_loss"] == pytest.approx(difference, abs=1e-5)
+
+
+def test_fitted_q_evaluation_agrees_with_d3rlpys_within_the_spread(monkeypatch, tmp_path) -> None:
+    """The same policy and data, three seeds each; d3rlpy copies its critics to the targets every 100 steps."""
+    from d3rlpy.logging import NoopAdapterFactory
+    from d3rlpy.ope import FQE, FQEConfig
+
+    from cql.algorithm.fqe import FittedQEvaluation
+    from cql.algorithm.sampling import Pool
+
+    monkeypatch.chdir(tmp_path)
+    discount, n_episodes, length, n_steps = 0.9, 150, 20, 3000
+    random = np.random.default_rng(0)
+    states = np.empty((n_episodes, length + 1, 2), np.float32)
+    states[:, 0] = random.uniform(1.0, 2.0, (n_episodes, 2))
+    actions = random.uniform(-1.0, 1.0, (n_episodes, length, 2)).astype(np.float32)
+    for t in range(length):
+        noise = 0.05 * random.standard_normal((n_episodes, 2))
+        states[:, t + 1] = 0.8 * states[:, t] + 0.4 * actions[:, t] + noise
+    rewards = (states[:, :-1].sum(-1) - 0.2 * np.square(actions).sum(-1)).astype(np.float32)
+    d3rlpy.seed(0)
+    encoder = VectorEncoderFactory([64, 64])
+    policy = d3rlpy.algos.SACConfig(actor_encoder_factory=encoder, critic_encoder_factory=encoder).create(
+        device="cpu:0"
+    )
+    ends = np.zeros((n_episodes, length), np.float32)
+    ends[:, -1] = 1.0
+    flat = [each.reshape(n_episodes * length, -1) for each in (states[:, :-1], actions, rewards)]
+    dataset = d3rlpy.dataset.MDPDataset(*flat, np.zeros(n_episodes * length, np.float32), ends.reshape(-1))
+    policy.build_with_dataset(dataset)
+
+    theirs = []
+    for seed in range(3):
+        d3rlpy.seed(seed)
+        config = FQEConfig(
+            learning_rate=1e-3, batch_size=128, gamma=discount, target_update_interval=100, encoder_factory=encoder
+        )
+        fqe = FQE(algo=policy, config=config, device="cpu:0")
+        fqe.fit(dataset, n_steps=n_steps, n_steps_per_epoch=n_steps, show_progress=False,
+                logger_adapter=NoopAdapterFactory())  # fmt: skip
+        first = states[:, 0]
+        theirs.append(float(fqe.predict_value(first, policy.predict(first)).mean()))
+
+    # d3rlpy leaves the last step of an episode that was cut out: it has no next observation there.
+    rows = states[:, :length].reshape(-1, 2)
+    row = np.arange(n_episodes * length).reshape(n_episodes, length)[:, :-1]
+    kept = [torch.tensor(each[:, :-1].reshape(row.size, -1)) for each in (actions, rewards)]
+    pool = Pool(torch.tensor(rows), torch.tensor(row.reshape(-1)), kept[0], kept[1][:, 0], torch.zeros(row.size))
+    own_actions = torch.tensor(policy.predict(rows), dtype=torch.float32)[None]
+    ours = FittedQEvaluation(
+        Mlp(width=64), pool, own_actions, range(3), batch_size=128, learning_rate=1e-3, discount=discount,
+        tau_target=1.0, target_update_period=100,
+    )  # fmt: skip
+    for _ in range(n_steps):
+        ours.step()
+    found = ours.values(torch.tensor(row[:, 0])).mean(-1)[0].double().numpy()
+    spread = math.sqrt(np.var(theirs, ddof=1) + np.var(found, ddof=1))
+    assert abs(np.mean(theirs) - found.mean()) < max(3.0 * spread, 0.05)
+    assert 5.0 * spread < np.mean(theirs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from entry_points import load_script
 from tiny import tiny_config
 
 from cql import config
@@ -75,7 +77,7 @@ def test_what_is_up_to_date_is_left_alone(sweep: Path, tmp_path: Path, monkeypat
     written = {name: (sweep / name / JUDGEMENT_FILE).stat().st_mtime_ns for name in "abc"}
     directories = [sweep / name for name in "abc"]
     with monkeypatch.context() as patched:
-        patched.setattr(FittedQEvaluation, "step", lambda self: pytest.fail("it is done anew"))
+        patched.setattr(FittedQEvaluation, "step", lambda _: pytest.fail("it is done anew"))
         judge.judge(directories, settings("device=auto"), tmp_path)
     assert written == {name: (sweep / name / JUDGEMENT_FILE).stat().st_mtime_ns for name in "abc"}
     # Other settings, or a damaged file, ask for a new one.
@@ -171,3 +173,40 @@ def test_refused_settings(override: str, said: str) -> None:
 def test_settings_read_numbers_as_people_write_them() -> None:
     assert judge_config(["learning_rate=1e-3"]).learning_rate == 0.001
     assert json.loads(json.dumps(judge_config(["n_threads=null"]).n_threads)) is None
+
+
+def script(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["judge.py", *map(str, arguments)])
+    return int(load_script("judge").main())
+
+
+def test_the_script_prints_the_order(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.csv"
+    assert script(monkeypatch, sweep, *SMALL, "--csv", table) == 0
+    said = capsys.readouterr().out
+    assert "in the order of fqe:" in said
+    assert "rank correlation" in said
+    order = sorted("abc", key=lambda name: -read_judgement(sweep / name)["fqe"])
+    with table.open() as file:
+        assert [Path(row["folder"]).name for row in csv.DictReader(file)] == order
+    # A single run is judged, and there is nothing to compare it with.
+    assert script(monkeypatch, sweep / "a", *SMALL) == 0
+    assert "1 run judged; to compare takes two on the same task" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["n_steps=5"], "give the folder of a sweep or of runs"),
+        (["no_such_sweep"], "no_such_sweep"),
+        (["{empty}"], "holds no runs"),
+        (["{empty}", "n_steps=0"], "n_steps=0 is out of range"),
+    ],
+)
+def test_the_script_refuses(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script(monkeypatch, *(text.format(empty=tmp_path) for text in arguments)) == 2
+    assert said in capsys.readouterr().err
