@@ -40,6 +40,9 @@ class FittedQEvaluation:
         discount: per step, below 1.
         tau_target: Polyak rate of the target critics; 1 copies the critics.
         target_update_period: steps between two updates of the target critics.
+        centre: where estimates begin: values are ``centre + scale`` times the critics' outputs. That changes no fixed
+            point, and saves the steps in which critics would grow from 0 to the size of returns.
+        scale: see ``centre``.
 
     Attributes:
         bounds: the least and the largest value that rewards of the data allow; targets are clipped to them, so that an
@@ -59,9 +62,12 @@ class FittedQEvaluation:
         discount: float,
         tau_target: float,
         target_update_period: int = 1,
+        centre: float = 0.0,
+        scale: float = 1.0,
     ) -> None:
         device = pool.rewards.device
         self._mlp, self._tau_target, self._period = mlp, tau_target, target_update_period
+        self._centre, self._scale = centre, scale
         self.n_policies, self.n_seeds, self.n_steps_done = len(policy_actions), len(seeds), 0
         self._size, action_size = pool.rows.shape[1], policy_actions.shape[-1]
         # Beside each observation stand the actions of all policies there: one gather brings both.
@@ -102,12 +108,13 @@ class FittedQEvaluation:
             )
         )  # fmt: skip
         with torch.no_grad():
-            next_q = self._networks.critics(self._mlp, self.targets, next_states, next_actions)
+            outputs = self._networks.critics(self._mlp, self.targets, next_states, next_actions)
+            next_q = self._centre + self._scale * outputs
             target = losses.bellman_target(
                 rewards, terminated, next_q, torch.zeros_like(next_q[:, 0]), self._discount, self._zeros, "hard"
             ).clamp(*self.bounds)
         _, gradients = self._networks.critic_gradients(
-            self._mlp, self.critics, states, actions[:, None], _td_loss, [target]
+            self._mlp, self.critics, states, actions[:, None], _td_loss, [(target - self._centre) / self._scale]
         )
         self._adam.step(gradients)
         self.n_steps_done += 1
@@ -125,7 +132,8 @@ class FittedQEvaluation:
             own = gathered[:, self._size :].unflatten(-1, (self.n_policies, -1)).movedim(1, 0)
             actions = own.repeat_interleave(self.n_seeds, 0)[:, None]
             found.append(self._networks.critics(self._mlp, self.targets, states, actions)[:, 0, 0])
-        return torch.cat(found, 1).unflatten(0, (self.n_policies, self.n_seeds))
+        values = self._centre + self._scale * torch.cat(found, 1)
+        return values.unflatten(0, (self.n_policies, self.n_seeds))
 
     def state(self) -> dict[str, Any]:
         """All that is needed to resume, on the CPU."""

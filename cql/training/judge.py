@@ -28,6 +28,7 @@ from cql.algorithm.networks import Mlp, Networks, Parameters
 from cql.config import TrainConfig
 from cql.config.judge import JudgeConfig
 from cql.config.mixture import PREPARATION
+from cql.data.returns import discounted_returns
 from cql.rollout.envs import EnvError, env_info
 from cql.training.build import actor_mlp, as_pool, env_spec, load_data, mlp
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load, read, save
@@ -211,6 +212,8 @@ def _evaluated(
     pool = as_pool(transitions)
     starts = np.cumsum(transitions.episode_lengths) - transitions.episode_lengths
     rows = pool.row[torch.from_numpy(starts).to(pool.row.device)]
+    rewards = transitions.rewards.cpu().numpy()
+    returns = discounted_returns(rewards, transitions.episode_lengths, settings.discount)
     per_stack = max(1, _ACTION_BYTES // (4 * len(pool.rows) * pool.actions.shape[1]))
     found: list[dict[str, Any]] = []
     for first in range(0, len(members), per_stack):
@@ -229,6 +232,8 @@ def _evaluated(
             discount=settings.discount,
             tau_target=settings.tau_target,
             target_update_period=settings.target_update_period,
+            centre=float(returns.mean()),
+            scale=float(returns.std()) or 1.0,
         )
         _fit(fqe, settings, folder, hashlib.sha256(" ".join(each.key for each in chosen).encode()).hexdigest()[:16])
         for index, values in enumerate(fqe.values(rows).double().cpu().numpy(), start=first):

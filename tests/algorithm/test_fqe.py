@@ -57,8 +57,9 @@ def recorded(seed: int = 0) -> tuple[Pool, Tensor]:
 
 def evaluation(pool: Pool, actions: Tensor, seeds: tuple[int, ...] = (0, 1), width: int = 64) -> FittedQEvaluation:
     return FittedQEvaluation(
-        Mlp(width=width), pool, actions, seeds, batch_size=128, learning_rate=2e-3, discount=DISCOUNT, tau_target=0.05
-    )
+        Mlp(width=width), pool, actions, seeds, batch_size=128, learning_rate=2e-3, discount=DISCOUNT, tau_target=0.05,
+        centre=3.0, scale=2.0,
+    )  # fmt: skip
 
 
 def test_values_are_those_of_dynamic_programming() -> None:
