@@ -40,8 +40,14 @@ MEANINGS = {
 }
 """Every scorer, in the order in which they are shown. The first that all runs have chooses."""
 
+OF_CRITICS = ("initial_value", "q_policy", "q_data", "advantage")
+"""Scorers in the units of the runs' own critics, whose values the conservative term lowers."""
+
 KS = (1, 3, 5)
 """Of regret@k."""
+
+FAR = 1.5
+"""Times the median ``action_distance`` of the runs: fitted Q evaluation does not choose a run beyond it."""
 
 _SPLITS = 500  # of the episodes of an evaluation
 
@@ -91,8 +97,17 @@ class Selection:
         return np.array([each.run.judgement[scorer] for each in self.candidates], np.float64)
 
     def preference(self, scorer: str) -> NDArray[np.float64]:
-        """The same with the sign by which larger is better, (n,)."""
-        return DIRECTIONS.get(scorer, 1) * self.values(scorer)
+        """The same with the sign by which larger is better, (n,); for ``fqe`` runs that are :attr:`far` come last."""
+        values = DIRECTIONS.get(scorer, 1) * self.values(scorer)
+        return np.where(self.far, values - np.ptp(values) - 1.0, values) if scorer == "fqe" else values
+
+    @cached_property
+    def far(self) -> NDArray[np.bool_]:
+        """Which policies act far from recorded actions, (n,): there are no data to evaluate them by."""
+        if "action_distance" not in self.scorers:
+            return np.zeros(len(self.candidates), bool)
+        distance = self.values("action_distance")
+        return distance > FAR * np.median(distance)
 
     def order(self, scorer: str) -> list[Candidate]:
         """The runs from the best to the worst by a scorer."""
@@ -136,6 +151,21 @@ class Selection:
         own = chosen.run.judgement
         bounds = f" (95 % interval {own['fqe_low']:.4g} to {own['fqe_high']:.4g})" if scorer == "fqe" else ""
         said = [f"Of {n} runs, {scorer} chooses {chosen.name}: {own[scorer]:.4g}{bounds}."]
+        if scorer in OF_CRITICS and len({str(_conservatism(each.run)) for each in self.candidates}) > 1:
+            said.append(
+                "The runs differ in how conservative their critics are, and these critics give the values: a smaller "
+                "alpha_cql alone raises them. Do not choose by them."
+            )
+        if scorer == "fqe" and self.far.any():
+            said.append(
+                f"{counted(int(self.far.sum()), 'run')} came last whatever the estimate, with an action_distance above "
+                f"{FAR:g} times the median: where their policies act there are no data to evaluate them by."
+            )
+        if scorer == "fqe" and _is_number(own.get("fqe_data_max")) and own["fqe"] > own["fqe_data_max"]:
+            said.append(
+                f"The estimate is above the largest discounted return of any recorded episode, "
+                f"{own['fqe_data_max']:.4g}: be careful, unless recorded episodes were cut short."
+            )
         if not self.is_known:
             few = f"it takes {MIN_RUNS} runs" if n < MIN_RUNS else "not all runs were evaluated in an environment"
             return [*said, f"How far that can be trusted is not known here: {few}."]
@@ -174,7 +204,7 @@ def selections(results: Results) -> list[Selection]:
             for run in group.runs
             if run.judgement
         )
-        selection = Selection(task, candidates, results.unit)
+        selection = Selection(task, candidates, "score" if results.scored else "return")
         if len(candidates) > 1 and selection.scorers:
             found.append(selection)
     return found
@@ -315,6 +345,12 @@ def _returns(run: Run, scored: bool) -> NDArray[np.float64]:
     """Of the episodes at the step of the policy that was judged."""
     rows = [row for row in read_episodes(run.directory) if row.step == run.judgement.get("step")]
     return np.array([row.score if scored else row.return_ for row in rows], np.float64)
+
+
+def _conservatism(run: Run) -> dict[str, Any]:
+    """The settings by which a run's critics are lowered, or their rewards scaled."""
+    keys = ("algorithm.alpha_cql", "algorithm.w_cql", "algorithm.penalty", "dataset.reward_", "algorithm.discount")
+    return {key: value for key, value in sorted(run.config.items()) if key.startswith(keys)}
 
 
 def _is_number(value: Any) -> bool:

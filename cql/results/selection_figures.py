@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 4
-_LINES = 3  # scorers beside the curve of episodes
+_LINES = 6  # runs that scorers choose, beside the curve of episodes
 
 
 def scatters(selection: Selection, arms: tuple[str, ...]) -> Figure | None:
@@ -26,7 +26,7 @@ def scatters(selection: Selection, arms: tuple[str, ...]) -> Figure | None:
     figure, panels = titled_panels(selection.scorers, width=2.9, height=2.5, columns=_COLUMNS)
     for index, (axes, scorer) in enumerate(zip(panels, selection.scorers, strict=True)):
         found, values = selection.correlation(scorer), selection.values(scorer)
-        note = "" if math.isnan(found.value) else f"ρ = {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        note = "" if math.isnan(found.value) else f"ρ = {found.value:.2f}"
         set_title(axes, scorer, note)
         for place, candidate in enumerate(selection.candidates):
             style: Style = styles[candidate.arm]
@@ -47,17 +47,20 @@ def online_cost(selection: Selection) -> Figure | None:
     curve = selection.online
     if not len(curve):
         return None
-    figure, (axes,) = canvas(1, 6.4, 3.2)
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axes,) = canvas(1, 8.4, 3.2)
     k = np.arange(1, len(curve) + 1)
     axes.plot(k, curve, color=INK, linewidth=2.0, marker="o", markersize=3.0, zorder=3, label="k episodes of each run")
     chosen: dict[float, list[str]] = {}
-    for scorer in selection.scorers[:_LINES]:
+    for scorer in selection.scorers:
         chosen.setdefault(float(selection.order(scorer)[0].returns.mean()), []).append(scorer)
-    for index, (value, names) in enumerate(chosen.items()):
+    for index, (value, names) in enumerate(list(chosen.items())[:_LINES]):
         axes.axhline(value, color=SERIES[index], linewidth=1.6, linestyle=(0, (4, 2)), label=", ".join(names))
     axes.axhline(float(selection.returns.mean()), color=PALE, linewidth=1.2, linestyle=(0, (1, 2)), label="any run")
-    axes.set_xlim(left=0)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    axes.set_xlim(0, len(curve) + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center left", bbox_to_anchor=(1.01, 0.5))
     name_axes(
         axes, f"evaluation episodes of each of {len(selection.candidates)} runs", f"{selection.unit} of the chosen run"
     )

@@ -29,8 +29,8 @@ from cql.config import TrainConfig
 from cql.config.judge import JudgeConfig
 from cql.config.mixture import PREPARATION
 from cql.data.returns import discounted_returns
-from cql.rollout.envs import EnvError, env_info
-from cql.training.build import actor_mlp, as_pool, env_spec, load_data, mlp
+from cql.rollout.envs import EnvError
+from cql.training.build import actor_mlp, as_pool, env_of, env_spec, load_data, mlp
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load, read, save
 from cql.training.device import choose_device
 from cql.training.local_logger import JUDGEMENT_FILE, read_judgement
@@ -165,12 +165,13 @@ def _same_data(train_config: TrainConfig) -> TrainConfig:
 def _data_key(train_config: TrainConfig) -> str:
     """Equal for runs on the same recorded episodes of one environment."""
     plain = config.to_dict(_same_data(train_config))["dataset"]
-    return f"{json.dumps(plain, sort_keys=True)} {env_spec(train_config)}"
+    env = train_config.env
+    return f"{json.dumps(plain, sort_keys=True)} {env_spec(train_config)} {env.action_low} {env.action_high}"
 
 
 def _judge_group(members: Sequence[Judged], settings: JudgeConfig, folder: Path, device: torch.device) -> None:
     """Judge runs of one dataset."""
-    info = env_info(env_spec(members[0].config))
+    info = env_of(members[0].config)
     policies = [_Policy.load(each, device) for each in members]
     scorings: dict[str, tuple[Scoring, str]] = {}
     found: list[dict[str, Any]] = []
@@ -248,7 +249,8 @@ def _evaluated(
                     "fqe_steps": settings.n_steps,
                     "fqe_seeds": settings.n_seeds,
                     "fqe_discount": settings.discount,
-                    "fqe_at_bound": bool(values.mean() > fqe.bounds[0] + 0.99 * (fqe.bounds[1] - fqe.bounds[0])),
+                    "fqe_data_mean": float(returns[starts].mean()),
+                    "fqe_data_max": float(returns[starts].max()),
                 }
             )
     return found

@@ -158,3 +158,27 @@ def test_the_report_shows_the_choice(tmp_path: Path) -> None:
     assert {"scorers_halfcheetah_medium.png", "episodes_halfcheetah_medium.png"} <= {p.name for p in written.figures}
     assert (tmp_path / "report" / "judgements.csv").read_text().count("\n") == 6
     assert {row["fqe_mean"] for row in written.rows} == set(FQE)
+
+
+def test_fitted_q_evaluation_does_not_choose_what_acts_far_from_the_data(sweep: Path) -> None:
+    for index, path in enumerate(sorted(sweep.glob("*/judgement.json"))):
+        own = json.loads(path.read_text())
+        is_first = path.parent.name == "alpha_cql-0.5__seed-0"
+        own |= {"action_distance": 0.8 if is_first else 0.5 + 0.01 * index}
+        path.write_text(json.dumps(own | ({"fqe": 99.0, "fqe_data_max": 4.0} if is_first else {"fqe_data_max": 4.0})))
+    (found,) = selection.selections(read_results([sweep]))
+    order = [each.run.judgement["fqe"] for each in found.order("fqe")]
+    assert order == [5.0, 4.0, 3.0, 2.0, 99.0]
+    assert found.correlation("fqe").value == 1.0
+    text = " ".join(found.sentences)
+    assert "fqe chooses alpha_cql=2, seed 0" in text
+    assert "1 run came last whatever the estimate, with an action_distance above 1.5 times the median" in text
+    assert "above the largest discounted return of any recorded episode, 4:" in text
+
+
+def test_values_of_critics_that_differ_in_alpha_cql_are_not_recommended(sweep: Path) -> None:
+    for path in sweep.glob("*/judgement.json"):
+        own = json.loads(path.read_text())
+        path.write_text(json.dumps({"step": own["step"], "initial_value": own["fqe"]}))
+    (found,) = selection.selections(read_results([sweep]))
+    assert "Do not choose by them." in " ".join(found.sentences)
