@@ -40,6 +40,8 @@ class FittedQEvaluation:
         discount: per step, below 1.
         tau_target: Polyak rate of the target critics; 1 copies the critics.
         target_update_period: steps between two updates of the target critics.
+        alpha_cql: weight of the conservative gap Q(s, pi(s)) - Q(s, a) in the critics' loss, 0 for none. With the same
+            weight for all policies, an estimate is lowered where a policy leaves the data [CQL, eq. 2].
         centre: where estimates begin: values are ``centre + scale`` times the critics' outputs. That changes no fixed
             point, and saves the steps in which critics would grow from 0 to the size of returns.
         scale: see ``centre``.
@@ -62,12 +64,13 @@ class FittedQEvaluation:
         discount: float,
         tau_target: float,
         target_update_period: int = 1,
+        alpha_cql: float = 0.0,
         centre: float = 0.0,
         scale: float = 1.0,
     ) -> None:
         device = pool.rewards.device
         self._mlp, self._tau_target, self._period = mlp, tau_target, target_update_period
-        self._centre, self._scale = centre, scale
+        self._alpha_cql, self._centre, self._scale = alpha_cql, centre, scale
         self.n_policies, self.n_seeds, self.n_steps_done = len(policy_actions), len(seeds), 0
         self._size, action_size = pool.rows.shape[1], policy_actions.shape[-1]
         # Beside each observation stand the actions of all policies there: one gather brings both.
@@ -99,8 +102,7 @@ class FittedQEvaluation:
         """Train all critics for one step."""
         batch, _ = self._sampler.draw(self._pool)
         following, size = batch.next_observations, self._size
-        # (K, B, P A) to (P K, 1, B, A)
-        next_actions = following[..., size:].unflatten(-1, (self.n_policies, -1)).movedim(2, 0).flatten(0, 1)[:, None]
+        own_actions, next_actions = (self._actions_in(each) for each in (batch.observations, following))
         states, actions, rewards, terminated, next_states = (
             each.repeat(self.n_policies, *[1] * (each.dim() - 1))
             for each in (
@@ -114,13 +116,28 @@ class FittedQEvaluation:
                 rewards, terminated, next_q, torch.zeros_like(next_q[:, 0]), self._discount, self._zeros, "hard"
             ).clamp(*self.bounds)
         _, gradients = self._networks.critic_gradients(
-            self._mlp, self.critics, states, actions[:, None], _td_loss, [(target - self._centre) / self._scale]
+            self._mlp,
+            self.critics,
+            states,
+            torch.cat([actions[:, None], own_actions], 1) if self._alpha_cql else actions[:, None],
+            self._loss,
+            [(target - self._centre) / self._scale],
         )
         self._adam.step(gradients)
         self.n_steps_done += 1
         if self.n_steps_done % self._period == 0:
             for name, tensor in self.critics.items():
                 self.targets[name].lerp_(tensor.detach(), self._tau_target)
+
+    def _loss(self, q: Tensor, target: Tensor) -> Tensor:
+        td = losses.temporal_difference(q[:, :, 0], target)
+        if self._alpha_cql:
+            td = td + self._alpha_cql * (q[:, :, 1] - q[:, :, 0]).mean(-1)
+        return td.sum(1)
+
+    def _actions_in(self, gathered: Tensor) -> Tensor:
+        """The policies' actions beside observations, from (K, B, S + P A) to (P K, 1, B, A)."""
+        return gathered[..., self._size :].unflatten(-1, (self.n_policies, -1)).movedim(2, 0).flatten(0, 1)[:, None]
 
     @torch.no_grad()
     def values(self, rows: Tensor) -> Tensor:
@@ -145,7 +162,13 @@ class FittedQEvaluation:
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what :meth:`state` gave, with the same policies, seeds and data."""
+        """Continue from what :meth:`state` gave, with the same policies, seeds and data.
+
+        Raises:
+            ValueError: the state is of another evaluation; this one is then as it was.
+        """
+        if [tensor.shape for tensor in state["tensors"]] != [tensor.shape for tensor in self._tensors()]:
+            raise ValueError("the state is of other critics or other policies")
         for own, saved in zip(self._tensors(), state["tensors"], strict=True):
             own.copy_(saved)
         for seed, saved in enumerate(state["sampler"]):
@@ -155,7 +178,3 @@ class FittedQEvaluation:
     def _tensors(self) -> list[Tensor]:
         adam = self._adam
         return [*self.critics.values(), *self.targets.values(), *adam.exp_avg, *adam.exp_avg_sq, adam.n_steps]
-
-
-def _td_loss(q: Tensor, target: Tensor) -> Tensor:
-    return losses.temporal_difference(q[:, :, 0], target).sum(1)

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cql.config.bounds import AT_LEAST_1, RATE, Bounds, number, text
+from cql.config.bounds import AT_LEAST_0, AT_LEAST_1, RATE, Bounds, number, text
 from cql.config.checks import range_problems
 from cql.config.choices import Activation, Device
 from cql.config.keys import CONFIG_DIR
@@ -32,6 +32,8 @@ class JudgeConfig:
         learning_rate: Adam's.
         tau_target: Polyak rate of the target critics; 1 copies the critics.
         target_update_period: Steps between two updates of the target critics.
+        alpha_cql: Weight of the conservative gap in `fqe_cql`, a second evaluation, the same for all runs; 0 leaves it
+            out.
         discount: Gamma of the estimates, the same for all runs so that they can be compared.
         width: Units per hidden layer of the critics.
         depth: Hidden layers.
@@ -51,6 +53,7 @@ class JudgeConfig:
     learning_rate: float = number(RATE, hint="3e-4 is usual")
     tau_target: float = number(Bounds(above=0, at_most=1), hint="1 copies the critics, 0.005 is usual")
     target_update_period: int = number(AT_LEAST_1)
+    alpha_cql: float = number(AT_LEAST_0, hint="0.02 is the default")
     discount: float = number(Bounds(at_least=0, below=1), hint="0.99 is usual")
     width: int = number(AT_LEAST_1)
     depth: int = number(AT_LEAST_1)

@@ -29,6 +29,8 @@ from cql.sweep.status import counted
 from cql.training.local_logger import read_episodes
 
 MEANINGS = {
+    "fqe_cql": "fitted Q evaluation with CQL's conservative gap, of the same weight for all runs: low where a policy "
+    "leaves the data; its order counts, not its size",
     "fqe": "fitted Q evaluation: the discounted return of the policy, by critics trained for it on the recorded data",
     "initial_value": "value of the policy's action in initial states, by the run's own critics",
     "q_policy": "value of the policy's actions in recorded states",
@@ -42,6 +44,9 @@ MEANINGS = {
 
 OF_CRITICS = ("initial_value", "q_policy", "q_data", "advantage")
 """Scorers in the units of the runs' own critics, whose values the conservative term lowers."""
+
+FITTED = ("fqe_cql", "fqe")
+"""Scorers with critics of their own, and with intervals."""
 
 KS = (1, 3, 5)
 """Of regret@k."""
@@ -149,7 +154,8 @@ class Selection:
         scorer, n = self.scorers[0], len(self.candidates)
         chosen = self.order(scorer)[0]
         own = chosen.run.judgement
-        bounds = f" (95 % interval {own['fqe_low']:.4g} to {own['fqe_high']:.4g})" if scorer == "fqe" else ""
+        known = f"{scorer}_low" in own
+        bounds = f" (95 % interval {own[f'{scorer}_low']:.4g} to {own[f'{scorer}_high']:.4g})" if known else ""
         said = [f"Of {n} runs, {scorer} chooses {chosen.name}: {own[scorer]:.4g}{bounds}."]
         if scorer in OF_CRITICS and len({str(_conservatism(each.run)) for each in self.candidates}) > 1:
             said.append(
@@ -174,10 +180,9 @@ class Selection:
             f"In the environment its {self.unit} is {value:.1f}, place {self.rank(chosen)} of {n}; the best run has "
             f"{best:.1f}, the mean of all is {float(self.returns.mean()):.1f}."
         )
-        known = [(name, self.correlation(name)) for name in self.scorers]
-        known = [(name, estimate) for name, estimate in known if math.isfinite(estimate.value)]
-        if known:
-            trusted = [name for name, estimate in known if estimate.low > 0.0]
+        agreed = {name: self.correlation(name) for name in self.scorers}
+        if any(math.isfinite(estimate.value) for estimate in agreed.values()):
+            trusted = [name for name, estimate in agreed.items() if estimate.low > 0.0]
             said.append(
                 f"The order of {', '.join(trusted)} agrees with that of the returns (95 % interval above zero)."
                 if trusted
@@ -221,7 +226,7 @@ def rows(selection: Selection) -> list[dict[str, object]]:
             "folder": str(each.run.directory),
             "checkpoint": each.run.judgement.get("checkpoint"),
             **{scorer: each.run.judgement[scorer] for scorer in selection.scorers},
-            **{key: each.run.judgement.get(key) for key in ("fqe_low", "fqe_high")},
+            **{f"{name}_{end}": each.run.judgement.get(f"{name}_{end}") for name in FITTED for end in ("low", "high")},
             **{f"{scorer}_place": 1 + orders[scorer].index(each) for scorer in selection.scorers},
             selection.unit: float(each.returns.mean()) if len(each.returns) else None,
         }

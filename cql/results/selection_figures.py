@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cql.results.figures import Style, name_axes, set_title, styles_of, titled_panels
-from cql.results.selection import Selection
+from cql.results.selection import FITTED, Selection
 from cql.training.curves import INK, PALE, SERIES, canvas
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def scatters(selection: Selection, arms: tuple[str, ...]) -> Figure | None:
         for place, candidate in enumerate(selection.candidates):
             style: Style = styles[candidate.arm]
             axes.plot(values[place], selection.returns[place], "o", color=style.colour, markersize=5, zorder=3)
-            if scorer == "fqe":
-                own = candidate.run.judgement
-                axes.plot([own["fqe_low"], own["fqe_high"]], [selection.returns[place]] * 2, color=style.colour,
-                          linewidth=1.2, alpha=0.6, zorder=2)  # fmt: skip
+            if scorer in FITTED:
+                bounds = [candidate.run.judgement[f"{scorer}_{end}"] for end in ("low", "high")]
+                height = [selection.returns[place]] * 2
+                axes.plot(bounds, height, color=style.colour, linewidth=1.2, alpha=0.6, zorder=2)
         chosen = selection.candidates.index(selection.order(scorer)[0])
         axes.plot(values[chosen], selection.returns[chosen], "o", markersize=11, markerfacecolor="none",
                   markeredgecolor=INK, markeredgewidth=1.4, zorder=4)  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -190,12 +191,15 @@ def _judge_group(members: Sequence[Judged], settings: JudgeConfig, folder: Path,
                 **scoring.scores(policy.act, policy.value, each.config.algorithm.discount),
             }
         )
+    states: list[Path] = []
     if settings.fqe:
         transitions = load_data(_same_data(members[0].config), info, device)
-        for estimates in _evaluated(members, policies, transitions, settings, folder):
-            found[estimates.pop("index")] |= estimates
+        estimates, states = _evaluated(members, policies, transitions, settings, folder)
+        found = [own | each for own, each in zip(found, estimates, strict=True)]
     for each, judgement in zip(members, found, strict=True):
         files.write_text(each.directory / JUDGEMENT_FILE, json.dumps(judgement, indent=1) + "\n")
+    for path in states:
+        path.unlink()
 
 
 def _scored_on(transitions: data.Transitions) -> str:
@@ -208,21 +212,31 @@ def _evaluated(
     transitions: data.Transitions,
     settings: JudgeConfig,
     folder: Path,
-) -> list[dict[str, Any]]:
-    """Fitted Q evaluation of policies on the same data, in as few stacks as memory allows."""
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Fitted Q evaluation of policies on the same data, in as few stacks as memory allows.
+
+    Returns:
+        What is found of each policy, and the files of the state of the evaluations, which are not needed any more.
+    """
     pool = as_pool(transitions)
     starts = np.cumsum(transitions.episode_lengths) - transitions.episode_lengths
     rows = pool.row[torch.from_numpy(starts).to(pool.row.device)]
     rewards = transitions.rewards.cpu().numpy()
     returns = discounted_returns(rewards, transitions.episode_lengths, settings.discount)
     per_stack = max(1, _ACTION_BYTES // (4 * len(pool.rows) * pool.actions.shape[1]))
-    found: list[dict[str, Any]] = []
-    for first in range(0, len(members), per_stack):
-        chosen = members[first : first + per_stack]
-        normaliser = transitions.normaliser
-        actions = torch.stack(
-            [policy.actions_at(pool.rows, normaliser) for policy in policies[first : first + per_stack]]
-        )
+    about = {
+        "fqe_steps": settings.n_steps,
+        "fqe_seeds": settings.n_seeds,
+        "fqe_discount": settings.discount,
+        "fqe_data_mean": float(returns[starts].mean()),
+        "fqe_data_max": float(returns[starts].max()),
+    }
+    found: list[dict[str, Any]] = [dict(about) for _ in members]
+    states: list[Path] = []
+    estimators = {"fqe": 0.0, **({"fqe_cql": settings.alpha_cql} if settings.alpha_cql else {})}
+    for first, (name, alpha_cql) in itertools.product(range(0, len(members), per_stack), estimators.items()):
+        chosen = slice(first, first + per_stack)
+        actions = torch.stack([policy.actions_at(pool.rows, transitions.normaliser) for policy in policies[chosen]])
         fqe = FittedQEvaluation(
             Mlp(settings.width, settings.depth, settings.activation.value, settings.layer_norm),
             pool,
@@ -233,41 +247,28 @@ def _evaluated(
             discount=settings.discount,
             tau_target=settings.tau_target,
             target_update_period=settings.target_update_period,
+            alpha_cql=alpha_cql,
             centre=float(returns.mean()),
             scale=float(returns.std()) or 1.0,
         )
-        _fit(fqe, settings, folder, hashlib.sha256(" ".join(each.key for each in chosen).encode()).hexdigest()[:16])
-        for index, values in enumerate(fqe.values(rows).double().cpu().numpy(), start=first):
-            low, high = interval(values, settings.n_bootstrap)
-            found.append(
-                {
-                    "index": index,
-                    "fqe": float(values.mean()),
-                    "fqe_low": low,
-                    "fqe_high": high,
-                    "fqe_std": float(values.mean(1).std(ddof=1)) if settings.n_seeds > 1 else None,
-                    "fqe_steps": settings.n_steps,
-                    "fqe_seeds": settings.n_seeds,
-                    "fqe_discount": settings.discount,
-                    "fqe_data_mean": float(returns[starts].mean()),
-                    "fqe_data_max": float(returns[starts].max()),
-                }
-            )
-    return found
+        keys = " ".join(each.key for each in members[chosen])
+        states.append(folder / f"{name}_{hashlib.sha256(keys.encode()).hexdigest()[:16]}.pt")
+        _fit(fqe, settings, states[-1], name)
+        for own, values in zip(found[chosen], fqe.values(rows).double().cpu().numpy(), strict=True):
+            own[name] = float(values.mean())
+            own[f"{name}_low"], own[f"{name}_high"] = interval(values, settings.n_bootstrap)
+    return found, states
 
 
-def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, folder: Path, name: str) -> None:
-    """Train to the last step, from the state that an interrupted start left."""
-    path = folder / f"fqe_{name}.pt"
+def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, path: Path, name: str) -> None:
+    """Train to the last step, from the state that an interrupted start left in a file."""
     if path.exists():
         try:
             fqe.load_state(read(path)["fqe"])
-            log.info("fitted Q evaluation resumes at step %d", fqe.n_steps_done)
+            log.info("%s resumes at step %d", name, fqe.n_steps_done)
         except (CheckpointError, ValueError, KeyError, RuntimeError) as error:
             log.warning("%s is left alone and the evaluation begins anew: %s", path, error)
-    log.info(
-        "fitted Q evaluation of %d policies, %d seeds each, %d steps", fqe.n_policies, fqe.n_seeds, settings.n_steps
-    )
+    log.info("%s of %d policies, %d seeds each, %d steps", name, fqe.n_policies, fqe.n_seeds, settings.n_steps)
     with (
         logging_above_bar(),
         tqdm(total=settings.n_steps, initial=fqe.n_steps_done, unit="step", disable=None) as bar,
@@ -276,10 +277,9 @@ def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, folder: Path, name: str)
             fqe.step()
             bar.update()
             done = fqe.n_steps_done
-            if done % settings.n_steps_per_epoch == 0 and done < settings.n_steps:
+            if done % settings.n_steps_per_epoch == 0 or done == settings.n_steps:
                 save(path, {"fqe": fqe.state()})
-                log.info("fitted Q evaluation: step %d/%d", done, settings.n_steps)
-    path.unlink(missing_ok=True)
+                log.info("%s: step %d/%d", name, done, settings.n_steps)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def recorded(seed: int = 0) -> tuple[Pool, Tensor]:
 
 def evaluation(pool: Pool, actions: Tensor, seeds: tuple[int, ...] = (0, 1), width: int = 64) -> FittedQEvaluation:
     return FittedQEvaluation(
-        Mlp(width=width), pool, actions, seeds, batch_size=128, learning_rate=2e-3, discount=DISCOUNT, tau_target=0.05,
+        Mlp(width=width), pool, actions, seeds, batch_size=128, learning_rate=4e-3, discount=DISCOUNT, tau_target=0.05,
         centre=3.0, scale=2.0,
     )  # fmt: skip
 
@@ -65,7 +65,7 @@ def evaluation(pool: Pool, actions: Tensor, seeds: tuple[int, ...] = (0, 1), wid
 def test_values_are_those_of_dynamic_programming() -> None:
     pool, actions = recorded()
     fqe = evaluation(pool, actions)
-    for _ in range(1000):
+    for _ in range(500):
         fqe.step()
     at = pool.rows.argmax(1)
     rows = torch.tensor([int((at == state).nonzero()[0]) for state in range(N_STATES)])
@@ -122,6 +122,43 @@ def copies(fqe: FittedQEvaluation, step: int) -> dict[str, Tensor]:
         other.step()
     assert fqe.n_steps_done > step
     return {name: tensor.detach() for name, tensor in other.critics.items()}
+
+
+def test_the_conservative_gap_lowers_policies_that_leave_the_data() -> None:
+    pool, _ = recorded()
+    recorded_actions = torch.zeros(len(pool.rows), 1)
+    recorded_actions[0::2] = pool.actions
+    other = recorded_actions + 1.5  # beyond all recorded actions
+    actions = torch.stack([recorded_actions, other])
+
+    def values(alpha_cql: float) -> Tensor:
+        fqe = FittedQEvaluation(
+            Mlp(width=16), pool, actions, (0,), batch_size=64, learning_rate=4e-3, discount=DISCOUNT, tau_target=0.05,
+            alpha_cql=alpha_cql,
+        )  # fmt: skip
+        for _ in range(100):
+            fqe.step()
+        return fqe.values(pool.row)[:, 0].mean(-1)
+
+    plain, conservative = values(0.0), values(0.5)
+    # Where the policy does what was recorded, the gap is zero, and so is its gradient.
+    assert conservative[0] == pytest.approx(float(plain[0]), abs=1e-3)
+    assert conservative[1] < plain[1] - 0.5
+
+
+def test_the_loss_is_that_of_the_equation() -> None:
+    pool, actions = recorded()
+    fqe = evaluation(pool, actions)
+    fqe._alpha_cql = 0.5
+    q, target = torch.tensor([[[[1.0, 2.0], [4.0, 3.0]]]]), torch.tensor([[0.0, 4.0]])
+    # mean of 1 and 4, and half the mean of 3 and 1
+    assert fqe._loss(q, target).tolist() == [2.5 + 0.5 * 2.0]
+
+
+def test_a_state_of_another_evaluation_is_refused() -> None:
+    pool, actions = recorded()
+    with pytest.raises(ValueError, match="of other critics or other policies"):
+        evaluation(pool, actions, width=16).load_state(evaluation(pool, actions[:1], width=16).state())
 
 
 def test_resume_is_exact() -> None:
