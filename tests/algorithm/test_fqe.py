@@ -57,22 +57,22 @@ def recorded(seed: int = 0) -> tuple[Pool, Tensor]:
 
 def evaluation(pool: Pool, actions: Tensor, seeds: tuple[int, ...] = (0, 1), width: int = 64) -> FittedQEvaluation:
     return FittedQEvaluation(
-        Mlp(width=width), pool, actions, seeds, batch_size=128, learning_rate=4e-3, discount=DISCOUNT, tau_target=0.05,
+        Mlp(width=width), pool, actions, seeds, batch_size=128, learning_rate=2e-3, discount=DISCOUNT, tau_target=0.05,
         centre=3.0, scale=2.0,
     )  # fmt: skip
 
 
 def test_values_are_those_of_dynamic_programming() -> None:
     pool, actions = recorded()
-    fqe = evaluation(pool, actions)
-    for _ in range(500):
+    fqe = evaluation(pool, actions, seeds=(0,))
+    for _ in range(1000):
         fqe.step()
     at = pool.rows.argmax(1)
     rows = torch.tensor([int((at == state).nonzero()[0]) for state in range(N_STATES)])
     found = fqe.values(rows).double().numpy()
     expected = np.array([exact(policy) for policy in POLICIES])
     assert np.ptp(expected) > 5.0  # policies and states differ by far more than the tolerance
-    assert found == pytest.approx(np.repeat(expected[:, None], 2, 1), abs=0.25)
+    assert found == pytest.approx(expected[:, None], abs=0.25)
 
 
 def test_targets_stay_within_what_rewards_allow() -> None:
@@ -133,7 +133,7 @@ def test_the_conservative_gap_lowers_policies_that_leave_the_data() -> None:
 
     def values(alpha_cql: float) -> Tensor:
         fqe = FittedQEvaluation(
-            Mlp(width=16), pool, actions, (0,), batch_size=64, learning_rate=4e-3, discount=DISCOUNT, tau_target=0.05,
+            Mlp(width=16), pool, actions, (0,), batch_size=64, learning_rate=2e-3, discount=DISCOUNT, tau_target=0.05,
             alpha_cql=alpha_cql,
         )  # fmt: skip
         for _ in range(100):
