@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib
 import io
 import math
 import os
@@ -10,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 # Control characters but tabs and line breaks, marks that reverse the direction of writing, half characters.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -23,6 +25,25 @@ def is_own(error: Exception) -> bool:
 
 class UsageError(ValueError):
     """A command line asks for what cannot be done; the message says what to write."""
+
+
+class MissingPackageError(ImportError):
+    """A package that one of the extras brings is not installed; the message says how to install it."""
+
+
+def required(package: str, extra: str) -> Any:
+    """Import a package that comes with one of our extras.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        name = package.partition(".")[0]
+        if (error.name or "").partition(".")[0] != name:  # something that the package itself needs
+            raise
+        raise MissingPackageError(f"{name} is not installed: pip install 'cql[{extra}]'") from error
 
 
 def exit_code(script: Callable[[], int | None]) -> int:

@@ -22,7 +22,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gif", type=Path, metavar="PATH", help="record the beginning of the first episode")
     parser.add_argument("--mp4", type=Path, metavar="PATH", help="the same as MP4")
     parser.add_argument("--seconds", type=real(0, above=True), default=10.0, help="length of the video (default 10)")
-    parser.add_argument("--env", metavar="PACKAGE:ID", help="the run's environment, if a package of yours registers it")
+    env_help = "the run's environment, if a package of yours registers it; if the run had none, one of the same sizes"
+    parser.add_argument("--env", metavar="[PACKAGE:]ID", help=env_help)
     return parser.parse_args()
 
 

@@ -36,7 +36,12 @@ def test_the_wheel_holds_configs_scripts_and_policies(wheel: Path) -> None:
     templates = {f"cql/results/templates/{path.name}" for path in (ROOT / "cql/results/templates").iterdir()}
     assert templates <= names
     assert "cql/results/templates/page.css" in templates
-    assert {"cql/scripts/train.py", "cql/py.typed", "cql/data/behaviour/halfcheetah/sac_125k.npz"} <= names
+    assert {
+        "cql/training/templates/model_card.md",
+        "cql/scripts/train.py",
+        "cql/py.typed",
+        "cql/data/behaviour/halfcheetah/sac_125k.npz",
+    } <= names
     # Beside the launchers of other packages, so without an __init__.py of its own.
     assert "hydra_plugins/cql_stacked/launcher.py" in names
     assert "hydra_plugins/__init__.py" not in names
@@ -91,10 +96,10 @@ def test_it_trains_where_there_is_no_repository(wheel: Path, tmp_path: Path) -> 
     assert str(tmp_path) in where.stdout
 
 
-def test_the_installed_evaluate_reads_a_run(wheel: Path) -> None:
-    assert (
-        "cql-evaluate"
-        in zipfile.ZipFile(wheel)
-        .read(next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("entry_points.txt")))
-        .decode()
-    )
+def test_every_script_is_a_command(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    listed = archive.read(next(name for name in archive.namelist() if name.endswith("entry_points.txt"))).decode()
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"__init__"}
+    assert {"evaluate", "export", "train"} <= scripts
+    for script in scripts:
+        assert f"cql-{script.replace('_', '-')} = cql.scripts.{script}:main\n" in listed

@@ -137,20 +137,21 @@ class FittedQEvaluation:
 
     def _actions_in(self, gathered: Tensor) -> Tensor:
         """The policies' actions beside observations, from (K, B, S + P A) to (P K, 1, B, A)."""
-        return gathered[..., self._size :].unflatten(-1, (self.n_policies, -1)).movedim(2, 0).flatten(0, 1)[:, None]
+        beside = gathered[..., self._size :]
+        return beside.view(*beside.shape[:2], self.n_policies, -1).movedim(2, 0).flatten(0, 1)[:, None]
 
     @torch.no_grad()
     def values(self, rows: Tensor) -> Tensor:
         """Values of the policies' own actions at rows of the pool (E,), by the target critics: (P, K, E)."""
         found = []
-        for index in rows.split(4096):
+        for index in torch.split(rows, 4096):
             gathered = self._pool.rows[index]
             states = gathered[None, :, : self._size].expand(self.n_policies * self.n_seeds, -1, -1)
-            own = gathered[:, self._size :].unflatten(-1, (self.n_policies, -1)).movedim(1, 0)
+            own = gathered[:, self._size :].view(len(index), self.n_policies, -1).movedim(1, 0)
             actions = own.repeat_interleave(self.n_seeds, 0)[:, None]
             found.append(self._networks.critics(self._mlp, self.targets, states, actions)[:, 0, 0])
         values = self._centre + self._scale * torch.cat(found, 1)
-        return values.unflatten(0, (self.n_policies, self.n_seeds))
+        return values.view(self.n_policies, self.n_seeds, -1)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to resume, on the CPU."""

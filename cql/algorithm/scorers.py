@@ -26,6 +26,9 @@ DIRECTIONS = {
 }
 """The scorers, and whether the larger value (1) or the smaller one (-1) is taken for that of the better policy."""
 
+PREFIX = "offline_"
+"""Before the name of a scorer in the metrics of a run."""
+
 Floats = NDArray[np.floating]
 
 
@@ -97,3 +100,8 @@ def soft_opc(q_data: Floats, rewards: Floats, lengths: NDArray[np.int64]) -> flo
 def action_distance(policy_actions: Floats, actions: Floats) -> float:
     """Mean Euclidean distance of the policy's action from the recorded one, in actions scaled to [-1, 1]."""
     return float(np.linalg.norm(policy_actions - actions, axis=-1).mean())
+
+
+def at_bounds(actions: Floats) -> float:
+    """The share of the components of actions, scaled to [-1, 1], that are within 0.01 of a bound."""
+    return float((np.abs(actions) > 0.99).mean())

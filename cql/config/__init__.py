@@ -7,6 +7,7 @@ process needs that unpickles a config and imports nothing else.
 from cql.config.choices import EvalWorker, ReturnsToGo
 from cql.config.composition import VERSION_BASE, arranged, compose, refuse_beside_resume, register, stackable
 from cql.config.conversion import checked, from_dict, to_dict
+from cql.config.datasets import D4rlDataset, EmbeddedDataset, MinariDataset, MixtureDataset, TableDataset
 from cql.config.folders import (
     RUN_CONFIG_FILE,
     SWEEP_FILE,
@@ -14,24 +15,21 @@ from cql.config.folders import (
     SWEEP_LOCK_FILE,
     has_begun,
     has_results,
+    new_run_folder,
     saved_config,
     sweep_started,
 )
 from cql.config.identity import NO_OTHER_RUN, ROUNDING, differences, differing_keys, run_key, stack_key
 from cql.config.keys import CONFIG_DIR, GROUPS, options_of
 from cql.config.messages import ConfigError, explain, friendly_errors
-from cql.config.names import dataset_label, point_name
+from cql.config.names import dataset_label, point_name, task_label
 from cql.config.online import Finetune
 from cql.config.schema import (
     CqlConfig,
-    D4rlDataset,
-    EmbeddedDataset,
     FixedAlphaCql,
     FixedAlphaTemp,
     LearnedAlphaCql,
     LearnedAlphaTemp,
-    MinariDataset,
-    MixtureDataset,
     NetworkConfig,
     NetworkPart,
     TrainConfig,
@@ -63,6 +61,7 @@ __all__ = [
     "NetworkConfig",
     "NetworkPart",
     "ReturnsToGo",
+    "TableDataset",
     "TrainConfig",
     "WandbLoggerConfig",
     "arranged",
@@ -76,6 +75,7 @@ __all__ = [
     "from_dict",
     "has_begun",
     "has_results",
+    "new_run_folder",
     "options_of",
     "point_name",
     "refuse_beside_resume",
@@ -85,5 +85,6 @@ __all__ = [
     "stack_key",
     "stackable",
     "sweep_started",
+    "task_label",
     "to_dict",
 ]

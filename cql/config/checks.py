@@ -7,19 +7,13 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from cql.config.choices import Device, Gradient
+from cql.config.datasets import D4rlDataset, Dataset, MinariDataset, MixtureDataset, TableDataset
 from cql.config.messages import ConfigError, article, did_you_mean
 from cql.config.mixture import PREPARATION, source_name, sources_of
 from cql.config.names import path_safe, unsafe_name
 from cql.config.online import Finetune
-from cql.config.schema import (
-    CqlConfig,
-    D4rlDataset,
-    Dataset,
-    LearnedAlphaCql,
-    MinariDataset,
-    MixtureDataset,
-    TrainConfig,
-)
+from cql.config.schema import CqlConfig, LearnedAlphaCql, TrainConfig
+from cql.rollout.reference_scores import AUTO
 
 
 def check(config: TrainConfig) -> None:
@@ -88,6 +82,7 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
             "lower the first or raise the second"
         )
     yield from _dataset_problems(dataset, "dataset.")
+    yield from _env_problems(config)
     reference = config.env.reference
     if isinstance(reference, list) and not (all(map(math.isfinite, reference)) and reference[0] < reference[1]):
         yield (
@@ -105,6 +100,30 @@ def _cross_problems(config: TrainConfig) -> Iterator[str]:
     yield from _empty_problems(texts)
 
 
+def _env_problems(config: TrainConfig) -> Iterator[str]:
+    """What has an effect only with a simulator, or only without one."""
+    env = config.env
+    if env.has_simulator:
+        for key in ("action_low", "action_high", "best_by"):
+            if (given := getattr(env, key)) is not None:
+                yield f"env.{key}={given} has no effect with env.id={env.id}: write null, or choose env=none"
+        return
+    if isinstance(config.online, Finetune):
+        yield "online=finetune collects episodes, and env=none has no simulator: choose online=none or another env"
+    for key, value in (("kwargs", env.kwargs), ("reference", env.reference)):
+        if value not in (None, AUTO):
+            yield f"env.{key}={value} has no effect with env=none, which has no simulator: write env.{key}=null"
+    if env.best_by is not None and env.best_by not in (scorers := _scorers()):
+        near = did_you_mean(difflib.get_close_matches(env.best_by, scorers, n=1))
+        yield f"env.best_by={env.best_by} is unknown; there are {', '.join(scorers)}{near}"
+
+
+def _scorers() -> Collection[str]:
+    from cql.algorithm.scorers import DIRECTIONS  # with NumPy, which no other check needs
+
+    return DIRECTIONS
+
+
 def _empty_problems(texts: Mapping[str, str]) -> Iterator[str]:
     yield from (f"{key} is empty: give one, e.g. {key}=NAME" for key, text in texts.items() if not text.strip())
 
@@ -120,6 +139,10 @@ def _dataset_problems(dataset: Dataset, prefix: str) -> Iterator[str]:
             yield from _empty_problems({f"{prefix}id": name})
         case D4rlDataset(path=path):
             yield from _empty_problems({f"{prefix}path": path})
+        case TableDataset():
+            given = {"path": dataset.path, **dataset.columns}
+            texts = {f"{prefix}{key}": "".join(own) for key, own in given.items() if own is not None}
+            yield from _empty_problems(texts)
 
 
 def _mixture_problems(dataset: MixtureDataset, in_environment: bool, known: Collection[str]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
@@ -53,8 +54,12 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         HydraException: It cannot be composed; `explain` says why.
     """
     register()
-    with hydra.initialize_config_dir(str(CONFIG_DIR), **VERSION_BASE):
-        return hydra.compose("train", overrides=list(overrides))
+    theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # a notebook may use Hydra for itself
+    try:
+        with hydra.initialize_config_dir(str(CONFIG_DIR), **VERSION_BASE):
+            return hydra.compose("train", overrides=list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = theirs
 
 
 def arranged(arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -172,6 +173,18 @@ def _reference(value: Any) -> Any:
     return None if scores is None else list(scores)
 
 
+def _bound(value: Any) -> Any:
+    """`env.action_low` or `env.action_high` as a number, a list of numbers, or None.
+
+    Raises:
+        TypeError: It has another form.
+    """
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if value is None or (numbers and all(type(each) in (int, float) and math.isfinite(each) for each in numbers)):
+        return value
+    raise TypeError("neither a finite number nor a list of them")
+
+
 def _mixture(value: Any) -> Any:
     """`dataset.mixture`: for each dataset what it gives, as plain values of the right types.
 
@@ -222,4 +235,10 @@ def _source(values: Mapping[Any, Any], name: str, problems: list[str]) -> dict[s
 
 
 # Keys whose type OmegaConf cannot tell.
-_READ = {"env.reference": _reference, "env.kwargs": _arguments, "dataset.mixture": _mixture}
+_READ = {
+    "env.reference": _reference,
+    "env.kwargs": _arguments,
+    "env.action_low": _bound,
+    "env.action_high": _bound,
+    "dataset.mixture": _mixture,
+}

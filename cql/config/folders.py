@@ -28,6 +28,7 @@ from cql.config.identity import differences
 from cql.config.keys import GROUPS
 from cql.config.messages import ConfigError, friendly_errors
 from cql.config.names import dataset_label, path_safe, point_name, unsafe_name
+from cql.config.schema import NO_SIMULATOR, TrainConfig
 from cql.files import contents, damage, remove_leftovers, write_text
 
 SWEEP_FILE = "sweep.json"
@@ -131,8 +132,7 @@ def run_dir(*, _root_: DictConfig) -> str:
             raise ConfigError(f"{key}={_root_[key]} has no effect on a single run: add -m for a sweep, or drop it")
     # Hydra makes the folder before the task starts: checking here leaves none behind for a wrong config.
     config = checked(_root_)
-    parent = Path("outputs", path_safe(config.env.id), dataset_label(config.dataset))
-    return _named_by_time(_root_, parent, f"_seed{config.seed}")
+    return _named_by_time(_root_, _task_folder(config), f"_seed{config.seed}")
 
 
 def sweep_dir(*, _root_: DictConfig) -> str:
@@ -191,10 +191,23 @@ def new_folder(parent: Path, name: str) -> Path:
             return folder
 
 
+def new_run_folder(config: TrainConfig) -> Path:
+    """Make the folder of a single run that is started without Hydra, named as Hydra's would be."""
+    return new_folder(_task_folder(config), f"{_now()}_seed{config.seed}")
+
+
+def _task_folder(config: TrainConfig) -> Path:
+    return Path("outputs", path_safe(config.env.id), dataset_label(config.dataset))
+
+
+def _now() -> str:
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+
 def _named_by_time(root: DictConfig, parent: Path, suffix: str = "") -> str:
     """A folder named by the time of the start: the same one each time that Hydra asks for it."""
     named = OmegaConf.get_cache(root)[_NAMED]
-    return str(named.setdefault(str(parent), str(parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S}{suffix}")))
+    return str(named.setdefault(str(parent), str(parent / f"{_now()}{suffix}")))
 
 
 def _claim_named(root: DictConfig) -> None:
@@ -263,6 +276,12 @@ def _sweep_plan(root: DictConfig, folder: Path) -> dict[str, Any]:
     task = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
     base = OmegaConf.to_container(task, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(base, dict)
+    sweeper, env = str(root.hydra.sweeper._target_), base["env"]
+    if env["id"] == NO_SIMULATOR and env["best_by"] is None and not sweeper.endswith(".BasicSweeper"):
+        raise ConfigError(
+            f"{sweeper.rpartition('.')[2]} needs a number to maximise, and runs with env=none have none: name a "
+            "scorer, e.g. env.best_by=initial_value"
+        )
     # A start that was refused, or could not begin, has left no run to disagree with.
     begun = lock.shared(folder, SWEEP_IN_USE_FILE) or any(
         has_begun(each.parents[1]) for each in folder.glob(f"*/{RUN_CONFIG_FILE}")

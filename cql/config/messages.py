@@ -255,6 +255,8 @@ def wrong_type(key: str, value: Any) -> str:
         )
     if key == "env.kwargs":
         return f"{key}={value}: it must be the environment's arguments, {{name:value,...}}, or null"
+    if key in ("env.action_low", "env.action_high"):
+        return f"{key}={value}: it must be a finite number, a list of such (one for each action feature), or null"
     if key == "dataset.mixture":
         shown = "null" if value is None else value
         return f"{key}={shown}: it must be a list of at least two datasets, [{{kind:embedded,name:...}},...]"

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from cql.config.schema import D4rlDataset, Dataset, EmbeddedDataset, MinariDataset, MixtureDataset
+from cql.config.datasets import D4rlDataset, Dataset, EmbeddedDataset, MinariDataset, MixtureDataset, TableDataset
 
-SOURCES: dict[str, type] = {cls.kind: cls for cls in (EmbeddedDataset, MinariDataset, D4rlDataset)}
+SOURCES: dict[str, type] = {cls.kind: cls for cls in (EmbeddedDataset, MinariDataset, D4rlDataset, TableDataset)}
 """The kinds of dataset that a mixture may hold."""
 
 OF_ALL = ("normalise_observations", "returns_to_go", "validation_fraction")

@@ -8,25 +8,32 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from cql.config.datasets import D4rlDataset, Dataset, EmbeddedDataset, MinariDataset, MixtureDataset, TableDataset
 from cql.config.mixture import sources_of
-from cql.config.schema import D4rlDataset, Dataset, EmbeddedDataset, MinariDataset, MixtureDataset
+from cql.config.schema import TrainConfig
 
 _LONGEST_NAME = 160  # file systems allow 255 bytes
 _LONGEST_MIXTURE = 80  # W&B allows 128 for a name that has more in it
 
 
 def dataset_label(dataset: Dataset) -> str:
-    """A short name that is safe in paths: `halfcheetah_medium`, `mujoco-hopper-medium-v0`, a D4RL file's stem."""
+    """A short name that is safe in paths: `halfcheetah_medium`, `mujoco-hopper-medium-v0`, a file's stem."""
     match dataset:
         case EmbeddedDataset(name=name) | MinariDataset(id=name):
             label = name
-        case D4rlDataset(path=path):
-            label = Path(path).stem
+        case D4rlDataset(path=path) | TableDataset(path=path):
+            label = Path(path).stem.removesuffix(".csv")
         case MixtureDataset():
             label = mixture_label([dataset_label(source) for source in sources_of(dataset)])
         case _:
             raise TypeError(f"no label is defined for {type(dataset).__name__}")
     return path_safe(label)
+
+
+def task_label(config: TrainConfig) -> str:
+    """`Hopper-v5/hopper_medium`; the dataset's label alone if there is no simulator."""
+    label = dataset_label(config.dataset)
+    return f"{config.env.id}/{label}" if config.env.has_simulator else label
 
 
 def mixture_label(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ without effect cannot be written, and code that reads a config matches on the cl
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from cql.config.bounds import ALPHA_CQL_MAX, AT_LEAST_0, AT_LEAST_1, POSITIVE, RATE, SEED, Bounds, later, number, text
+from cql.config.bounds import ALPHA_CQL_MAX, AT_LEAST_0, AT_LEAST_1, POSITIVE, RATE, SEED, Bounds, later, number
 from cql.config.choices import (
     Activation,
     Backup,
@@ -22,7 +22,14 @@ from cql.config.choices import (
     Initialisation,
     LoggerMode,
     RateSchedule,
-    ReturnsToGo,
+)
+from cql.config.datasets import (
+    D4rlDataset,
+    Dataset,
+    EmbeddedDataset,
+    MinariDataset,
+    MixtureDataset,
+    TableDataset,
 )
 from cql.config.online import Finetune, NoOnline, Online
 
@@ -268,108 +275,8 @@ class CqlConfig:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Data, network, environment, logger
+# Network, environment, logger
 # ----------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(kw_only=True)
-class Dataset:
-    """What every dataset has.
-
-    Attributes:
-        kind: Where the data come from.
-        normalise_observations: Subtract the data's mean and divide by its standard deviation, in evaluation too.
-        reward_scale: Multiplies the rewards.
-        reward_bias: Is added to the scaled rewards.
-        n_episodes: Use that many episodes, chosen by `subset_seed`; null for all.
-        fraction: Use that share of the episodes; null for all.
-        subset_seed: Seed of that choice.
-        validation_fraction: Share of the episodes that training never sees, also chosen by `subset_seed`. At each
-            evaluation the policy is scored on them, see `cql.algorithm.scorers`; 0 for none.
-        timeouts_as_terminals: Also cut the return at truncations. Teaches the critics a false end; it is here to
-            reproduce code that does so.
-        normalise_rewards: First divide the rewards by the range of the episodes' returns, and multiply them by the
-            environment's time limit.
-        action_clip: Largest magnitude of the data's actions, which are scaled to [-1, 1]; null leaves them.
-        returns_to_go: Of Cal-QL.
-        end_at_success: Cut each episode behind its first success, and make that step terminal. For data of tasks that
-            end at the goal whose recording went on, as Minari's AntMaze.
-    """
-
-    kind: str
-    normalise_observations: bool
-    reward_scale: float = number(POSITIVE)
-    reward_bias: float = number()
-    n_episodes: int | None = number(AT_LEAST_1)
-    fraction: float | None = number(Bounds(above=0, at_most=1))
-    subset_seed: int = number(SEED)
-    timeouts_as_terminals: bool
-    normalise_rewards: bool = False
-    action_clip: float | None = later(None, Bounds(above=0, at_most=1), hint="published code has 0.99999")
-    returns_to_go: ReturnsToGo = ReturnsToGo.truncate
-    end_at_success: bool = False
-    validation_fraction: float = later(0.0, Bounds(at_least=0, below=1), hint="0.1 is usual")
-
-
-QUALITIES = ("medium", "medium_replay", "medium_expert", "random")
-EMBEDDED_DATASETS = (
-    *(f"{task}_{quality}" for task in ("halfcheetah", "hopper") for quality in QUALITIES),
-    "pointmaze_umaze",
-    "pointmaze_medium",
-)
-
-
-@dataclass(kw_only=True)
-class EmbeddedDataset(Dataset):
-    """A dataset made from the behaviour policies in this package, on first use, as a local Minari dataset.
-
-    Attributes:
-        name: Which.
-    """
-
-    kind: str = "embedded"
-    name: str = text(ask="the name of an embedded dataset, e.g. halfcheetah_medium", one_of=EMBEDDED_DATASETS)
-
-
-@dataclass(kw_only=True)
-class MinariDataset(Dataset):
-    """A Minari dataset, local or downloaded.
-
-    Attributes:
-        id: Such as `mujoco/hopper/medium-v0`.
-        download: Fetch it from Minari's hub when it is not local.
-    """
-
-    kind: str = "minari"
-    id: str = text(ask="the id of a Minari dataset, e.g. dataset.id=mujoco/hopper/medium-v0")
-    download: bool = True  # a default, because a dataset of a mixture need not say it
-
-
-@dataclass(kw_only=True)
-class D4rlDataset(Dataset):
-    """A D4RL HDF5 file. If it has no `timeouts`, like the first `-v0` files, they are derived by D4RL's rule.
-
-    Attributes:
-        path: The file.
-    """
-
-    kind: str = "d4rl"
-    path: str = text(ask="the path of a D4RL HDF5 file, e.g. dataset.path=data/halfcheetah_medium-v2.hdf5")
-
-
-@dataclass(kw_only=True)
-class MixtureDataset(Dataset):
-    """Several datasets as one; see `cql.config.mixture`.
-
-    Attributes:
-        mixture: A mapping for each dataset: its `kind` and the keys of that kind, those keys of every dataset in which
-            it has another value than the mixture, and its `ratio`, its share of each minibatch, which all have or none.
-    """
-
-    kind: str = "mixture"
-    mixture: Any = field(  # a list of mappings; OmegaConf knows no union, and `conversion` checks it
-        metadata={"ask": "datasets, e.g. 'dataset.mixture=[{kind:embedded,name:hopper_random},{kind:d4rl,path:FILE}]'"}
-    )
 
 
 @dataclass(kw_only=True)
@@ -419,21 +326,29 @@ class NetworkConfig:
     critic: NetworkPart = field(default_factory=NetworkPart)
 
 
+NO_SIMULATOR = "none"
+"""The id of an environment that is known from recorded data alone."""
+
+
 @dataclass(kw_only=True)
 class EnvConfig:
     """The environment that policies are evaluated in.
 
     Attributes:
-        id: Gymnasium's, such as `Hopper-v5`, or with the module that registers it, such as `my_package:MyEnv-v0`.
+        id: Gymnasium's, such as `Hopper-v5`, or with the module that registers it, such as `my_package:MyEnv-v0`;
+            `none` if there is no simulator. Then policies are scored on recorded data, by `cql.algorithm.scorers`.
         reference: The returns that score 0 and 100: `auto` for D4RL's constants of this environment, if there are any;
             null for no score; or `[MIN, MAX]`. See `cql.rollout.reference_scores`.
         kwargs: Arguments that the environment is made with besides those of its registration, such as
             `{healthy_reward:2}`; null for none.
-        max_episode_steps: Time limit of an episode; null for the environment's own.
+        max_episode_steps: Time limit of an episode; null for the environment's own, or that of the data.
         observation_keys: Which parts of a Dict observation the policy sees, in that order; null for the only one,
             or all three of a goal environment (`achieved_goal`, `observation`, `desired_goal`) that are vectors.
         n_eval_episodes: Episodes per evaluation.
         eval_seed: Episode e of every evaluation is reset with `eval_seed + e`.
+        action_low: Without a simulator: lower bounds of the actions, a number or one for each; null for the data's.
+        action_high: Without a simulator: upper bounds.
+        best_by: Without a simulator: the scorer that says which checkpoint and which run is the best; null for none.
     """
 
     id: str
@@ -443,6 +358,14 @@ class EnvConfig:
     observation_keys: list[str] | None = None
     n_eval_episodes: int = number(AT_LEAST_1)
     eval_seed: int = number(Bounds(at_least=0, at_most=2**31))
+    action_low: Any = None  # `conversion` checks both
+    action_high: Any = None
+    best_by: str | None = None
+
+    @property
+    def has_simulator(self) -> bool:
+        """Whether policies can act in it."""
+        return self.id != NO_SIMULATOR
 
 
 @dataclass(kw_only=True)
@@ -578,6 +501,6 @@ VARIANTS: dict[type, tuple[type, ...]] = {
     AlphaCql: (FixedAlphaCql, LearnedAlphaCql),
     Penalty: (CqlH, CalQl, CqlRho, Blueprint),
     Online: (NoOnline, Finetune),
-    Dataset: (EmbeddedDataset, MinariDataset, D4rlDataset, MixtureDataset),
+    Dataset: (EmbeddedDataset, MinariDataset, D4rlDataset, TableDataset, MixtureDataset),
     Logger: (WandbLoggerConfig, LocalLoggerConfig),
 }

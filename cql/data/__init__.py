@@ -1,7 +1,7 @@
 """Offline datasets: read, checked against an environment, and turned into the tensors that training reads.
 
-`load_minari` and `load_d4rl` read a file into `RawData`, in the environment's units. `check` compares it with the
-environment that it is used with. `prepare` turns it into `Transitions`.
+`load_minari`, `load_d4rl` and `load_table` read a file into `RawData`, in the environment's units. `check` compares it
+with the environment that it is used with. `prepare` turns it into `Transitions`.
 """
 
 from cql.data.checks import ACTION_TOLERANCE, check
@@ -18,6 +18,8 @@ from cql.data.raw import (
     hold_out,
     select_episodes,
 )
+from cql.data.recorded import recorded_info
+from cql.data.table import load_table
 from cql.data.transitions import STD_FLOOR, Normaliser, Transitions, join, normaliser_of, prepare
 
 __all__ = [
@@ -38,11 +40,13 @@ __all__ = [
     "join",
     "load_d4rl",
     "load_minari",
+    "load_table",
     "minari_folder",
     "minari_root",
     "minari_root_set_to",
     "new_dataset",
     "normaliser_of",
     "prepare",
+    "recorded_info",
     "select_episodes",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.commands import command, override
+from cql.config.schema import NO_SIMULATOR
 from cql.data.raw import DatasetError, RawData, empty_error, slices
 from cql.rollout.envs import EnvInfo, EnvSpec, env_differences, own_argument, same_env
 
@@ -63,16 +64,19 @@ def check(raw: RawData, env: EnvInfo, *, ends_at_success: bool = False) -> None:
             continue
         # Rows are those of observations or of next observations, so here is what is wrong with one of them.
         for named in (key,) if key != "observations" else ("observations", "next_observations"):
-            _refuse_non_finite(raw, named)
+            refuse_non_finite(raw, named)
     if any((_excess(raw.actions[part], action_low, action_high) > ACTION_TOLERANCE).any() for part in slices(m)):
         excess = _excess(raw.actions, action_low, action_high)
         beyond = excess > ACTION_TOLERANCE
         row, column = np.unravel_index(np.argmax(excess), excess.shape)
+        own = "env.action_low and env.action_high" if env.env_id == NO_SIMULATOR else ""
         raise DatasetError(
             f"dataset '{raw.name}': {int(beyond.any(axis=1).sum())} of {m} actions lie outside the bounds of "
-            f"{env.env_id}, the farthest with {raw.actions[row, column]:g} in column {column} ({place(raw, row)}), "
-            f"where the bounds are [{action_low[column]:g}, {action_high[column]:g}]: clip them in the file"
-            + ("" if raw.env_id is not None else ", or set env.id=... to the environment that it was recorded in")
+            f"{own or env.env_id}, the farthest with {raw.actions[row, column]:g} in column {column} "
+            f"({place(raw, row)}), where the bounds are [{action_low[column]:g}, {action_high[column]:g}]: clip them "
+            "in the file"
+            + (f", or change {own}" if own else "")
+            + ("" if own or raw.env_id is not None else ", or set env.id=... to the environment of the recording")
         )
 
 
@@ -89,6 +93,8 @@ def check_source(raw: RawData, env: EnvInfo, option: str = "env.id=", *, ends_at
         DatasetError: the dataset names another environment, or has other sizes.
     """
     env_id = env.env_id
+    if env_id == NO_SIMULATOR:  # all that is known of it is what the data say
+        return
     if raw.env_id is not None and not same_env(raw.env_id, env_id):
         raise DatasetError(
             f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: "
@@ -143,7 +149,12 @@ def check_source(raw: RawData, env: EnvInfo, option: str = "env.id=", *, ends_at
             )
 
 
-def _refuse_non_finite(raw: RawData, key: str) -> None:
+def refuse_non_finite(raw: RawData, key: str) -> None:
+    """Refuse NaN and infinite values of an array.
+
+    Raises:
+        DatasetError: there are some; the message names the first.
+    """
     array = getattr(raw, key).reshape(len(raw), -1)
     wrong = ~np.isfinite(array)
     if wrong.any():

@@ -255,9 +255,9 @@ class _Recorder:
         actions = behaviour(states, np.stack(rows) if rows else None)
         if not np.isfinite(actions).all():
             raise PolicyError(f"policy '{behaviour.name}' returned NaN or infinite actions")
-        for slot, action in zip(
-            group, to_env_actions(actions, self._info.action_low, self._info.action_high), strict=True
-        ):
+        low, high = self._info.action_low, self._info.action_high
+        own = getattr(behaviour, "bounds", None) or (low, high)
+        for slot, action in zip(group, to_env_actions(actions, *own).clip(low, high), strict=True):
             slot.step(action)
 
 

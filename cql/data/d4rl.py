@@ -97,12 +97,31 @@ def _d4rl_data(members: Mapping[str, Any], path: Path, time_limit: int) -> RawDa
             "'%s' has no timeouts, so they were derived: %d episode(s) taken to be cut at %d steps without an end",
             path, int(truncated.sum()), time_limit,
         )  # fmt: skip
+    return of_columns(members, terminated, truncated, str(path))
+
+
+def of_columns(
+    members: Mapping[str, Any], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_], name: str
+) -> RawData:
+    """Make transitions of rows that follow each other in time, by the rules of :func:`load_d4rl`.
+
+    Args:
+        members: arrays of M rows, of a file or in memory: ``observations``, ``actions``, ``rewards`` and, if each row
+            has its own, ``next_observations``.
+        terminated: (M,).
+        truncated: (M,), set nowhere where an episode terminated.
+        name: of the dataset.
+
+    Raises:
+        DatasetError: no transition is left.
+    """
+    observations, next_observations = members["observations"], members.get("next_observations")
     keep = np.ones_like(terminated)
     if next_observations is None:
         keep = ~truncated
         keep[-1] = terminated[-1]
         if not keep.any():
-            raise empty_error(str(path))
+            raise empty_error(name)
     # The row behind an end begins the next episode.
     ends = terminated | truncated
     episode = consecutive(np.cumsum(ends) - ends, keep)
@@ -119,7 +138,7 @@ def _d4rl_data(members: Mapping[str, Any], path: Path, time_limit: int) -> RawDa
             terminated=terminated[keep],
             truncated=truncated[keep],
             episode=episode,
-            name=str(path),
+            name=name,
         )
     )
 
@@ -153,8 +172,8 @@ def _d4rl_pairs(
 
 
 def _blocks(member: Any) -> Iterator[slice]:
-    """Slices that cover an HDF5 dataset and split none of its chunks, so that no chunk is decompressed twice."""
-    return slices(len(member), member.chunks[0] if member.chunks else 1)
+    """Slices that cover an array and split no chunk of an HDF5 dataset, so that none is decompressed twice."""
+    return slices(len(member), (getattr(member, "chunks", None) or (1,))[0])
 
 
 def _filled(member: Any, keep: NDArray[np.bool_]) -> NDArray[np.float32]:

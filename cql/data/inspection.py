@@ -1,6 +1,6 @@
 """Statistics and checks of a dataset before training on it.
 
-:func:`read_minari` and :func:`read_d4rl` read a dataset and its metadata, :func:`inspect` counts and checks.
+:func:`find` reads a dataset and its metadata, :func:`inspect` counts and checks.
 :mod:`cql.results.inspection_page` makes a page of the result.
 
 Axes: M transitions, E episodes, S state features, A action features. Standard deviations are those of the population.
@@ -17,11 +17,13 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.config.schema import NO_SIMULATOR
 from cql.data.checks import ACTION_TOLERANCE, check_source, place
 from cql.data.d4rl import load_d4rl
 from cql.data.inspection_checks import (
@@ -41,9 +43,11 @@ from cql.data.local import minari_folder
 from cql.data.minari import load_minari
 from cql.data.raw import DatasetError, DatasetNotFoundError, RawData, fingerprint
 from cql.data.returns import discounted_returns
+from cql.data.table import SUFFIXES, load_table
 from cql.rollout.envs import EnvInfo, normalised_score
 from cql.rollout.reference_scores import known_scores
 
+HDF5 = (".hdf5", ".h5")
 NEAR = 0.01
 """An action closer to a bound than this part of the range counts as near it."""
 
@@ -71,13 +75,19 @@ class Source:
     lost_steps: int = 0
 
 
-def find(text: str, env_id: str | None = None, keys: Sequence[str] | None = None) -> tuple[str, Source]:
+def find(
+    text: str,
+    env_id: str | None = None,
+    keys: Sequence[str] | None = None,
+    columns: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[str, Source]:
     """Read a dataset by what a user calls it.
 
     Args:
-        text: name of an embedded dataset, id of a Minari dataset, or path of a D4RL file.
+        text: name of an embedded dataset, id of a Minari dataset, or path of a D4RL file or a table.
         env_id: the environment of a D4RL file.
         keys: which parts of Dict observations; None for the default.
+        columns: of a table, the arguments of :func:`cql.data.load_table`.
 
     Returns:
         A short name, and the dataset.
@@ -86,14 +96,20 @@ def find(text: str, env_id: str | None = None, keys: Sequence[str] | None = None
         DatasetError: the dataset is not found or cannot be read, or a D4RL file comes without an environment.
     """
     path, name = Path(text).expanduser(), text.removeprefix("embedded/")
-    if path.suffix in (".hdf5", ".h5"):
+    if path.suffix in HDF5:
         if not path.is_file():
             raise DatasetNotFoundError(f"{text} does not exist")
         if env_id is None:
             raise DatasetError(f"{text}: a D4RL file does not name its environment: add --env, such as --env Hopper-v5")
         return path.stem, read_d4rl(path, env_id)
+    if path.name.lower().endswith(SUFFIXES):
+        for key in ("observation_columns", "action_columns"):
+            if not columns.get(key):
+                raise DatasetError(f"{text}: a table needs its {key}: add --{key.replace('_', '-')} NAME,...")
+        n_lost = 0 if columns.get("next_observation_columns") else 1
+        return path.stem, Source(load_table(path, **columns), {}, None, n_lost)
     if path.is_file():
-        raise DatasetError(f"{text} is not an HDF5 file; the names of D4RL's files end in .hdf5")
+        raise DatasetError(f"{text} is neither an HDF5 file ({', '.join(HDF5)}) nor a table ({', '.join(SUFFIXES)})")
     from cql.data.embedded import EMBEDDED, ensure_embedded
 
     if name in EMBEDDED:
@@ -314,6 +330,8 @@ def inspect(
     if reference is not None:
         normalised_score(0.0, *reference)  # refuses returns that are not in order
     limit, lengths = source.time_limit or info.max_episode_steps, raw.episode_lengths
+    if info.env_id == NO_SIMULATOR and raw.max_episode_steps is None:
+        limit = int(lengths.max()) + 1  # the longest episode says nothing of a limit
     starts = np.cumsum(lengths) - lengths
     returns = raw.episode_returns
     returns[~np.isfinite(returns)] = math.nan
@@ -332,7 +350,7 @@ def inspect(
     repeated = repeated_rows(_bits(raw))
     found = Inspection(
         raw=raw,
-        env_id=info.env_id,
+        env_id="no simulator" if info.env_id == NO_SIMULATOR else info.env_id,
         fingerprint=fingerprint(raw),
         metadata=source.metadata,
         time_limit=limit,

@@ -217,6 +217,7 @@ class ActorPolicy:
         std: torch.Tensor,
         log_std_min: float,
         log_std_max: float,
+        bounds: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     ) -> None:
         """Keep the actor.
 
@@ -228,6 +229,7 @@ class ActorPolicy:
             std: of the observations, (S,).
             log_std_min: the log standard deviation is clamped to at least this
             log_std_max: and at most this.
+            bounds: of its actions, if these are not the environment's: lower and upper ones, (A,) each.
         """
         self.name = name
         self.observation_size = len(mean)
@@ -236,6 +238,7 @@ class ActorPolicy:
         self._parameters = {key: tensor.detach().unsqueeze(0) for key, tensor in parameters.items()}
         self._mean, self._std = mean, std
         self._clamp = log_std_min, log_std_max
+        self.bounds = bounds
 
     def __call__(
         self, observations: NDArray[np.floating[Any]], noise: NDArray[np.float32] | None = None

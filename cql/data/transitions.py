@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cql.data.checks import place
 from cql.data.raw import DatasetError, RawData, fingerprint, slices
+from cql.rollout.envs import from_env_actions
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +129,6 @@ def prepare(
     import torch
 
     identity = fingerprint(raw)
-    centre, half = (action_high + action_low) / 2, (action_high - action_low) / 2
     if not normalise_observations:
         size = raw.rows.shape[1]
         normaliser = Normaliser(_tensor(np.zeros(size), device), _tensor(np.ones(size), device))
@@ -140,7 +140,7 @@ def prepare(
     if not in_place:
         rows, row, actions = rows.copy(), row.copy(), actions.copy()
     for part in slices(len(actions)):
-        actions[part] = ((actions[part] - centre) / half).clip(-bound, bound)
+        actions[part] = from_env_actions(actions[part], action_low, action_high).clip(-bound, bound)
     observations = torch.from_numpy(rows).to(device)
     if normalise_observations:
         for part in slices(len(rows)):

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.algorithm.scorers import DIRECTIONS, PREFIX
 from cql.results import statistics
 from cql.results.groups import Group, Results
 from cql.results.runs import STATISTICS, ResultsError, Statistic, mean_success
@@ -188,7 +189,7 @@ class Comparison:
             "steps": max((run.step for run in group.runs), default=0),
             "n_steps": max((run.n_steps for run in group.runs), default=None),
         }
-        for unit in ("return", "score") if self.results.scored else ("return",):
+        for unit in ("return", "score") if self.results.scored else (self.results.unit,):
             for name in STATISTICS:
                 values = group.outcomes(name, scored=unit == "score")
                 estimate, label = statistics.mean_estimate(values), f"{unit}_{name.replace(' ', '_')}"
@@ -200,6 +201,10 @@ class Comparison:
         for scorer in MEANINGS:
             if (mean := mean_of(group.runs, scorer)) is not None:
                 row[f"{scorer}_mean"] = mean
+        for scorer in self.scorers:
+            found = self.scorer(group, scorer)
+            labels = (f"{PREFIX}{scorer}_{key}" for key in ("mean", "low", "high"))
+            row |= {label: _or_none(x) for label, x in zip(labels, found, strict=True)}
         if any(run.n_offline_steps is not None for run in group.runs):
             for what, own in self.online(group).items():
                 row[f"{what}_mean"] = float(np.mean(own)) if own else None
@@ -208,6 +213,17 @@ class Comparison:
             found = self.difference(group.task, group.arm)
             row |= {f"minus_base_{key}": _or_none(x) for key, x in zip(("mean", "low", "high"), found, strict=True)}
         return row
+
+    @cached_property
+    def scorers(self) -> list[str]:
+        """The scorers that any run has in its metrics, see :mod:`cql.algorithm.scorers`."""
+        known = {name for run in self.results.runs for row in run.metrics for name in row}
+        return [name for name in DIRECTIONS if f"{PREFIX}{name}" in known]
+
+    def scorer(self, group: Group, name: str) -> Estimate:
+        """A scorer at the last evaluation of a group's finished runs."""
+        curves = [run.metric(f"{PREFIX}{name}").values for run in group.ended]
+        return statistics.mean_estimate(np.array([values[-1] for values in curves if len(values)]))
 
     @cached_property
     def has_online(self) -> bool:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cql import files
+from cql.algorithm.scorers import DIRECTIONS, PREFIX
 from cql.config import SWEEP_FILE
+from cql.config.schema import NO_SIMULATOR
 from cql.points import SEED, without_seed
 from cql.results.runs import ResultsError, read_run
 from cql.sweep.status import read_sweep
@@ -66,6 +68,8 @@ class SweepInWandb:
         is_online: Whether the training of any run continues in the environment.
         n_runs: Number of its runs in W&B.
         n_points: Number of its points in W&B, each with one run per seed.
+        has_simulator: Whether any run was evaluated in an environment.
+        scorer: Without a simulator: the scorer that all runs are judged by; None if there is none.
     """
 
     name: str
@@ -78,6 +82,8 @@ class SweepInWandb:
     is_online: bool
     n_runs: int
     n_points: int
+    has_simulator: bool = True
+    scorer: str | None = None
 
 
 def in_wandb(folder: Path, *, project: str | None = None, entity: str | None = None) -> SweepInWandb:
@@ -110,17 +116,21 @@ def in_wandb(folder: Path, *, project: str | None = None, entity: str | None = N
     except ResultsError as error:
         raise DashboardError(str(error)) from error
     project, entity = place(configs, project=project, entity=entity)
+    has_simulator = any(config.get("env.id") != NO_SIMULATOR for config in configs)
+    scorers = {config.get("env.best_by") for config in configs}
     return SweepInWandb(
         name=name,
         project=project,
         entity=entity,
         varied=varied_keys(configs, _swept(folder)),
         scored=all(config.get("env.reference") is not None for config in configs),
-        has_videos=any(config.get("video.enabled") for config in configs),
+        has_videos=has_simulator and any(config.get("video.enabled") for config in configs),
         is_calibrated=any(config.get("algorithm.penalty.kind") == "cal_ql" for config in configs),
         is_online=any(config.get("online.kind") == "finetune" for config in configs),
         n_runs=len(directories),
         n_points=len({without_seed(directory.name) for directory in directories}),
+        has_simulator=has_simulator,
+        scorer=scorers.pop() if len(scorers) == 1 else None,
     )
 
 
@@ -204,7 +214,11 @@ def workspace(sweep: SweepInWandb) -> Any:
         DashboardError: ``wandb_workspaces`` is not installed.
     """
     ws, wr, expr = _wandb_workspaces()
-    judged = "eval_score" if sweep.scored else "eval_return_mean"
+    judged, shown = "eval_score" if sweep.scored else "eval_return_mean", _OUTCOMES
+    chosen = f"{_JUDGED}{judged}"
+    if not sweep.has_simulator:
+        judged, chosen = f"{PREFIX}{sweep.scorer}", "objective"
+        shown = {which: title for which, title in _OUTCOMES.items() if sweep.scorer and which != _JUDGED}
     by_point: dict[str, Any] = {
         "groupby": wr.Metric("Group"),
         "groupby_aggfunc": "mean",
@@ -220,17 +234,19 @@ def workspace(sweep: SweepInWandb) -> Any:
 
     evaluations = [curve("eval_score", "normalised score")] if sweep.scored else []
     evaluations.append(curve("eval_return_mean", "return"))
-    outcomes = [bars(f"{outcome}{judged}", title) for outcome, title in _OUTCOMES.items()]
+    if not sweep.has_simulator:
+        evaluations = [curve(f"{PREFIX}{name}") for name in DIRECTIONS]
+    outcomes = [bars(f"{outcome}{judged}", title) for outcome, title in shown.items()]
     sections = [
         ws.Section(name="Evaluations", panels=evaluations, is_open=True),
         ws.Section(name="Outcomes", panels=outcomes, is_open=True),
     ]
     if sweep.varied:
         axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), display_name=key) for key in sweep.varied]
-        axes.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(f"{_JUDGED}{judged}")))
+        axes.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(chosen)))
         plots = [
             wr.ParallelCoordinatesPlot(title="each run's settings and outcome", columns=axes),
-            wr.ParameterImportancePlot(with_respect_to=f"{_JUDGED}{judged}"),
+            wr.ParameterImportancePlot(with_respect_to=chosen),
         ]
         sections.append(ws.Section(name="Settings", panels=plots, is_open=True))
     if sweep.is_online:
@@ -254,8 +270,8 @@ def workspace(sweep: SweepInWandb) -> Any:
         runset_settings=ws.RunsetSettings(
             filters=expr.And(expr.Tags().isin([wandb_text("tags", sweep.name)]), expr.Metric("JobType") != REPORT),
             groupby=[expr.Metric("Group")],
-            order=[expr.Ordering(expr.Summary(f"{_JUDGED}{judged}"), ascending=False)],
-            pinned_columns=[f"summary:{outcome}{judged}" for outcome in _OUTCOMES],
+            order=[expr.Ordering(expr.Summary(chosen), ascending=False)],
+            pinned_columns=[f"summary:{outcome}{judged}" for outcome in shown],
         ),
     )
 

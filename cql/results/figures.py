@@ -37,6 +37,11 @@ DIAGNOSTICS = {
     "floor_share": "Share of values at Cal-QL's floor",
     "online_return": "Return of collected episodes",
     "online_success": "Success of collected episodes",
+    "offline_td_error": "TD error on episodes",
+    "offline_advantage": "Advantage",
+    "offline_soft_opc": "Soft OPC",
+    "offline_action_distance": "Action distance",
+    "offline_initial_value": "Initial value",
 }
 MOST_BANDS = 6
 """Arms; the bands of more would cover each other, and are left out."""

@@ -143,10 +143,16 @@ class Results:
         """Whether every evaluated run has normalised scores."""
         return not self.unscored_tasks and any(len(run.evaluations.values) for run in self.runs)
 
-    @property
+    @cached_property
     def unit(self) -> str:
-        """What outcomes are: ``score`` or ``return``."""
-        return "score" if self.scored else "return"
+        """What outcomes are: ``score``, ``return``, or a scorer if no run has a simulator."""
+        units = {run.unit for run in self.runs if len(run.evaluations.values)}
+        return "score" if self.scored else next(iter(units), "return")
+
+    @cached_property
+    def without_simulator(self) -> list[Run]:
+        """The runs that were scored on recorded data alone."""
+        return [run for run in self.runs if not run.has_simulator]
 
     @cached_property
     def unscored_tasks(self) -> tuple[str, ...]:
@@ -229,6 +235,8 @@ def read_results(folders: Iterable[Path]) -> Results:
     if not runs:
         path, reason = unread[0]
         raise ResultsError(f"none of the {len(unread)} runs can be read yet; {path}: {reason}")
+    if len({run.unit for run in runs if len(run.evaluations.values)}) > 1:  # only returns are comparable with returns
+        runs = [run if run.has_simulator else dataclasses.replace(run, evaluations=run.scores) for run in runs]
     by_name = all({"task", "arm"} <= set(run.point) for run in runs)
     runs, repeated = _without_repetitions(runs, by_name)
     return _grouped(folders, runs, unread, repeated, by_name)
@@ -343,8 +351,9 @@ def _split(config: Mapping[str, Any]) -> _Split:
     task: dict[str, Any] = {}
     arm: dict[str, Any] = {}
     for key, value in _compared(config).items():
+        is_task = _of_dataset(key) in _OF_TASK or key.partition(".")[0] in _OF_TASK
         if key != SEED:
-            (task if _of_dataset(key) in _OF_TASK or key.partition(".")[0] in _OF_TASK else arm)[key] = value
+            (task if is_task and key != "env.best_by" else arm)[key] = value
     return task, arm
 
 
@@ -407,7 +416,7 @@ def _distinguished(names: Sequence[str], plains: Sequence[Mapping[str, Any]], wi
 
 def _dataset_name(task: Mapping[str, Any]) -> str:
     names = [
-        Path(str(value)).stem if key.endswith("path") else str(value)
+        Path(str(value)).stem.removesuffix(".csv") if key.endswith("path") else str(value)
         for key, value in task.items()
         if value and _of_dataset(key) in ("dataset.name", "dataset.id", "dataset.path")
     ]

@@ -25,7 +25,7 @@ from cql.rollout.maze import Cell, Maze, centre, maze_of
 from cql.training.build import load_policy
 from cql.training.checkpoint import CheckpointFolder
 from cql.training.curves import INK, PALE, SERIES, saved
-from cql.training.values import load_values
+from cql.training.networks import load_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,10 @@ import os
 import re
 import shlex
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -17,8 +19,9 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.algorithm.scorers import PREFIX
 from cql.files import contents, write_text
-from cql.results import checks, figures, pages, selection, selection_figures, statistics, writers
+from cql.results import doctor, figures, pages, selection, selection_figures, statistics, writers
 from cql.results.comparison import Comparison
 from cql.results.groups import NOT_BEGUN, Group, Results
 from cql.results.runs import STATISTICS, Run, Statistic, mean_success, overrides_of, provenance_of, shown_value
@@ -41,6 +44,7 @@ ONLINE_HEADER = ["task", "arm", "offline", "final", "regret"]
 _OF_LINES = ("learning_curves", "online_curves", "profiles", "diagnostics_")  # figures that do not name the arms
 _VIDEO_SIZE, _VIDEO_FRAMES, _VIDEO_COLOURS = 150, 24, 40  # of an embedded video: pixels, frames, colours
 _MOST_VIDEOS = 40
+_MOST_NAMED = 12  # runs that share a finding
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,7 @@ def _means(compared: Comparison) -> list[list[str]]:
 
 
 def _caption(compared: Comparison) -> str:
-    unit = "Normalised scores" if compared.results.scored else "Returns"
+    unit = {"score": "Normalised scores", "return": "Returns"}.get(compared.results.unit, compared.results.unit)
     return (
         f"{unit}, {MEANINGS[compared.statistic]}: mean and standard deviation over the finished seeds, whose number is "
         "in brackets if some are missing. The highest mean of a row is bold, which does not say that it is "
@@ -291,21 +295,24 @@ class _Page:
             online_caption=online_caption(compared),
             n_few=sum(len(own) < statistics.MIN_RUNS for own in outcomes),
             n_evaluations=sorted({len(run.evaluations.values) for group in results.groups for run in group.ended}),
-            without_episodes=[run.name for run in results.runs if len(run.evaluations.values) and not run.n_episodes],
+            without_episodes=[
+                run.name
+                for run in results.runs
+                if len(run.evaluations.values) and not run.n_episodes and run.has_simulator
+            ],
             left_out=[
                 *(task for task in results.tasks if task not in compared.tasks),
                 *(arm for arm in results.arms if arm not in compared.arms),
             ],
             diagnostics={task: svg for task, svg in diagnostics.items() if svg},
-            n_shifted=sum(checks.is_shifted(run) for run in results.runs),
             provenance=provenance_of(results.runs),
             shared={key: shown_value(value) for key, value in sorted(results.shared.items())},
-            checks=checks.CHECKS,
             selections=selection.selections(results),
             selection=selection,
             all_statistics=STATISTICS,
             statistics=statistics,
             most_bands=figures.MOST_BANDS,
+            n_named=_MOST_NAMED,
             n_colours=len(SERIES),
             n_last=N_LAST_EVALUATIONS,
             episodes_file=EPISODES_FILE,
@@ -398,14 +405,24 @@ class _Page:
             )
         return text
 
-    def remarks(self) -> list[tuple[Group, str]]:
-        highest = {
-            task: max((float(np.abs(r.evaluations.values).max(initial=0.0)) for r in self.results.runs_of(task=task)),
-                      default=0.0)
-            for task in self.results.tasks
-        }  # fmt: skip
-        found = [(group, checks.remarks(group, highest[group.task])) for group in self.results.groups]
-        return [(group, "; ".join(texts)) for group, texts in found if texts]
+    @cached_property
+    def examined(self) -> list[tuple[tuple[Group, Run], list[doctor.Finding]]]:
+        """Every run with its group and its findings."""
+        return [((group, run), findings) for group, run, findings in doctor.examined(self.results)]
+
+    def remarks(self) -> list[list[tuple[tuple[Group, Run], doctor.Finding]]]:
+        """The findings that are not normal, each with the runs that share it."""
+        return doctor.shared(self.examined)
+
+    def normal(self) -> list[str]:
+        """What was found to be normal, and in how many runs."""
+        found = Counter(each.title for _, own in self.examined for each in own if each.severity == "normal")
+        return [f"{title} ({counted(n, 'run')})" for title, n in found.items()]
+
+    @property
+    def n_uncompared(self) -> int:
+        """Of how many runs nothing is known that Q values can be compared with."""
+        return sum({"values", "promise"}.isdisjoint(each.name for each in own) for _, own in self.examined)
 
     def shown_videos(self) -> list[dict[str, Any]]:
         """The last video of the first seed that has one: of each group, or of each arm if there are many groups."""
@@ -441,6 +458,39 @@ class _Page:
         """A cell with the mean success of some runs."""
         share = mean_success(runs)
         return ("", None) if share is None else (f"{100 * share:.0f} %", share)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is, or will be, anything that makes an outcome of a run."""
+        return any(run.has_simulator or len(run.evaluations.values) for run in self.results.runs)
+
+    @property
+    def about_simulator(self) -> str:
+        """What to know of runs without a simulator; empty if there are none."""
+        runs, n = self.results.without_simulator, len(self.results.runs)
+        if not runs:
+            return ""
+        which = (
+            "No simulator was used (env=none): policies were"
+            if len(runs) == n
+            else (f"{len(runs)} of {n} runs have no simulator (env=none): their policies were")
+        )
+        said = f"{which} scored on recorded data alone, and none of these scores is a return."
+        units = {run.unit for run in runs} - {"return"}
+        if any(len(run.evaluations.values) for run in runs):
+            name = units.pop()
+            meaning = selection.MEANINGS[name.removeprefix("minus_").removeprefix(PREFIX)]
+            return f"{said} Runs are judged by {name}: {meaning}. It is worth no more than those critics are."
+        if units:
+            return f"{said} They are not compared, since outcomes of the runs are of several kinds: read them apart."
+        return f"{said} No scorer was named to judge them by, as env.best_by=initial_value does."
+
+    def scorer(self, row: dict[str, Any], name: str) -> tuple[str, float | None]:
+        """A cell of the table of scorers: its text and its value."""
+        mean, low, high = (row[f"{PREFIX}{name}_{part}"] for part in ("mean", "low", "high"))
+        if mean is None:
+            return "", None
+        return f"{mean:.3g}" + ("" if low is None else f" [{low:.3g}, {high:.3g}]"), mean
 
     @property
     def has_fqe(self) -> bool:

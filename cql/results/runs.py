@@ -17,8 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from cql.algorithm.scorers import DIRECTIONS, PREFIX
 from cql.commands import printable
 from cql.config.identity import NO_OTHER_RUN, ROUNDING, flat
+from cql.config.schema import NO_SIMULATOR
 from cql.files import UnreadableError, contents
 from cql.points import SEED, parse_point
 from cql.rollout.reference_scores import with_scores
@@ -64,7 +66,8 @@ class Run:
         status: see :mod:`cql.sweep.status`.
         step: gradient steps done.
         failure: the reason, if it failed.
-        evaluations: mean return of each evaluation.
+        evaluations: mean return of each evaluation; without a simulator, the scorer that runs are judged by, with the
+            sign that makes the larger value the better one. Empty if none is named.
         scores: the same as normalised scores, empty if the environment has no reference.
         n_episodes: rows of ``episodes.csv``; without any, the evaluations are the means in ``metrics.jsonl``.
         metrics: rows of ``metrics.jsonl``.
@@ -89,6 +92,19 @@ class Run:
     def seed(self) -> int:
         """The seed of its random numbers."""
         return int(self.config.get(SEED, 0))
+
+    @property
+    def has_simulator(self) -> bool:
+        """Whether its evaluations are returns."""
+        return self.config.get("env.id") != NO_SIMULATOR
+
+    @property
+    def unit(self) -> str:
+        """What :attr:`evaluations` are: ``return``, or without a simulator such as ``offline_initial_value``."""
+        scorer = self.config.get("env.best_by")
+        if self.has_simulator or scorer not in DIRECTIONS:
+            return "return"
+        return f"{'' if DIRECTIONS[scorer] > 0 else 'minus_'}{PREFIX}{scorer}"
 
     @property
     def n_steps(self) -> int:
@@ -202,6 +218,10 @@ def read_run(directory: Path) -> Run:
     scores = _by_step([(row.step, row.score) for row in episodes if row.score is not None])
     if not episodes:
         evaluations, scores = column(metrics, "eval_return_mean"), column(metrics, "eval_score")
+    scorer = config.get("env.best_by")
+    if config.get("env.id") == NO_SIMULATOR and scorer in DIRECTIONS:
+        curve = column(metrics, f"{PREFIX}{scorer}")
+        evaluations = Curve(curve.steps, DIRECTIONS[scorer] * curve.values)
     found, step = status(directory, summary), summary.get("step") or 0
     if type(step) is not int:
         raise ResultsError(f"{directory / SUMMARY_FILE} is damaged: its step is {step!r}")

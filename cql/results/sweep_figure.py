@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SWEEP_CURVES_FILE = "sweep_curves.png"
 _MOST_ENTRIES = 12  # of a legend of numbers
 _MOST_NAMED = 4  # failed runs
+_UNJUDGED = ("offline_initial_value", "offline_td_error")  # in place of evaluations that judge
 
 
 def sweep_curves(folder: Path, title: str | None = None, path: Path | None = None) -> Path:
@@ -58,9 +59,13 @@ def sweep_curves(folder: Path, title: str | None = None, path: Path | None = Non
     learns = any(len(np.unique(run.metric("alpha_cql").values)) > 1 for run in results.runs)
     last_metric = ("alpha_cql", "Conservative multiplier") if learns else ("critic_td", "TD error of the critics")
     metrics = {name: figures.DIAGNOSTICS[name] for name in ("q_data", "q_policy", "cql_gap")} | dict([last_metric])
-    titles = [f"Evaluation {results.unit}", *metrics.values(), f"{results.unit.capitalize()} of the last evaluation"]
+    is_judged = any(run.has_simulator or len(run.evaluations.steps) for run in results.runs)
+    outer = [f"Evaluation {results.unit}", f"{results.unit.capitalize()} of the last evaluation"]
+    outer = outer if is_judged else [figures.DIAGNOSTICS[name] for name in _UNJUDGED]
+    titles = [outer[0], *metrics.values(), outer[1]]
     figure, panels = figures.titled_panels(titles)
-    figures.draw_curves(panels[0], results.groups, styles, lambda run: run.judged(results.scored), may_be_wide=False)
+    first = (lambda run: run.judged(results.scored)) if is_judged else figures.metric_of(_UNJUDGED[0])
+    figures.draw_curves(panels[0], results.groups, styles, first, may_be_wide=False)
     for axes, name in zip(panels[1:-1], metrics, strict=True):
         axes.set_title(name, loc="right", fontsize=8.5, color=PALE)
         figures.draw_curves(axes, results.groups, styles, figures.metric_of(name))
@@ -68,7 +73,10 @@ def sweep_curves(folder: Path, title: str | None = None, path: Path | None = Non
         axes.set_xlabel("gradient steps" if axes in panels[3:] else "", fontsize=9, color=PALE)
         if not axes.lines:
             axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, ha="center", color=PALE)
-    _draw_last(panels[-1], Comparison.of(results), styles)
+    if is_judged:
+        _draw_last(panels[-1], Comparison.of(results), styles)
+    else:
+        figures.draw_curves(panels[-1], results.groups, styles, figures.metric_of(_UNJUDGED[-1]))
     figure.supxlabel(_caption(results), fontsize=8.5, color=PALE)
     entries = _entries(results, styles)
     columns = max(1, min(len(entries), 130 // (max(len(label) for label, _ in entries) + 8)))

@@ -311,6 +311,13 @@ def to_env_actions(
     return scaled
 
 
+def from_env_actions(
+    actions: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The inverse of :func:`to_env_actions`, (..., A) to [-1, 1]; what lies outside the bounds is clipped."""
+    return ((actions - (high + low) / 2) / ((high - low) / 2)).clip(-1.0, 1.0)
+
+
 def normalised_score(returns: Returns, reference_min: float, reference_max: float) -> Returns:
     """Scale returns so that the two reference returns become 0 and 100 (D4RL, Fu et al. 2020, section 5).
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cql.algorithm.scorers import PREFIX
 from cql.files import UnreadableError, contents
 from cql.lock import LOCK_FILE, held
 from cql.points import SEED, order, parse_point
@@ -42,6 +43,7 @@ STATUSES: tuple[Status, ...] = ("finished", "running", "stopped", "failed", "dam
 
 # Any of them makes a folder that of a run; the first is there as soon as Hydra has started the run's job.
 _MARKS = (".hydra", LOCK_FILE, SUMMARY_FILE, METRICS_FILE)
+_BEST = f"best_{PREFIX}"  # before the name of the scorer that a run without a simulator is judged by
 _TAIL = 8192  # bytes, a hundred rows of timing.jsonl
 
 
@@ -65,6 +67,8 @@ class SweepRun:
         last_success: Share of its episodes that had a success, None if none was reported.
         best_return: Mean return of the best evaluation.
         best_score: The same as normalised score.
+        scorer: Without a simulator: the scorer that runs are judged by; None if none is named.
+        last_scorer: Its value at the last evaluation.
         steps_per_second: Of the last epoch. In a stack each run has this rate.
         seconds_left: Of training; None if the run is not running or its rate is not known yet.
         failure: What went wrong, if ``status`` is ``failed`` or ``damaged``.
@@ -81,6 +85,8 @@ class SweepRun:
     last_success: float | None = None
     best_return: float | None = None
     best_score: float | None = None
+    scorer: str | None = None
+    last_scorer: float | None = None
     steps_per_second: float | None = None
     seconds_left: float | None = None
     failure: str | None = None
@@ -163,6 +169,7 @@ def _read_run(directory: Path, n_steps: int | None, stack: int | None) -> SweepR
     if found == "running":
         # The summary is as old as the last checkpoint; a stopped run resumes from there.
         step = max(step, _count(timing.get("step")) or 0)
+    scorer = next((name.removeprefix(_BEST) for name in summary if name.startswith(_BEST)), None)
     rate = _number(timing.get("steps_per_second"))
     left = max(n_steps - step, 0) / rate if found == "running" and n_steps is not None and rate else None
     return SweepRun(
@@ -176,6 +183,8 @@ def _read_run(directory: Path, n_steps: int | None, stack: int | None) -> SweepR
         last_success=_number(summary.get("eval_success")),
         best_return=_number(summary.get("best_eval_return_mean")),
         best_score=_number(summary.get("best_eval_score")),
+        scorer=scorer,
+        last_scorer=_number(summary.get(f"{PREFIX}{scorer}")),
         steps_per_second=rate,
         seconds_left=left,
         failure=failure,

@@ -88,11 +88,13 @@ def _value_columns(runs: Sequence[SweepRun]) -> list[tuple[str, list[str]]]:
     steps = [
         "" if run.status == "waiting" else f"{run.step}/{run.n_steps}" if run.n_steps else str(run.step) for run in runs
     ]
+    scorers = {run.scorer for run in runs if run.scorer is not None}
     return [
         ("step", steps),
         ("return", _numbers([run.last_return for run in runs])),
         ("score", _numbers([run.last_score for run in runs], n_decimals=1)),
         ("success", _numbers([run.last_success for run in runs], n_decimals=2)),
+        (scorers.pop() if len(scorers) == 1 else "scorer", _numbers([run.last_scorer for run in runs], n_decimals=3)),
         ("steps/s", _numbers([run.steps_per_second for run in runs])),
         ("left", ["" if run.seconds_left is None else shown_seconds(run.seconds_left) for run in runs]),
     ]

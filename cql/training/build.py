@@ -16,13 +16,39 @@ from cql.algorithm.agent import AgentConfig, HyperParams, Policy
 from cql.algorithm.sampling import Pool, pieces
 from cql.algorithm.threshold import neutral_threshold
 from cql.config import TrainConfig
+from cql.config.datasets import Dataset
 from cql.config.mixture import ratios_of, source_name, sources_of
-from cql.config.schema import Dataset
+from cql.config.schema import NO_SIMULATOR
 from cql.data import embedded, policies
 from cql.data.returns import returns_to_go
-from cql.rollout.envs import EnvInfo, EnvSpec, own_argument
+from cql.rollout.envs import EnvInfo, EnvSpec, env_info, own_argument
 from cql.rollout.reference_scores import reference_scores
-from cql.training.checkpoint import CheckpointError, load
+from cql.training.checkpoint import load
+from cql.training.networks import mlp_of, policy_of
+
+_recorded: dict[str, EnvInfo] = {}  # a dataset is read once for it, and once more to train on
+
+
+def env_of(train_config: TrainConfig) -> EnvInfo:
+    """The environment of a run: made once and closed, or without a simulator as the dataset tells it.
+
+    Raises:
+        EnvError: it cannot be used.
+        DatasetError: the dataset cannot be read, or does not tell what is needed.
+    """
+    env, dataset = train_config.env, train_config.dataset
+    if env.has_simulator:
+        return env_info(env_spec(train_config))
+    key = repr((dataset, env))
+    if key not in _recorded:
+        sources = sources_of(dataset) if isinstance(dataset, config.MixtureDataset) else [dataset]
+        _recorded[key] = data.recorded_info(
+            (_raw(source, env.observation_keys) for source in sources),
+            action_low=env.action_low,
+            action_high=env.action_high,
+            max_episode_steps=env.max_episode_steps,
+        )
+    return _recorded[key]
 
 
 def load_data(train_config: TrainConfig, info: EnvInfo, device: torch.device) -> data.Transitions:
@@ -53,25 +79,28 @@ def _named(index: int) -> Iterator[None]:
         raise type(error)(said) from error
 
 
-def _read(chosen: Dataset, info: EnvInfo) -> tuple[data.RawData, data.RawData | None]:
-    """The chosen episodes of a dataset, checked: those to train on, and those that are held out, if any."""
+def _raw(chosen: Dataset, keys: Sequence[str] | None) -> data.RawData:
+    """A dataset as it was recorded, with these parts of a Dict observation."""
     match chosen:
         case config.EmbeddedDataset():
-            raw = data.load_minari(embedded.ensure_embedded(chosen.name), with_success=chosen.end_at_success)
+            return data.load_minari(embedded.ensure_embedded(chosen.name), with_success=chosen.end_at_success)
         case config.MinariDataset():
-            raw = data.load_minari(
-                chosen.id,
-                download=chosen.download,
-                keys=info.observation_keys,
-                with_success=chosen.end_at_success,
-            )
+            return data.load_minari(chosen.id, download=chosen.download, keys=keys, with_success=chosen.end_at_success)
         case config.D4rlDataset():
-            raw = data.load_d4rl(Path(chosen.path))
+            return data.load_d4rl(Path(chosen.path))
+        case config.TableDataset():
+            return data.load_table(chosen.path, **chosen.columns)
         case _:
             raise TypeError(f"dataset: no loader for {type(chosen).__name__}")
+
+
+def _read(chosen: Dataset, info: EnvInfo) -> tuple[data.RawData, data.RawData | None]:
+    """The chosen episodes of a dataset, checked: those to train on, and those that are held out, if any."""
+    raw = _raw(chosen, info.observation_keys)
     data.check(raw, info, ends_at_success=chosen.end_at_success)
     if chosen.end_at_success:
-        raw = data.end_at_success(raw, ends_there=own_argument(info.spec, "continuing_task") is False)
+        ends_there = info.env_id == NO_SIMULATOR or own_argument(info.spec, "continuing_task") is False
+        raw = data.end_at_success(raw, ends_there=ends_there)
     seed = chosen.subset_seed
     raw = data.select_episodes(raw, n_episodes=chosen.n_episodes, fraction=chosen.fraction, seed=seed)
     return data.hold_out(raw, chosen.validation_fraction, seed)
@@ -224,9 +253,11 @@ def hyper_params(train_config: TrainConfig, info: EnvInfo) -> HyperParams:
 
 def mlp(network: config.NetworkConfig, part: config.NetworkPart) -> networks.Mlp:
     """The shape of the policy's network, or of the critics'."""
-    names = [item.name for item in dataclasses.fields(part)]
-    own = {name: getattr(network if getattr(part, name) is None else part, name) for name in names}
-    return networks.Mlp(**{name: value.value if isinstance(value, Enum) else value for name, value in own.items()})
+    plain = [
+        {name: value.value if isinstance(value, Enum) else value for name, value in vars(each).items()}
+        for each in (network, part)
+    ]
+    return mlp_of(*plain)
 
 
 def actor_mlp(train_config: TrainConfig) -> networks.Mlp:
@@ -254,14 +285,7 @@ def load_policy(path: Path) -> tuple[Policy, TrainConfig, int]:
     """
     checkpoint = load(path, policy_only=True)
     train_config = config.from_dict(checkpoint["config"])
-    normaliser = checkpoint["normaliser"]
-    try:
-        parameters = {name: tensor.unsqueeze(0) for name, tensor in checkpoint["agent"]["parameters"]["actor"].items()}
-        policy = Policy(actor_mlp(train_config), parameters, normaliser["mean"], normaliser["std"])
-        policy(np.zeros((1, 1, len(normaliser["mean"])), np.float32))
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{path}: its actor does not fit its config ({type(error).__name__}: {error})") from error
-    return policy, train_config, int(checkpoint["step"])
+    return policy_of(checkpoint, path), train_config, int(checkpoint["step"])
 
 
 def load_behaviour(path: Path, name: str) -> policies.ActorPolicy:
@@ -276,6 +300,9 @@ def load_behaviour(path: Path, name: str) -> policies.ActorPolicy:
     """
     checkpoint = load(path, policy_only=True)
     train_config = config.from_dict(checkpoint["config"])
+    bounds = None
+    if not train_config.env.has_simulator:
+        bounds = checkpoint["spaces"]["action_low"].numpy(), checkpoint["spaces"]["action_high"].numpy()
     return policies.ActorPolicy(
         f"{name} (step {checkpoint['step']})",
         actor_mlp(train_config),
@@ -284,4 +311,5 @@ def load_behaviour(path: Path, name: str) -> policies.ActorPolicy:
         std=checkpoint["normaliser"]["std"],
         log_std_min=train_config.algorithm.log_std_min,
         log_std_max=train_config.algorithm.log_std_max,
+        bounds=bounds,
     )

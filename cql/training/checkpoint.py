@@ -55,11 +55,17 @@ def load(path: Path, *, policy_only: bool = False) -> dict[str, Any]:
             hold what the checkpoint of a run does.
     """
     contents = read(path)
-    wanted = _POLICY if policy_only else _SCHEMA | {key: _NEW[key] for key in _NEW if key in contents}
+    check(contents, path, policy_only=policy_only)
+    return contents
+
+
+def check(contents: dict[str, Any], path: Path, *, policy_only: bool = False) -> None:
+    """Refuse what is not the contents of a run's checkpoint; see :func:`load`."""
+    new = ("spaces", "commit") if policy_only else tuple(_NEW)
+    wanted = (_POLICY if policy_only else _SCHEMA) | {key: _NEW[key] for key in new if key in contents}
     problem = _problem(contents, wanted)
     if problem is not None:
         raise CheckpointError(f"{path}: not the checkpoint of a run: {problem}")
-    return contents
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -110,7 +116,12 @@ _SCHEMA: dict[str, Any] = {
     "data_fingerprint": str,
 }
 # What checkpoints of earlier versions lack.
-_NEW: dict[str, Any] = {"n_rows": {_EACH: int}, "online": {"n_episodes": int, "n_env_steps": int}}
+_NEW: dict[str, Any] = {
+    "n_rows": {_EACH: int},
+    "online": {"n_episodes": int, "n_env_steps": int},
+    "spaces": {"action_low": torch.Tensor, "action_high": torch.Tensor, "observation_keys": [str]},
+    "commit": (str, type(None)),
+}
 
 _POLICY: dict[str, Any] = {
     "step": int,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cql.algorithm.scorers import PREFIX
 from cql.files import replacing
 from cql.training.local_logger import EPISODES_FILE, METRICS_FILE, EpisodeRow, read_episodes, read_metrics
 
@@ -32,6 +33,8 @@ INK, PALE, GRID, PAPER = "#222222", "#767676", "#e3e3e3", "#ffffff"
 _FEW_POINTS = 30  # so few are drawn as points too
 _DECADES = 100.0  # a positive curve that spans this ratio gets a logarithmic axis
 
+_SCORERS = {"initial_value": "initial value", "soft_opc": "soft OPC", "advantage": "advantage"}
+
 Metrics = Sequence[Mapping[str, float]]
 
 
@@ -46,9 +49,10 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
     """Draw the curves that show how a run went, and write them to ``key_curves.png`` in its folder.
 
     Six panels over gradient steps: the evaluation return (mean over the episodes, with a band of one standard
-    deviation on either side), beside the return of the episodes that were collected for training; the Q values of
-    dataset, policy and uniform actions; ``critic_td``; ``cql_residual`` (``cql_gap`` in files without it);
-    ``alpha_cql``; the policy's entropy with ``alpha_temp``. A panel without data says so.
+    deviation on either side), beside the return of the episodes that were collected for training, or without a
+    simulator those scorers that are values; the Q values of dataset, policy and uniform actions; ``critic_td``;
+    ``cql_residual`` (``cql_gap`` in files without it); ``alpha_cql``; the policy's entropy with ``alpha_temp``. A panel
+    without data says so.
 
     Args:
         run_dir: the run's folder, with ``metrics.jsonl`` or ``episodes.csv`` in it.
@@ -66,7 +70,17 @@ def key_curves(run_dir: Path, title: str | None = None) -> Path:
         raise FileNotFoundError(f"{run_dir} has neither {METRICS_FILE} nor {EPISODES_FILE}: is it the folder of a run?")
     metrics, episodes = read_metrics(run_dir), read_episodes(run_dir)
     figure, panels = canvas(6, 13.0 / 3, 3.5, columns=3, label_size=11.5)
-    _draw_returns(panels[0], episodes, metrics)
+    if any(f"{PREFIX}initial_value" in row for row in metrics) and not any(
+        "eval_return_mean" in row for row in metrics
+    ):
+        _draw(
+            panels[0],
+            metrics,
+            "Scorers on recorded data",
+            {f"{PREFIX}{name}": words for name, words in _SCORERS.items()},
+        )
+    else:
+        _draw_returns(panels[0], episodes, metrics)
     actions = {"q_data": "dataset actions", "q_policy": "policy actions", "q_uniform": "uniform actions"}
     _draw(panels[1], metrics, "Q values", actions)
     _draw(panels[2], metrics, "TD error of the critics", {"critic_td": ""})

@@ -9,9 +9,8 @@ from cql import config
 from cql.algorithm import fast as fast_path
 from cql.algorithm.agent import AgentConfig
 from cql.config import TrainConfig
-from cql.rollout.envs import env_info
 from cql.training import limits
-from cql.training.build import agent_config, env_spec
+from cql.training.build import agent_config, env_of
 from cql.training.build_online import buffer_bytes
 
 _USABLE = 0.6  # of the free memory; the data, libraries and other programs need some as well
@@ -33,6 +32,8 @@ def choose_device(name: str) -> torch.device:
 
 def has_eval_worker(train_config: TrainConfig, device: torch.device) -> bool:
     """Whether a worker process does evaluations and videos."""
+    if not train_config.env.has_simulator:
+        return False
     match train_config.eval_worker:
         case config.EvalWorker.auto:
             # Training on the CPU leaves no core idle for a worker.
@@ -56,7 +57,7 @@ def fitting_stack_size(train_config: TrainConfig, workers: int = 1) -> tuple[int
     Returns:
         The number, at least 1, and a line that explains it.
     """
-    info = env_info(env_spec(train_config))
+    info = env_of(train_config)
     device = choose_device(train_config.device)
     shape = agent_config(train_config, info)
     one = run_bytes(shape, train_config.batch_size, device, fast=train_config.fast) + buffer_bytes(train_config, info)

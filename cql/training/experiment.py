@@ -15,12 +15,13 @@ from cql import commands, config, data, files, lock
 from cql.algorithm.agent import Agent, HyperParams
 from cql.algorithm.fast.cuda_graph import CapturedStep
 from cql.config import TrainConfig
-from cql.rollout.envs import EnvInfo, env_info
+from cql.data.yardsticks import yardsticks
+from cql.rollout.envs import EnvInfo
 from cql.rollout.evaluation import Evaluator, Recorder, rolling_out
 from cql.rollout.reference_scores import AUTO
 from cql.rollout.rendering import choose_backend
 from cql.rollout.worker import Worker
-from cql.training.build import agent_config, as_pool, env_spec, hyper_params, load_data, scores_of
+from cql.training.build import agent_config, as_pool, env_of, env_spec, hyper_params, load_data, scores_of
 from cql.training.build_online import build_online
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
 from cql.training.device import choose_device, has_eval_worker
@@ -28,7 +29,8 @@ from cql.training.initial import begin_with, initial_checkpoint
 from cql.training.limits import allow_open_files
 from cql.training.local_logger import LocalLogger, evaluations
 from cql.training.memory import keep_freed_memory
-from cql.training.provenance import provenance, versions
+from cql.training.policy_metrics import policy_metrics
+from cql.training.provenance import commit, provenance, spaces, versions
 from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
 from cql.training.run import Run, Schedule
 from cql.training.run_folder import FolderError, claim_folder, read_summary, score, shown_results, sweep_name
@@ -60,7 +62,7 @@ def run(train_config: TrainConfig, directory: Path) -> float:
 
     Returns:
         The score of the last evaluation, or its mean return if the environment has no reference scores: what a sweeper
-        maximises.
+        maximises. Without a simulator the scorer `env.best_by`, signed so that larger is better; NaN if none is named.
 
     Raises:
         FolderError: the folder belongs to another config, or has results but no checkpoint.
@@ -245,15 +247,16 @@ def train(
     first = next(iter(configs.values()))
     device = _prepare_torch(first)
     # Before anything imports mujoco, which reads the choice of a backend only once.
-    can_draw = first.video.enabled and choose_backend() is not None
-    info = env_info(env_spec(first))
+    can_draw = first.env.has_simulator and first.video.enabled and choose_backend() is not None
+    info = env_of(first)
     transitions = load_data(first, info, device)
+    of_data = functools.cache(functools.partial(yardsticks, transitions))
     keep_freed_memory()  # from now on: what loading the data frees goes back
-    log.info("%d transitions of %s on %s", len(transitions), first.env.id, device)
+    log.info("%d transitions of %s on %s", len(transitions), config.task_label(first), device)
     rule = first.dataset.returns_to_go
     if rule is not config.ReturnsToGo.truncate and not first.algorithm.penalty.calibrated:
         log.warning("dataset.returns_to_go=%s has no effect without algorithm/penalty=cal_ql", rule.value)
-    if first.env.reference == AUTO and scores_of(first) is None:
+    if first.env.has_simulator and first.env.reference == AUTO and scores_of(first) is None:
         log.info(
             "no reference scores are known for %s: its returns have no score; env.reference=[MIN,MAX] gives some",
             first.env.id,
@@ -266,10 +269,11 @@ def train(
             try:
                 checkpoint = stack.checkpoints.get(directory)
                 if checkpoint is not None and "init_from" in checkpoint:
-                    begin_with(checkpoint, directory, transitions)
+                    begin_with(checkpoint, directory, transitions, info)
                 elif checkpoint is not None:
                     check_checkpoint(checkpoint, each, directory, transitions, device)
-                one = _begin(each, info, directory, stack, provenance(each, transitions, device))
+                made_by = provenance(each, transitions, device, of_data(each.algorithm.discount))
+                one = _begin(each, info, directory, stack, made_by)
             except (OSError, ValueError, CheckpointError, FolderError) as error:
                 log.error("%s: %s", directory, error, extra={"run_dir": directory})
                 results[directory] = error
@@ -341,16 +345,20 @@ def _trainer(
 ) -> Trainer:
     """The trainer of runs, in the order of the stack; ``held`` closes what it holds open."""
     first, seeds = configs[0], [each.seed for each in configs]
-    agent = Agent(agent_config(first, env_info(env_spec(first))), numbers, seeds, device, fast=first.fast)
+    info = env_of(first)
+    agent = Agent(agent_config(first, info), numbers, seeds, device, fast=first.fast)
     sampler, pool = agent.sampler(seeds, first.batch_size), as_pool(transitions, configs)
     online = build_online(configs, [run.directory for run in runs], transitions, pool)
     if online is not None:
         held.callback(online.close)
     eval_seeds = [[each.env.eval_seed + e for e in range(each.env.n_eval_episodes)] for each in configs]
-    evaluator = Evaluator(env_spec(first), eval_seeds)
-    held.callback(evaluator.close)
     size, seconds = first.video.size, first.video.seconds
-    worker = None
+    evaluator = recorder = worker = None
+    if first.env.has_simulator:
+        evaluator = Evaluator(env_spec(first), eval_seeds)
+        held.callback(evaluator.close)
+        if first.video.enabled:
+            recorder = Recorder(env_spec(first), width=size, height=size, seconds=seconds)
     if has_eval_worker(first, device):
         build = functools.partial(rolling_out, env_spec(first), eval_seeds, size=size, seconds=seconds)
         worker = Worker(build, name="evaluation worker")
@@ -362,10 +370,15 @@ def _trainer(
         data=pool,
         normaliser=transitions.normaliser,
         evaluator=evaluator,
-        recorder=Recorder(env_spec(first), width=size, height=size, seconds=seconds) if first.video.enabled else None,
+        recorder=recorder,
         runs=runs,
         schedule=_schedule(first),
-        provenance={"versions": versions(), "data_fingerprint": transitions.fingerprint},
+        provenance={
+            "versions": versions(),
+            "commit": commit(),
+            "data_fingerprint": transitions.fingerprint,
+            "spaces": spaces(info),
+        },
         step=CapturedStep(agent, sampler, pool) if captures else None,
         worker=worker,
         scoring=_scoring(configs, agent, transitions),
@@ -377,14 +390,19 @@ def _trainer(
 def _scoring(
     configs: Sequence[TrainConfig], agent: Agent, transitions: data.Transitions
 ) -> Callable[[int], dict[str, float]] | None:
-    """What scores a run of the agent on held-out episodes, as metrics; None if there are none."""
-    if transitions.held_out is None:
-        return None
-    scoring = Scoring(transitions.held_out)
+    """What compares a run of the agent with the data, as metrics, and scores it on held-out episodes if there are any.
+
+    Without a simulator it scores on all episodes then. None for runs that only learn in the environment.
+    """
+    of_policy = policy_metrics(agent, transitions) if configs[0].n_steps else None
+    if transitions.held_out is None and configs[0].env.has_simulator:
+        return of_policy
+    scoring = Scoring(transitions.held_out or transitions)
 
     def metrics(run: int) -> dict[str, float]:
         found = scoring.of_agent(agent, run, configs[run].algorithm.discount)
-        return {f"{PREFIX}{name}": value for name, value in found.items()}
+        own = {} if of_policy is None else of_policy(run)
+        return own | {f"{PREFIX}{name}": value for name, value in found.items()}
 
     return metrics
 
@@ -429,7 +447,7 @@ def _begin(
     """
     is_failed, checkpoint = directory not in stack.checkpoints, stack.checkpoints.get(directory)
     so_far: list[tuple[int, float]] = []
-    local, logger = LocalLogger(directory), train_config.logger
+    local, logger, env = LocalLogger(directory), train_config.logger, train_config.env
     checkpoints = CheckpointFolder(directory / "checkpoints", train_config.n_kept_checkpoints)
     if not is_failed:
         checkpoints.cut(stack.step)  # before the rows: no checkpoint may count on rows that are gone
@@ -451,4 +469,7 @@ def _begin(
         evaluations=so_far,
         n_offline_steps=train_config.n_steps if train_config.online.n_updates else None,
         status="failed" if is_failed else "running",
+        title=f"{env.id if env.has_simulator else config.task_label(train_config)}, seed {train_config.seed}",
+        has_simulator=env.has_simulator,
+        best_by=env.best_by,
     )

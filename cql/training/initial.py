@@ -16,8 +16,11 @@ import torch
 from cql import config, data, files
 from cql.algorithm.sampling import TRAINING_STREAM, generator
 from cql.config import TrainConfig
+from cql.config.schema import NO_SIMULATOR
 from cql.points import parse_point
+from cql.rollout.envs import EnvInfo
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load
+from cql.training.provenance import spaces
 from cql.training.run_folder import CONFIG_FILE, FolderError, sweep_name
 
 log = logging.getLogger(__name__)
@@ -59,21 +62,24 @@ def initial_checkpoint(train_config: TrainConfig, directory: Path, device: torch
         "scores": {},
         "last_metrics": {},
         "normaliser": contents["normaliser"],
+        "spaces": contents.get("spaces"),
         "init_from": {
             "option": option,
             "checkpoint": str(path),
             "step": step,
+            "env_id": contents["config"].get("env", {}).get("id"),
             "data_fingerprint": contents["data_fingerprint"],
             "differences": _differences(contents["config"], train_config),
         },
     }
 
 
-def begin_with(checkpoint: Mapping[str, Any], directory: Path, transitions: data.Transitions) -> None:
+def begin_with(checkpoint: Mapping[str, Any], directory: Path, transitions: data.Transitions, info: EnvInfo) -> None:
     """Check that a run's data suit what it begins with, say in what it differs, and note that in its folder.
 
     Raises:
-        FolderError: the observations are normalised otherwise than those that the networks know.
+        FolderError: the observations are normalised, or without a simulator the actions scaled, otherwise than those
+            that the networks know.
     """
     origin, theirs, normaliser = checkpoint["init_from"], checkpoint["normaliser"], transitions.normaliser.cpu()
     own = {"mean": normaliser.mean, "std": normaliser.std}
@@ -92,12 +98,26 @@ def begin_with(checkpoint: Mapping[str, Any], directory: Path, transitions: data
             f"{origin['option']}: the networks of {origin['checkpoint']} know observations that were normalised "
             f"otherwise: {remedy}"
         )
+    _refuse_other_bounds(checkpoint, info)
     if origin["data_fingerprint"] != transitions.fingerprint:
         origin["differences"].append(f"data: {origin['data_fingerprint']} -> {transitions.fingerprint}")
     lines = "".join(f"\n  {line}" for line in origin["differences"])
     said = f"; differs from that run in:{lines}" if lines else ", with its config but for online"
     log.info("begins with step %d of %s%s", origin["step"], origin["checkpoint"], said, extra={"run_dir": directory})
     files.write_text(directory / INIT_FILE, json.dumps(origin, indent=2) + "\n")
+
+
+def _refuse_other_bounds(checkpoint: Mapping[str, Any], info: EnvInfo) -> None:
+    """Where bounds are not an environment's, those of a run and of what it begins with have to be the same."""
+    origin, before, now = checkpoint["init_from"], checkpoint["spaces"], spaces(info)
+    keys, is_free = ("action_low", "action_high"), info.env_id == NO_SIMULATOR
+    if before is None or not (is_free or origin["env_id"] == NO_SIMULATOR):
+        return
+    if any(before[key].shape == now[key].shape and not torch.equal(before[key], now[key]) for key in keys):
+        wanted, remedy = (before, "set") if is_free else (now, "train that run with")
+        settings = " ".join(f"env.{key}=[{','.join(f'{x:.9g}' for x in wanted[key].tolist())}]" for key in keys)
+        said = f"{origin['option']}: the networks of {origin['checkpoint']} know actions scaled by other bounds"
+        raise FolderError(f"{said}: {remedy} {settings}")
 
 
 def _is_raw(normaliser: Mapping[str, torch.Tensor]) -> bool:

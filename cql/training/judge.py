@@ -25,16 +25,17 @@ from tqdm.auto import tqdm
 from cql import config, data, files, lock
 from cql.algorithm import fast
 from cql.algorithm.fqe import FittedQEvaluation
-from cql.algorithm.networks import Mlp, Networks, Parameters
+from cql.algorithm.networks import Mlp
 from cql.config import TrainConfig
 from cql.config.judge import JudgeConfig
 from cql.config.mixture import PREPARATION
 from cql.data.returns import discounted_returns
 from cql.rollout.envs import EnvError
-from cql.training.build import actor_mlp, as_pool, env_of, env_spec, load_data, mlp
+from cql.training.build import as_pool, env_of, env_spec, load_data
 from cql.training.checkpoint import CheckpointError, CheckpointFolder, load, read, save
 from cql.training.device import choose_device
 from cql.training.local_logger import JUDGEMENT_FILE, read_judgement
+from cql.training.networks import actor_of, critics_of
 from cql.training.progress import logging_above_bar
 from cql.training.run_folder import CONFIG_FILE, FolderError
 from cql.training.scoring import Scoring, value_of
@@ -151,7 +152,7 @@ def _found(directory: Path, settings: JudgeConfig) -> Judged:
 
 def _same_data(train_config: TrainConfig) -> TrainConfig:
     """The config of a run's recorded episodes as the environment gave them, held-out ones included."""
-    neutral = {
+    neutral: dict[str, Any] = {
         "normalise_observations": True, "reward_scale": 1.0, "reward_bias": 0.0, "timeouts_as_terminals": False,
         "normalise_rewards": False, "action_clip": None, "validation_fraction": 0.0,
         "returns_to_go": config.ReturnsToGo.truncate,
@@ -173,7 +174,7 @@ def _data_key(train_config: TrainConfig) -> str:
 def _judge_group(members: Sequence[Judged], settings: JudgeConfig, folder: Path, device: torch.device) -> None:
     """Judge runs of one dataset."""
     info = env_of(members[0].config)
-    policies = [_Policy.load(each, device) for each in members]
+    policies = [_Policy(each, device) for each in members]
     scorings: dict[str, tuple[Scoring, str]] = {}
     found: list[dict[str, Any]] = []
     for each, policy in zip(members, policies, strict=True):
@@ -282,49 +283,25 @@ def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, path: Path, name: str) -
                 log.info("%s: step %d/%d", name, done, settings.n_steps)
 
 
-@dataclass(frozen=True)
 class _Policy:
-    """The deterministic policy and the critics of one checkpoint, for many states at once.
+    """The deterministic policy and the critics of one checkpoint, for many states at once."""
 
-    Attributes:
-        config: of the run.
-        networks: how they are computed.
-        actor: its parameters, with R = 1.
-        critics: likewise.
-        normaliser: of the run's observations.
-        step: of the checkpoint.
-    """
-
-    config: TrainConfig
-    networks: Networks
-    actor: Parameters
-    critics: Parameters
-    normaliser: data.Normaliser
-    step: int
-
-    @classmethod
-    def load(cls, judged: Judged, device: torch.device) -> _Policy:
-        """From the checkpoint's file."""
-        contents, own = load(judged.checkpoint), judged.config
-        parts = contents["agent"]["parameters"]
-        actor, critics = ({k: x.unsqueeze(0).to(device) for k, x in parts[p].items()} for p in ("actor", "critics"))
-        shapes = actor_mlp(own), mlp(own.network, own.network.critic)
-        normaliser = data.Normaliser(*(contents["normaliser"][key].to(device) for key in ("mean", "std")))
-        return cls(own, fast.choose(*shapes, device).networks, actor, critics, normaliser, int(contents["step"]))
+    def __init__(self, judged: Judged, device: torch.device) -> None:
+        path, contents = judged.checkpoint, load(judged.checkpoint)
+        self.step = int(contents["step"])
+        self._normaliser = data.Normaliser(*(contents["normaliser"][key].to(device) for key in ("mean", "std")))
+        self._actor, actor, self._log_std = actor_of(contents, path)
+        critic, critics = critics_of(contents, path)
+        self._networks = fast.choose(self._actor, critic, device).networks
+        self._parameters, critics = ({k: x.to(device) for k, x in part.items()} for part in (actor, critics))
+        self.value = value_of(critic, critics, self._networks)  # the lowest one, (M,), as the run's critics see states
 
     @torch.no_grad()
     def act(self, states: Tensor) -> Tensor:
         """Actions (M, A) in [-1, 1] for states (M, S) as the run's critics see them."""
-        bounds = self.config.algorithm.log_std_min, self.config.algorithm.log_std_max
-        return self.networks.actor(actor_mlp(self.config), self.actor, states[None], *bounds)[0][0].tanh()
-
-    def value(self, states: Tensor, actions: Tensor) -> Tensor:
-        """The lowest value of the run's critics, (M,)."""
-        network = self.config.network
-        return value_of(mlp(network, network.critic), self.critics, self.networks)(states, actions)
+        return self._networks.actor(self._actor, self._parameters, states[None], *self._log_std)[0][0].tanh()
 
     def actions_at(self, rows: Tensor, normaliser: data.Normaliser) -> Tensor:
         """Actions (N, A) for rows (N, S) that another normaliser was applied to."""
-        return torch.cat(
-            [self.act(self.normaliser.apply(part * normaliser.std + normaliser.mean)) for part in rows.split(_ROWS)]
-        )
+        parts = (part * normaliser.std + normaliser.mean for part in torch.split(rows, _ROWS))
+        return torch.cat([self.act(self._normaliser.apply(part)) for part in parts])

@@ -32,6 +32,8 @@ EPISODES_FILE = "episodes.csv"
 SUMMARY_FILE = "summary.json"
 PROVENANCE_FILE = "provenance.json"
 JUDGEMENT_FILE = "judgement.json"
+YARDSTICKS = "yardsticks"
+"""In the provenance: what the data say of values and actions, by the names of :mod:`cql.data.yardsticks`."""
 VIDEO_FOLDER = "videos"
 
 N_LAST_EVALUATIONS = 5

@@ -26,7 +26,8 @@ def run_line(step: int, n_steps: int, rate: float, metrics: Mapping[str, float])
         line += f"  return {rounded(metrics['eval_return_mean'])} +- {rounded(metrics['eval_return_std'])}"
         line += f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else ""
         line += f"  success {metrics['eval_success']:.2f}" if "eval_success" in metrics else ""
-    names = ("critic_td", "cql_gap", "alpha_cql", "q_data", "env_steps", "online_return", "online_success")
+    names = ["critic_td", "cql_gap", "alpha_cql", "q_data", "env_steps", "online_return", "online_success"]
+    names += ["offline_td_error", "offline_initial_value"]
     return line + "".join(f"  {name} {metrics[name]:.4g}" for name in names if name in metrics)
 
 

@@ -3,6 +3,7 @@
 import functools
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 
 from cql import config, data
 from cql.config import TrainConfig
+from cql.rollout.envs import EnvInfo
+from cql.training.local_logger import YARDSTICKS
+from cql.training.policy import Spaces
 
 
 def versions() -> dict[str, str]:
@@ -19,12 +23,30 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def provenance(train_config: TrainConfig, transitions: data.Transitions, device: torch.device) -> dict[str, Any]:
-    """What a run's numbers depend on besides its config, and what it learned from."""
+def spaces(info: EnvInfo | Spaces) -> dict[str, Any]:
+    """What a checkpoint says of the environment, so that its policy acts in the environment's units without it."""
+    return {
+        "action_low": torch.tensor(info.action_low),
+        "action_high": torch.tensor(info.action_high),
+        "observation_keys": list(info.observation_keys),
+    }
+
+
+def provenance(
+    train_config: TrainConfig, transitions: data.Transitions, device: torch.device, yardsticks: Mapping[str, float]
+) -> dict[str, Any]:
+    """What a run's numbers depend on besides its config, what it learned from, and what its numbers are held against.
+
+    Args:
+        train_config: of the run.
+        transitions: that it learns from.
+        device: that it trains on.
+        yardsticks: of :func:`cql.data.yardsticks.yardsticks`.
+    """
     dataset = train_config.dataset
     return {
         "versions": versions(),
-        "commit": _commit(),
+        "commit": commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "dataset": {
@@ -33,11 +55,12 @@ def provenance(train_config: TrainConfig, transitions: data.Transitions, device:
             "transitions": len(transitions),
             **({"mixture": dataset.mixture} if isinstance(dataset, config.MixtureDataset) else {}),
         },
+        YARDSTICKS: dict(yardsticks),
     }
 
 
 @functools.cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that holds this package, with ``-dirty`` if it was changed; None without one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cql.algorithm.scorers import DIRECTIONS, PREFIX
 from cql.rollout.envs import normalised_score
 from cql.training.checkpoint import CheckpointFolder
 from cql.training.local_logger import N_LAST_EVALUATIONS, LocalLogger
@@ -66,7 +67,9 @@ class Scores:
         last_std: standard deviation of its episodes' returns.
         last_success: share of its episodes that succeeded; None where the environment does not report it.
         best_return: mean return of the best evaluation.
-        best_step: its step.
+        best_step: its step; without a simulator, that of the best objective.
+        offline: the scorers at the last evaluation, as metrics.
+        best_objective: without a simulator: the best value of :attr:`Run.objective`.
     """
 
     last_return: float | None = None
@@ -74,6 +77,8 @@ class Scores:
     best_return: float | None = None
     best_step: int | None = None
     last_success: float | None = None
+    offline: dict[str, float] = field(default_factory=dict)
+    best_objective: float | None = None
 
 
 @dataclass
@@ -95,6 +100,9 @@ class Run:
         exit_code: 0, 1 if the run failed or was stopped on its page in W&B, 128 + the number of a signal that ended it.
         failure: what went wrong, where ``status`` is ``failed``.
         last_metrics: the last row that was logged, with its step.
+        title: of its figure.
+        has_simulator: whether evaluations have returns.
+        best_by: without a simulator: the scorer that says which step is the best, None for none.
     """
 
     directory: Path
@@ -111,6 +119,42 @@ class Run:
     exit_code: int = 0
     failure: str | None = None
     last_metrics: dict[str, float] = field(default_factory=dict)
+    title: str = ""
+    has_simulator: bool = True
+    best_by: str | None = None
+
+    @property
+    def judged_by(self) -> str:
+        """What :attr:`judged` is."""
+        return "return" if self.has_simulator else f"{PREFIX}{self.best_by}"
+
+    @property
+    def judged(self) -> float | None:
+        """What the last evaluation came to: the mean return, or without a simulator the named scorer."""
+        return self.scores.last_return if self.has_simulator else self.scores.offline.get(self.judged_by)
+
+    @property
+    def objective(self) -> float | None:
+        """Without a simulator: the named scorer, with the sign that makes the larger value the better one."""
+        return None if self.best_by is None or self.judged is None else DIRECTIONS[self.best_by] * self.judged
+
+    def note_scores(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Keep the scorers among the metrics of a step; tell whether the objective is the best so far.
+
+        Raises:
+            ValueError: the named scorer is not defined.
+        """
+        found = {name: value for name, value in metrics.items() if name.startswith(PREFIX)}
+        if not found:
+            return False
+        self.scores.offline = found
+        objective, best = self.objective, self.scores.best_objective
+        if self.best_by is not None and objective is None:
+            raise ValueError(f"env.best_by={self.best_by} is not defined on these data: name another scorer")
+        if objective is None or (best is not None and objective <= best):
+            return False
+        self.scores.best_objective, self.scores.best_step = objective, step
+        return True
 
     def score(self, returns: float) -> float | None:
         """Normalised score, where there are reference returns."""
@@ -120,8 +164,14 @@ class Run:
         """The last and the best evaluation and the mean of the last few, as returns and as scores.
 
         Of a run with a part in the environment also the evaluation before that part, and the regret: the mean of
-        1 - score / 100 over the evaluations in it.
+        1 - score / 100 over the evaluations in it. Without a simulator, the scorers and the objective.
         """
+        if not self.has_simulator:
+            best = self.scores.best_objective
+            found = {**self.scores.offline, "objective": self.objective, "best_step": self.scores.best_step}
+            if self.best_by is not None:
+                found[f"best_{self.judged_by}"] = None if best is None else DIRECTIONS[self.best_by] * best
+            return found
         returns_so_far = [return_ for _, return_ in self.evaluations]
         last_few = float(np.mean(returns_so_far[-N_LAST_EVALUATIONS:])) if returns_so_far else None
         returns = {

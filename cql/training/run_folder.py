@@ -7,6 +7,7 @@ resume from.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,12 @@ def read_summary(directory: Path) -> dict[str, Any]:
 
 
 def score(summary: Mapping[str, Any]) -> float:
-    """The last score in the summary of a finished run, or its mean return without reference scores."""
+    """The last score in the summary of a finished run, or its mean return without reference scores.
+
+    Of a run without a simulator, its objective; NaN if no scorer was named.
+    """
+    if "objective" in summary:
+        return math.nan if summary["objective"] is None else float(summary["objective"])
     return float(summary["eval_score"] if summary["eval_score"] is not None else summary["eval_return_mean"])
 
 

@@ -5,7 +5,6 @@ Axes: R runs, M transitions.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -17,8 +16,7 @@ from cql.algorithm.agent import Agent
 from cql.algorithm.networks import Mlp, Networks, Parameters
 from cql.data import Transitions
 
-PREFIX = "offline_"
-"""Before the name of a scorer in the metrics of a run."""
+PREFIX = scorers.PREFIX
 
 MOST_TRANSITIONS = 20_000
 """Of the episodes that are scored: more would only cost time."""
@@ -52,12 +50,12 @@ class Scoring:
         config = agent.config
         actor = {name: tensor[run : run + 1].detach() for name, tensor in agent.actor.items()}
         critics = {name: tensor[run : run + 1].detach() for name, tensor in agent.critics.items()}
-        act = functools.partial(
-            agent.networks.actor, config.actor, actor, log_std_min=config.log_std_min, log_std_max=config.log_std_max
-        )
-        return self.scores(
-            lambda states: act(states[None])[0][0].tanh(), value_of(config.critic, critics, agent.networks), discount
-        )
+        bounds = config.log_std_min, config.log_std_max
+
+        def act(states: Tensor) -> Tensor:
+            return agent.networks.actor(config.actor, actor, states[None], *bounds)[0][0].tanh()
+
+        return self.scores(act, value_of(config.critic, critics, agent.networks), discount)
 
     @torch.no_grad()
     def scores(
@@ -72,14 +70,14 @@ class Scoring:
         """
         parts: dict[str, list[Tensor]] = {name: [] for name in ("policy_actions", "q_data", "q_policy", "q_next")}
         data = self._data
-        for index in self._index.split(_ROWS):
+        for index in torch.split(self._index, _ROWS):
             states, following = data.rows[data.row[index]], data.rows[data.row[index] + 1]
             own = act(states)
             parts["policy_actions"].append(own)
             parts["q_data"].append(value(states, data.actions[index]))
             parts["q_policy"].append(value(states, own))
             parts["q_next"].append(value(following, act(following)))
-        starts = [data.rows[data.row[index]] for index in self._starts.split(_ROWS)]
+        starts = [data.rows[data.row[index]] for index in torch.split(self._starts, _ROWS)]
         scored = scorers.Scored(
             rewards=_numpy(data.rewards[self._index]),
             terminated=_numpy(data.terminated[self._index]),

@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -78,12 +79,12 @@ class Trainer:
         online: the part in the environment; None if training ends with the dataset.
         online_step: like ``step``, for that part.
         normaliser: of the observations; part of every checkpoint.
-        evaluator: R x E environments.
+        evaluator: R x E environments; None if there is no simulator.
         recorder: records rollouts; None if videos are off or no OpenGL backend works.
         runs: R of them, in the order of the stack. One whose status is not ``running`` keeps its slot, so that the
             rounding of the others stays what it was, and nothing of it is touched.
         schedule: shared by the stack.
-        provenance: versions and the data's fingerprint, for the checkpoints.
+        provenance: versions, the data's fingerprint and the environment's spaces, for the checkpoints.
         progress: show a progress bar; None shows it on a terminal only.
         label: names the stack in the one line that is logged of it at the end of an epoch; empty logs no such line.
         step: takes one training step and gives its metrics, like :class:`cql.algorithm.fast.cuda_graph.CapturedStep`;
@@ -97,7 +98,7 @@ class Trainer:
     sampler: Sampler
     data: Pool | Batch | Mixture
     normaliser: Normaliser
-    evaluator: Evaluator
+    evaluator: Evaluator | None
     recorder: Recorder | None
     runs: list[Run]
     schedule: Schedule
@@ -335,7 +336,7 @@ class Trainer:
             step=step,
             metrics=metrics,
             states={index: self._state(index) for index in metrics} if beside else {},
-            rollouts=self._rollouts(due, recorded) if evaluated else None,
+            rollouts=self._rollouts(due, recorded) if evaluated and self.evaluator is not None else None,
             saved=saved,
             seconds=seconds,
             rate=rate,
@@ -388,9 +389,11 @@ class Trainer:
                     log.warning(said, epoch.step, problem.reason, extra={"run_dir": run.directory})
                 elif rolled is not None and self._note_evaluation(epoch.step, index, run, rolled.results, metrics):
                     best.append(index)
+                if run.note_scores(epoch.step, metrics):
+                    best.append(index)
                 self._log(epoch.step, run, metrics, epoch.seconds, epoch.rate)
-                if self._bar is not None and run.scores.last_return is not None:
-                    self._bar.set_postfix_str(f"return {rounded(run.scores.last_return)}")
+                if self._bar is not None and run.judged is not None:
+                    self._bar.set_postfix_str(f"{run.judged_by} {rounded(run.judged)}")
         if self.label:
             self._log_stack(epoch.step, epoch.rate)
         if rolled is not None and epoch.rollouts is not None and epoch.rollouts.videos:
@@ -427,7 +430,7 @@ class Trainer:
         run.local.log_metrics(step, metrics)
         run.local.log_timing(step, timing)
         run.wandb.log(step, {**metrics, **timing})
-        if "eval_return_mean" in metrics:
+        if "eval_return_mean" in metrics or not run.has_simulator:
             run.wandb.summary(known(run.outcomes()))  # a sweep is looked at while it trains
         run.last_metrics = {"step": step, **metrics}
         log.info("%s", run_line(step, self.schedule.n_steps, rate, metrics), extra={"run_dir": run.directory})
@@ -439,9 +442,10 @@ class Trainer:
         shown = f"{self.label}: step {step}/{self.schedule.n_steps}  {len(alive)} run{'s' if len(alive) != 1 else ''}"
         shown += f"  {n_failed} failed" if n_failed else ""
         shown += f"  {rate:.1f} steps/s" if rate else ""
-        returns = [run.scores.last_return for run in alive if run.scores.last_return is not None]
-        if returns:
-            shown += f"  return {rounded(float(np.mean(returns)))} ({rounded(min(returns))} to {rounded(max(returns))})"
+        found = [run.judged for run in alive if run.judged is not None]
+        if found:
+            mean, low, high = (rounded(float(each)) for each in (np.mean(found), min(found), max(found)))
+            shown += f"  {alive[0].judged_by} {mean} ({low} to {high})"
         n_left = self.schedule.n_steps - step
         pace = (time.perf_counter() - self._began) / max(1, step - self._first + 1)  # with evaluations and all
         shown += f"  about {duration(n_left * pace)} left" if n_left and alive and rate else ""
@@ -504,6 +508,7 @@ class Trainer:
 
     def _roll_out(self, rollouts: Rollouts) -> RolledOut:
         """Do in this process, and with its arithmetic, what a worker does."""
+        assert self.evaluator is not None
         with one_thread():
             return roll_out(self.evaluator, self.recorder, rollouts)
 
@@ -521,17 +526,16 @@ class Trainer:
                     self._finish(index, run)
 
     def _finish(self, index: int, run: Run) -> None:
-        if run.scores.last_return is None:
+        if run.has_simulator and run.scores.last_return is None:
             raise ValueError("none of its evaluations could be made")
         run.local.check_rows()
-        if self.recorder is not None:
+        if self.recorder is not None and self.evaluator is not None:
             seed = int(self.evaluator.seeds[index, 0])
             self._stop_recording(videos.record_last(self.recorder, self._step_done, run, self._policy([index]), seed))
-        title = f"{run.config['env']['id']}, seed {run.config['seed']}"
-        run.wandb.log_figure(report.key_curves(run.directory, title=title))
+        run.wandb.log_figure(report.key_curves(run.directory, title=run.title))
         self._end(index, run, "finished", exit_code=0)
         if run.log_checkpoints:
-            for path in (run.checkpoints.find("last"), run.checkpoints.best):
+            for path in filter(Path.exists, (run.checkpoints.find("last"), run.checkpoints.best)):
                 run.wandb.log_artifact({path.name: path}, f"checkpoint-{run.wandb.run_id}-{path.stem}", "checkpoint")
 
     def _stop_those_asked(self) -> None:

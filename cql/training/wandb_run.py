@@ -5,13 +5,14 @@ import dataclasses
 import functools
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cql import config, lock, points
 from cql.config import TrainConfig
-from cql.rollout.envs import EnvInfo, env_info
-from cql.training.build import env_spec, hyper_params
+from cql.rollout.envs import EnvInfo
+from cql.training.build import env_of, hyper_params
 from cql.training.curves import KEY_CURVES_FILE
 from cql.training.provenance import versions
 from cql.training.run_folder import read_summary, sweep_name
@@ -31,10 +32,7 @@ def open_wandb_run(train_config: TrainConfig, info: EnvInfo, directory: Path, *,
     }
     match train_config.logger:
         case config.WandbLoggerConfig() as chosen if not disabled:
-            group, name = (
-                f"{train_config.env.id}/{config.dataset_label(train_config.dataset)}",
-                human_name(train_config),
-            )
+            group, name = config.task_label(train_config), human_name(train_config)
             _say_ignored_variables(tuple(_ignored_variables(chosen, os.environ)))
             tags, sweep = list(chosen.tags), sweep_name(directory)
             if sweep is not None:
@@ -104,6 +102,9 @@ def finished_together(mirrors: Sequence[WandbLogger], train_config: TrainConfig)
     finish_all(mirrors, seconds)
 
 
+_OUTCOMES = ("status", "best_step", "regret", "objective")  # besides evaluations and scorers
+
+
 def complete_wandb_run(train_config: TrainConfig, directory: Path) -> None:
     """Send what W&B lacks of a run that has finished, if a server is there. What goes wrong is a warning."""
     logger = train_config.logger
@@ -122,13 +123,11 @@ def complete_wandb_run(train_config: TrainConfig, directory: Path) -> None:
             return
         if is_complete(directory):
             return
-        mirror = held.enter_context(
-            open_wandb_run(train_config, env_info(env_spec(train_config)), directory, disabled=False)
-        )
+        mirror = held.enter_context(open_wandb_run(train_config, env_of(train_config), directory, disabled=False))
         if (figure := directory / KEY_CURVES_FILE).exists():
             mirror.log_figure(figure)
         summary = read_summary(directory)
-        own = {name: summary[name] for name in summary if "eval_" in name or name in ("status", "best_step", "regret")}
+        own = {name: value for name, value in summary.items() if name in _OUTCOMES or re.search("eval_|offline_", name)}
         mirror.summary({name: value for name, value in own.items() if value is not None})
 
 
@@ -145,7 +144,7 @@ def add_to_summary(train_config: TrainConfig, directory: Path, values: Mapping[s
         return "it was trained with logger=local, so it is not in W&B"
     with (
         lock.hold(directory),
-        open_wandb_run(train_config, env_info(env_spec(train_config)), directory, disabled=False) as mirror,
+        open_wandb_run(train_config, env_of(train_config), directory, disabled=False) as mirror,
     ):
         if mirror.active:
             mirror.summary(values)

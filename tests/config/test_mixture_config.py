@@ -12,9 +12,10 @@ from composed import load
 
 from cql import config
 from cql.config.choices import ReturnsToGo
+from cql.config.datasets import D4rlDataset, MinariDataset, MixtureDataset
 from cql.config.messages import ConfigError
 from cql.config.mixture import ratios_of, sources_of
-from cql.config.schema import D4rlDataset, MinariDataset, MixtureDataset, TrainConfig
+from cql.config.schema import TrainConfig
 
 RANDOM = "{kind: embedded, name: halfcheetah_random, ratio: 7}"
 MEDIUM = "{kind: embedded, name: halfcheetah_medium, ratio: 3, fraction: 0.1}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import shutil
@@ -12,6 +13,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny import write_dataset
 
@@ -113,6 +116,55 @@ def test_d4rl_files_with_other_bytes(tmp_path: Path, seed: int, n: int) -> None:
         path.write_bytes(bytes(body))
         outcomes[outcome(lambda: data.load_d4rl(path))] += 1
     print(dict(outcomes))  # noqa: T201
+    assert sum(outcomes.values()) == n
+
+
+def _as(kind: pa.DataType, cells: tuple[str, ...]) -> pa.Array:
+    """Texts as a column of a type, or as texts if they are not of it."""
+    try:
+        values = [float(each) for each in cells]
+        return pa.array([[each] for each in values] if pa.types.is_list(kind) else values, kind)
+    except (ValueError, pa.ArrowException):
+        return pa.array(cells)
+
+
+@pytest.mark.parametrize(("seed", "n"), COUNTS)
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
+def test_tables_with_other_cells_or_bytes(tmp_path: Path, ending: str, seed: int, n: int) -> None:
+    chance, path = random.Random(seed), tmp_path / f"log.{ending}"
+    names = ["id", *(f"obs_{i}" for i in range(4)), "act", "reward", "terminated"]
+    numbers = np.random.default_rng(0).normal(size=(8, 6)).round(3)
+    rows: list[list[Any]] = [[index // 4, *row, int(index == 3)] for index, row in enumerate(numbers.tolist())]
+    odd = ["", "nan", "inf", "1e400", "x", "true", "7", "-0", " 1 ", '"', "\u00e9", "1,5", "0x10", "1_0", "[]"]
+    outcomes: Counter[str] = Counter()
+
+    def read() -> RawData:
+        return data.load_table(path, observation_columns=["obs_*"], action_columns=["act"], episode_column="id")
+
+    for _ in range(n):
+        own, header = [list(row) for row in rows], list(names)
+        for _ in range(chance.randrange(3)):
+            chance.choice([header, *own])[chance.randrange(len(names))] = chance.choice(odd)
+        if chance.random() < 0.2:
+            del chance.choice([header, *own])[-1]
+        if ending == "parquet":
+            cells = zip(*((*map(str, row), "")[:8] for row in own), strict=True)
+            kinds = [
+                chance.choice([*[pa.float64()] * 9, pa.string(), pa.int8(), pa.list_(pa.float64())]) for _ in names
+            ]
+            pq.write_table(
+                pa.table([_as(kind, each) for kind, each in zip(kinds, cells, strict=True)], (*header, "x")[:8]), path
+            )
+        else:
+            text = "\n".join(",".join(map(str, row)) for row in (header, *own)).encode()
+            path.write_bytes(gzip.compress(text) if ending == "csv.gz" else text)
+        body = bytearray(path.read_bytes())
+        for _ in range(chance.choice([0, 0, 1, 5])):
+            body[chance.randrange(len(body))] = chance.randrange(256)
+        path.write_bytes(bytes(body[: chance.randrange(len(body))] if chance.random() < 0.1 else body))
+        outcomes[outcome(read)] += 1
+    print(dict(outcomes))  # noqa: T201
+    assert outcomes["refused by name"] > n / 4
     assert sum(outcomes.values()) == n
 
 

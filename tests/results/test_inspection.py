@@ -661,7 +661,7 @@ def test_the_command_on_a_d4rl_file(
     [
         (["file.hdf5"], "file.hdf5 does not exist"),
         (["made.hdf5"], "add --env"),
-        ([__file__], "is not an HDF5 file"),
+        ([__file__], "is neither an HDF5 file"),
         (["file.hdf5", "--env", "Hopper-v5"], "does not exist"),
         (["halfcheetah_mediun"], "embedded dataset: halfcheetah_random"),
         (["embedded/nothing"], "embedded dataset: halfcheetah_random"),

@@ -16,7 +16,7 @@ from cql.results.maze_figure import draw_maze, maze_runs
 from cql.results.runs import ResultsError
 from cql.training import experiment
 from cql.training.checkpoint import CheckpointFolder, load
-from cql.training.values import load_values
+from cql.training.networks import load_values
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from made_runs import MAX_SCORE, MIN_SCORE, make_grid, make_run
 from cql import lock
 from cql.config.identity import flat
 from cql.results import report
-from cql.results.checks import is_shifted
 from cql.results.comparison import Comparison
+from cql.results.doctor import is_shifted
 from cql.results.groups import read_results, renamed
 from cql.results.runs import ResultsError, overrides_of, provenance_of, read_run
 from cql.sweep import status

@@ -84,7 +84,7 @@ def test_the_folder_says_what_the_numbers_depend_on(finished: Path) -> None:
     assert found["dataset"]["fingerprint"] == checkpoint["data_fingerprint"]
     assert found["dataset"]["transitions"] > 0
     assert found["threads"] == 1
-    assert set(found) == {"versions", "commit", "device", "threads", "dataset"}
+    assert set(found) == {"versions", "commit", "device", "threads", "dataset", "yardsticks"}
 
 
 def test_metrics_have_one_row_an_epoch_and_the_names_of_the_design(finished: Path) -> None:
@@ -92,7 +92,7 @@ def test_metrics_have_one_row_an_epoch_and_the_names_of_the_design(finished: Pat
     assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
     assert set(rows[0]) == {
         "step", "critic_td", "cql_gap", "cql_residual", "alpha_cql", "alpha_temp", "q_data", "q_policy", "q_uniform",
-        "actor_loss", "entropy", "eval_return_mean", "eval_return_std",
+        "actor_loss", "entropy", "action_distance", "at_bounds", "initial_value", "eval_return_mean", "eval_return_std",
     }  # fmt: skip
     episodes = read_episodes(finished)
     assert len(episodes) == 6 * 2

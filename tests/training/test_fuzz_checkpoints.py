@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import os
@@ -11,14 +12,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_config
 
+import cql
 from cql.config import ConfigError
-from cql.rollout.envs import env_info
+from cql.rollout.envs import EnvError, env_info
 from cql.training import build, checkpoint, experiment
 from cql.training.checkpoint import CheckpointError
+from cql.training.policy import PolicyError
 
 ODD: list[Any] = [None, True, -1, 0, 2**80, 0.5, float("nan"), "", "x" * 1000, [], {}, [1], {"a": 1}]
 
@@ -76,8 +80,11 @@ def mutated(contents: dict[str, Any], chance: random.Random) -> dict[str, Any]:
 
 
 def used(path: Path, contents: dict[str, Any]) -> str:
-    """What becomes of a checkpoint that is evaluated and resumed from."""
+    """What becomes of a checkpoint that is evaluated, used from Python and resumed from."""
     try:
+        with contextlib.suppress(PolicyError, EnvError):  # its bounds are none, or cannot be read
+            policy = cql.load(path)
+            policy.q(np.zeros(4), policy.act(np.zeros(4), sample=True))
         build.load_policy(path)
         loaded = checkpoint.load(path)
         info = env_info(contents["config"]["env"]["id"])

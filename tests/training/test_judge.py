@@ -138,7 +138,7 @@ def test_policies_act_on_rows_of_another_normalisation(sweep: Path) -> None:
     from cql.training.build import env_spec, load_data
 
     own = judge._found(sweep / "a", settings())
-    policy = judge._Policy.load(own, torch.device("cpu"))
+    policy = judge._Policy(own, torch.device("cpu"))
     info, cpu = env_info(env_spec(own.config)), torch.device("cpu")
     mine = load_data(dataclasses.replace(own.config, dataset=dataclasses.replace(own.config.dataset)), info, cpu)
     same = load_data(judge._same_data(own.config), info, cpu)
