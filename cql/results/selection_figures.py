@@ -14,7 +14,7 @@ from cql.training.curves import INK, PALE, SERIES, canvas
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLUMNS = 4
+_COLUMNS = 3
 _LINES = 6  # runs that scorers choose, beside the curve of episodes
 
 
@@ -28,15 +28,20 @@ def scatters(selection: Selection, arms: tuple[str, ...]) -> Figure | None:
         found, values = selection.correlation(scorer), selection.values(scorer)
         note = "" if math.isnan(found.value) else f"ρ = {found.value:.2f}"
         set_title(axes, scorer, note)
+        # A policy that leaves the data has a conservative estimate far below all others, which would be one point.
+        least = values.max() - 3.0 * float(values.max() - np.median(values)) if scorer == "fqe_cql" else -math.inf
+        shown = np.maximum(values, least)
         for place, candidate in enumerate(selection.candidates):
             style: Style = styles[candidate.arm]
-            axes.plot(values[place], selection.returns[place], "o", color=style.colour, markersize=5, zorder=3)
-            if scorer in FITTED:
+            is_beyond = values[place] < least
+            marker = "<" if is_beyond else "o"
+            axes.plot(shown[place], selection.returns[place], marker, color=style.colour, markersize=5, zorder=3)
+            if scorer in FITTED and not is_beyond:
                 bounds = [candidate.run.judgement[f"{scorer}_{end}"] for end in ("low", "high")]
                 height = [selection.returns[place]] * 2
                 axes.plot(bounds, height, color=style.colour, linewidth=1.2, alpha=0.6, zorder=2)
         chosen = selection.candidates.index(selection.order(scorer)[0])
-        axes.plot(values[chosen], selection.returns[chosen], "o", markersize=11, markerfacecolor="none",
+        axes.plot(shown[chosen], selection.returns[chosen], "o", markersize=11, markerfacecolor="none",
                   markeredgecolor=INK, markeredgewidth=1.4, zorder=4)  # fmt: skip
         name_axes(axes, "", selection.unit if index % _COLUMNS == 0 else "")
     return figure
