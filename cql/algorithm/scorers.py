@@ -15,20 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-DIRECTIONS = {
-    "td_error": -1,
-    "q_data": 1,
-    "q_policy": 1,
-    "advantage": 1,
-    "soft_opc": 1,
-    "action_distance": -1,
-    "initial_value": 1,
-}
-"""The scorers, and whether the larger value (1) or the smaller one (-1) is taken for that of the better policy."""
-
-PREFIX = "offline_"
-"""Before the name of a scorer in the metrics of a run."""
-
 Floats = NDArray[np.floating]
 
 
@@ -59,7 +45,7 @@ class Scored(NamedTuple):
 
 
 def scores(scored: Scored, discount: float) -> dict[str, float]:
-    """All scorers of one policy, by the names of :data:`DIRECTIONS`; those that are not defined are left out."""
+    """All scorers of one policy, by their names; those that are not defined are left out."""
     found = {
         "td_error": td_error(scored.q_data, scored.rewards, scored.terminated, scored.q_next, discount),
         "q_data": float(scored.q_data.mean()),

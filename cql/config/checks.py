@@ -14,6 +14,7 @@ from cql.config.names import path_safe, unsafe_name
 from cql.config.online import Finetune
 from cql.config.schema import CqlConfig, LearnedAlphaCql, TrainConfig
 from cql.rollout.reference_scores import AUTO
+from cql.scorer_names import DIRECTIONS
 
 
 def check(config: TrainConfig) -> None:
@@ -30,6 +31,7 @@ def check(config: TrainConfig) -> None:
 
 
 def range_problems(node: Any, prefix: str) -> Iterator[str]:
+    """What is out of range in a tree of dataclasses, whose keys begin with a prefix."""
     for item in dataclasses.fields(node):
         key, value = prefix + item.name, getattr(node, item.name)
         if dataclasses.is_dataclass(value):
@@ -113,15 +115,9 @@ def _env_problems(config: TrainConfig) -> Iterator[str]:
     for key, value in (("kwargs", env.kwargs), ("reference", env.reference)):
         if value not in (None, AUTO):
             yield f"env.{key}={value} has no effect with env=none, which has no simulator: write env.{key}=null"
-    if env.best_by is not None and env.best_by not in (scorers := _scorers()):
-        near = did_you_mean(difflib.get_close_matches(env.best_by, scorers, n=1))
-        yield f"env.best_by={env.best_by} is unknown; there are {', '.join(scorers)}{near}"
-
-
-def _scorers() -> Collection[str]:
-    from cql.algorithm.scorers import DIRECTIONS  # with NumPy, which no other check needs
-
-    return DIRECTIONS
+    if env.best_by is not None and env.best_by not in DIRECTIONS:
+        near = did_you_mean(difflib.get_close_matches(env.best_by, DIRECTIONS, n=1))
+        yield f"env.best_by={env.best_by} is unknown; there are {', '.join(DIRECTIONS)}{near}"
 
 
 def _empty_problems(texts: Mapping[str, str]) -> Iterator[str]:

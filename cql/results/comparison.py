@@ -10,12 +10,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.algorithm.scorers import DIRECTIONS, PREFIX
 from cql.results import statistics
 from cql.results.groups import Group, Results
 from cql.results.runs import STATISTICS, ResultsError, Statistic, mean_success
 from cql.results.selection import MEANINGS, mean_of
 from cql.results.statistics import Estimate, Profile
+from cql.scorer_names import DIRECTIONS, PREFIX
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from cql import files
-from cql.algorithm.scorers import DIRECTIONS, PREFIX
 from cql.config import SWEEP_FILE
 from cql.config.schema import NO_SIMULATOR
 from cql.points import SEED, without_seed
 from cql.results.runs import ResultsError, read_run
+from cql.scorer_names import DIRECTIONS, PREFIX
 from cql.sweep.status import read_sweep
 from cql.training.local_logger import N_LAST_EVALUATIONS
 from cql.training.wandb_logger import VIDEO_KEY, WANDB_FILE, wandb_text

@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from cql.algorithm.scorers import PREFIX
 from cql.results.groups import Group, Results
 from cql.results.runs import Run
+from cql.scorer_names import PREFIX
 from cql.training.local_logger import YARDSTICKS, EpisodeRow, read_episodes
 
 Label = TypeVar("Label")

@@ -19,13 +19,13 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.algorithm.scorers import PREFIX
 from cql.files import contents, write_text
 from cql.results import doctor, figures, pages, selection, selection_figures, statistics, writers
 from cql.results.comparison import Comparison
 from cql.results.groups import NOT_BEGUN, Group, Results
 from cql.results.runs import STATISTICS, Run, Statistic, mean_success, overrides_of, provenance_of, shown_value
 from cql.results.verdict import FEW_SEEDS, evaluation, verdict
+from cql.scorer_names import PREFIX
 from cql.sweep.status import counted
 from cql.training.curves import SERIES
 from cql.training.local_logger import EPISODES_FILE, METRICS_FILE, N_LAST_EVALUATIONS, SUMMARY_FILE, read_episodes

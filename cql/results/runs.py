@@ -17,13 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from cql.algorithm.scorers import DIRECTIONS, PREFIX
 from cql.commands import printable
 from cql.config.identity import NO_OTHER_RUN, ROUNDING, flat
 from cql.config.schema import NO_SIMULATOR
 from cql.files import UnreadableError, contents
 from cql.points import SEED, parse_point
 from cql.rollout.reference_scores import with_scores
+from cql.scorer_names import DIRECTIONS, PREFIX
 from cql.sweep.status import Status, evaluation_gap, planned_steps, status
 from cql.training.curves import Curve, by_step, column
 from cql.training.local_logger import (

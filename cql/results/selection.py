@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cql.algorithm.scorers import DIRECTIONS
 from cql.results import writers
 from cql.results.groups import Results
 from cql.results.runs import Run
 from cql.results.statistics import FEW_REPETITIONS, LEVEL, MIN_RUNS, Estimate
+from cql.scorer_names import DIRECTIONS
 from cql.sweep.status import counted
 from cql.training.local_logger import read_episodes
 

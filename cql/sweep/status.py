@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cql.algorithm.scorers import PREFIX
 from cql.files import UnreadableError, contents
 from cql.lock import LOCK_FILE, held
 from cql.points import SEED, order, parse_point
+from cql.scorer_names import PREFIX
 from cql.training.local_logger import (
     EPISODES_FILE,
     METRICS_FILE,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cql.algorithm.scorers import PREFIX
 from cql.files import replacing
+from cql.scorer_names import PREFIX
 from cql.training.local_logger import EPISODES_FILE, METRICS_FILE, EpisodeRow, read_episodes, read_metrics
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from cql.rollout.evaluation import Evaluator, Recorder, rolling_out
 from cql.rollout.reference_scores import AUTO
 from cql.rollout.rendering import choose_backend
 from cql.rollout.worker import Worker
+from cql.scorer_names import PREFIX
 from cql.training.build import agent_config, as_pool, env_of, env_spec, hyper_params, load_data, scores_of
 from cql.training.build_online import build_online
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
@@ -35,7 +36,7 @@ from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
 from cql.training.run import Run, Schedule
 from cql.training.run_folder import FolderError, claim_folder, read_summary, score, shown_results, sweep_name
 from cql.training.run_logs import check_log, run_logs
-from cql.training.scoring import PREFIX, Scoring
+from cql.training.scoring import Scoring
 from cql.training.trainer import Trainer
 from cql.training.wandb_logger import WandbLogger
 from cql.training.wandb_run import complete_wandb_run, finished_together, open_wandb_run

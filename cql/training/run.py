@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cql.algorithm.scorers import DIRECTIONS, PREFIX
 from cql.rollout.envs import normalised_score
+from cql.scorer_names import DIRECTIONS, PREFIX
 from cql.training.checkpoint import CheckpointFolder
 from cql.training.local_logger import N_LAST_EVALUATIONS, LocalLogger
 from cql.training.wandb_logger import WandbLogger

@@ -16,8 +16,6 @@ from cql.algorithm.agent import Agent
 from cql.algorithm.networks import Mlp, Networks, Parameters
 from cql.data import Transitions
 
-PREFIX = scorers.PREFIX
-
 MOST_TRANSITIONS = 20_000
 """Of the episodes that are scored: more would only cost time."""
 _MOST_STARTS = 10_000  # initial states
@@ -46,7 +44,7 @@ class Scoring:
         self._data = transitions
 
     def of_agent(self, agent: Agent, run: int, discount: float) -> dict[str, float]:
-        """The scores of one run of a stack as it is now, by the names of :data:`cql.algorithm.scorers.DIRECTIONS`."""
+        """The scores of one run of a stack as it is now, by the names of :data:`cql.scorer_names.DIRECTIONS`."""
         config = agent.config
         actor = {name: tensor[run : run + 1].detach() for name, tensor in agent.actor.items()}
         critics = {name: tensor[run : run + 1].detach() for name, tensor in agent.critics.items()}

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from cql.algorithm.scorers import DIRECTIONS, Scored, action_distance, scores, soft_opc, td_error
+from cql.algorithm.scorers import Scored, action_distance, scores, soft_opc, td_error
+from cql.scorer_names import DIRECTIONS
 
 LENGTHS = np.array([2, 1, 2])
 REWARDS = np.array([1.0, 2.0, 10.0, 0.0, 1.0])  # returns 3, 10, 1: only 10 is above the median

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from made_runs import make_run
 
-from cql.algorithm.scorers import DIRECTIONS
 from cql.results import doctor, report
 from cql.results.comparison import Comparison
 from cql.results.frame import read_runs
 from cql.results.groups import read_results
 from cql.results.runs import read_run
 from cql.results.sweep_figure import sweep_curves
+from cql.scorer_names import DIRECTIONS
 from cql.sweep import status, table
 
 

@@ -22,11 +22,11 @@ from nested import assert_same
 
 from cql import config, data
 from cql.algorithm.agent import Agent
-from cql.algorithm.scorers import DIRECTIONS
 from cql.config import folders
 from cql.config.messages import ConfigError
 from cql.config.schema import TrainConfig
 from cql.rollout.envs import EnvError
+from cql.scorer_names import DIRECTIONS
 from cql.training import checkpoint, experiment, run_folder
 from cql.training.build import env_of, load_behaviour, load_data
 from cql.training.evaluate import evaluate

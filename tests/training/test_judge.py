@@ -16,8 +16,8 @@ from tiny import tiny_config
 
 from cql import config
 from cql.algorithm.fqe import FittedQEvaluation
-from cql.algorithm.scorers import DIRECTIONS
 from cql.config.judge import JudgeConfig, judge_config
+from cql.scorer_names import DIRECTIONS
 from cql.training import experiment, judge
 from cql.training.local_logger import JUDGEMENT_FILE, read_judgement, read_metrics
 
