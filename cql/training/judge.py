@@ -55,7 +55,7 @@ class Judged:
         directory: its folder.
         config: its config.
         checkpoint: the file of the policy.
-        key: of the checkpoint, the data and the settings; a judgement with the same one is up to date.
+        key: of the checkpoint and the settings; a judgement with the same one is up to date.
     """
 
     directory: Path
@@ -91,14 +91,17 @@ def judge(
     todo = [each for each in judged if read_judgement(each.directory).get("key") != each.key]
     if len(todo) < len(judged):
         log.info("%d of %d runs are judged already", len(judged) - len(todo), len(judged))
-    groups: dict[str, list[Judged]] = {}
+    groups: dict[str, dict[Path, tuple[Judged, _Policy]]] = {}
     for each in todo:
-        groups.setdefault(_data_key(each.config), []).append(each)
+        try:
+            groups.setdefault(_data_key(each.config), {})[each.directory] = each, _Policy(each.checkpoint, device)
+        except CheckpointError as error:
+            refused.append((each.directory, str(error)))
     for members in groups.values():
         try:
-            _judge_group(members, settings, folder, device)
+            _judge_group(list(members.values()), settings, folder, device)
         except (data.DatasetError, EnvError) as error:
-            refused += [(each.directory, str(error)) for each in members]
+            refused += [(directory, str(error)) for directory in members]
     without = {directory for directory, _ in refused}
     return [each.directory for each in judged if each.directory not in without], refused
 
@@ -171,24 +174,28 @@ def _data_key(train_config: TrainConfig) -> str:
     return f"{json.dumps(plain, sort_keys=True)} {env_spec(train_config)} {env.action_low} {env.action_high}"
 
 
-def _judge_group(members: Sequence[Judged], settings: JudgeConfig, folder: Path, device: torch.device) -> None:
+def _judge_group(
+    group: Sequence[tuple[Judged, _Policy]], settings: JudgeConfig, folder: Path, device: torch.device
+) -> None:
     """Judge runs of one dataset."""
+    members, policies = [each for each, _ in group], [policy for _, policy in group]
     info = env_of(members[0].config)
-    policies = [_Policy(each, device) for each in members]
-    scorings: dict[str, tuple[Scoring, str]] = {}
+    scorings: dict[str, tuple[Scoring, data.Transitions]] = {}
     found: list[dict[str, Any]] = []
     for each, policy in zip(members, policies, strict=True):
         key = json.dumps(config.to_dict(each.config)["dataset"], sort_keys=True)
         if key not in scorings:
             own = load_data(each.config, info, device)
-            scorings[key] = Scoring(own if own.held_out is None else own.held_out), _scored_on(own)
-        scoring, scored_on = scorings[key]
+            scorings[key] = Scoring(own if own.held_out is None else own.held_out), own
+        scoring, own = scorings[key]
+        if own.fingerprint != policy.fingerprint:
+            log.warning("%s was trained on other data than its dataset holds now", each.directory)
         found.append(
             {
                 "key": each.key,
                 "checkpoint": each.checkpoint.name,
                 "step": policy.step,
-                "scored_on": scored_on,
+                "scored_on": "all episodes" if own.held_out is None else "held-out episodes",
                 **scoring.scores(policy.act, policy.value, each.config.algorithm.discount),
             }
         )
@@ -201,10 +208,6 @@ def _judge_group(members: Sequence[Judged], settings: JudgeConfig, folder: Path,
         files.write_text(each.directory / JUDGEMENT_FILE, json.dumps(judgement, indent=1) + "\n")
     for path in states:
         path.unlink()
-
-
-def _scored_on(transitions: data.Transitions) -> str:
-    return "all episodes" if transitions.held_out is None else "held-out episodes"
 
 
 def _evaluated(
@@ -286,9 +289,9 @@ def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, path: Path, name: str) -
 class _Policy:
     """The deterministic policy and the critics of one checkpoint, for many states at once."""
 
-    def __init__(self, judged: Judged, device: torch.device) -> None:
-        path, contents = judged.checkpoint, load(judged.checkpoint)
-        self.step = int(contents["step"])
+    def __init__(self, path: Path, device: torch.device) -> None:
+        contents = load(path)
+        self.step, self.fingerprint = int(contents["step"]), str(contents["data_fingerprint"])
         self._normaliser = data.Normaliser(*(contents["normaliser"][key].to(device) for key in ("mean", "std")))
         self._actor, actor, self._log_std = actor_of(contents, path)
         critic, critics = critics_of(contents, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,13 +133,36 @@ def test_runs_that_cannot_be_judged_are_named(sweep: Path, tmp_path: Path) -> No
     assert "not the folder of a run" in refused[0][1]
 
 
+def test_a_damaged_checkpoint_costs_its_own_run_alone(sweep: Path, tmp_path: Path) -> None:
+    copies = [Path(shutil.copytree(sweep / name, tmp_path / name)) for name in "ab"]
+    path = copies[0] / "checkpoints" / "step_0000020.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    for each in copies:
+        (each / JUDGEMENT_FILE).unlink(missing_ok=True)
+    done, refused = judge.judge(copies, settings("fqe=false"), tmp_path)
+    assert done == copies[1:]
+    assert [directory for directory, _ in refused] == copies[:1]
+    assert "damaged" in refused[0][1]
+
+
+def test_other_data_than_those_of_training_are_told(
+    sweep: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = Path(shutil.copytree(sweep / "a", tmp_path / "a"))
+    (copy / JUDGEMENT_FILE).unlink(missing_ok=True)
+    config_file = copy / ".hydra" / "config.yaml"
+    config_file.write_text(config_file.read_text().replace("n_episodes: null", "n_episodes: 10"))
+    assert judge.judge([copy], settings("fqe=false"), tmp_path)[0] == [copy]
+    assert "was trained on other data" in caplog.text
+
+
 def test_policies_act_on_rows_of_another_normalisation(sweep: Path) -> None:
     """Normalised twice and back, a policy sees what its own run normalised."""
     from cql.rollout.envs import env_info
     from cql.training.build import env_spec, load_data
 
     own = judge._found(sweep / "a", settings())
-    policy = judge._Policy(own, torch.device("cpu"))
+    policy = judge._Policy(own.checkpoint, torch.device("cpu"))
     info, cpu = env_info(env_spec(own.config)), torch.device("cpu")
     mine = load_data(dataclasses.replace(own.config, dataset=dataclasses.replace(own.config.dataset)), info, cpu)
     same = load_data(judge._same_data(own.config), info, cpu)
