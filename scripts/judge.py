@@ -31,7 +31,10 @@ def show(chosen: argparse.Namespace) -> int:
     from cql.files import write_text
     from cql.results import groups, runs, selection, writers
     from cql.sweep import status as sweeps
+    from cql.sweep.status import counted
 
+    if chosen.csv is not None and not chosen.csv.parent.is_dir():
+        raise UsageError(f"--csv {chosen.csv}: the folder {chosen.csv.parent} does not exist; make it first")
     overrides = [text for text in chosen.folders if "=" in text and not Path(text).is_dir()]
     names = [text for text in chosen.folders if text not in overrides]
     if not names:
@@ -59,7 +62,7 @@ def show(chosen: argparse.Namespace) -> int:
     for directory, reason in missed:
         sys.stderr.write(printable(f"not in W&B: {directory}: {reason}\n"))
     if not found:
-        print(f"{len(judged)} run judged; to compare takes two on the same task: {judge.JUDGEMENT_FILE} in its folder")
+        print(f"{counted(len(judged), 'run')} judged; to compare takes two on the same task: {judge.JUDGEMENT_FILE}")
     print(f"the page with figures: python scripts/report.py {shlex.join(names)}")
     return 1 if missed else 0
 

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cql.config.bounds import AT_LEAST_0, AT_LEAST_1, RATE, Bounds, number, text
+from cql.config.bounds import AT_LEAST_0, AT_LEAST_1, RATE, Bounds, number
 from cql.config.checks import range_problems
 from cql.config.choices import Activation, Device
 from cql.config.keys import CONFIG_DIR
@@ -23,7 +23,8 @@ class JudgeConfig:
     """How runs are judged by recorded data.
 
     Attributes:
-        checkpoint: Which policy of each run: the `last` or the `best` one.
+        checkpoint: Which policy of each run: `last`, a step, or `best`, which was chosen by evaluations in the
+            environment if there were any.
         fqe: Whether fitted Q evaluation is done; without it only the scorers, which take seconds.
         n_steps: Training steps of fitted Q evaluation.
         n_steps_per_epoch: Steps between two saves of its state, from which it resumes.
@@ -44,7 +45,7 @@ class JudgeConfig:
         n_threads: Torch's threads; null leaves the choice to torch.
     """
 
-    checkpoint: str = text(one_of=("last", "best"))
+    checkpoint: str
     fqe: bool
     n_steps: int = number(AT_LEAST_1)
     n_steps_per_epoch: int = number(AT_LEAST_1)
@@ -85,6 +86,8 @@ def judge_config(overrides: Sequence[str] = ()) -> JudgeConfig:
     settings = OmegaConf.to_object(node)
     assert isinstance(settings, JudgeConfig)
     problems = list(range_problems(settings, ""))
+    if settings.checkpoint not in ("last", "best") and not settings.checkpoint.isdigit():
+        problems.append(f"checkpoint={settings.checkpoint} is unknown; there are last, best, and steps such as 5000")
     if problems:
         raise ConfigError("\n".join(problems))
     return settings

@@ -61,7 +61,7 @@ def _row(directory: Path, run: Run | None, keys: list[str]) -> dict[str, Any]:
         outcomes = {f"{prefix}{name}": run.outcome(each, scored=scored) for each, prefix in _STATISTICS.items()}
         row |= {key: value for key, value in outcomes.items() if value is not None or not scored}
     judgement = {key: value for key, value in run.judgement.items() if isinstance(value, (int, float))}
-    return judgement | row  # a judgement has a step too, that of its checkpoint
+    return row | {key: value for key, value in judgement.items() if key not in row}  # it has a step too
 
 
 def _differing(configs: list[Mapping[str, Any]]) -> list[str]:

@@ -42,7 +42,7 @@ NOT_BEGUN = "has not begun"
 # The keys of a config that make its task. How the data are prepared belongs to the arm.
 _OF_TASK = (
     "env", "dataset.kind", "dataset.name", "dataset.id", "dataset.path", "dataset.n_episodes", "dataset.fraction",
-    "dataset.subset_seed", "dataset.validation_fraction",
+    "dataset.subset_seed",
 )  # fmt: skip
 _TASK_WORDS = ("task", "dataset", "env", "path", "id")  # keys of a point that name its task
 _LONGEST_LABEL = 90  # of an arm by its settings

@@ -497,9 +497,14 @@ class _Page:
         """Whether fitted Q evaluation judged any run."""
         return any("fqe" in run.judgement for run in self.results.runs)
 
+    @property
+    def fitted(self) -> str:
+        """The name of the estimate that chooses."""
+        return next(name for name in selection.FITTED if any(name in run.judgement for run in self.results.runs))
+
     def fqe(self, runs: Sequence[Run]) -> tuple[str, float | None]:
         """A cell with the mean estimate of some runs."""
-        mean = selection.mean_of(runs, "fqe")
+        mean = selection.mean_of(runs, self.fitted)
         return ("", None) if mean is None else (f"{mean:.4g}", mean)
 
     def link(self, path: Path) -> str:

@@ -5,13 +5,14 @@ the order of a scorer is compared with the order of their returns, and with what
 
 Sources:
     [Fu] Fu et al., Benchmarks for Deep Off-Policy Evaluation, 2021: rank correlation and regret@k.
+    [Karnin] Karnin et al., Almost Optimal Exploration in Multi-Armed Bandits, 2013.
     [Kurenkov] Kurenkov and Kolesnikov, Showing Your Offline Reinforcement Learning Work, 2022: budgets of episodes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from scipy import stats
 from cql.results import writers
 from cql.results.groups import Results
 from cql.results.runs import Run
-from cql.results.statistics import FEW_REPETITIONS, LEVEL, MIN_RUNS, Estimate
+from cql.results.statistics import FEW_REPETITIONS, LEVEL, MIN_RUNS, REPETITIONS, Estimate
 from cql.scorer_names import DIRECTIONS
 from cql.sweep.status import counted
 from cql.training.local_logger import read_episodes
@@ -54,6 +55,7 @@ KS = (1, 3, 5)
 FAR = 1.5
 """Times the median ``action_distance`` of the runs: fitted Q evaluation does not choose a run beyond it."""
 
+_FEWEST = 6  # runs, for an interval over them
 _SPLITS = 500  # of the episodes of an evaluation
 
 
@@ -143,10 +145,19 @@ class Selection:
     @cached_property
     def online(self) -> NDArray[np.float64]:
         """:func:`by_episodes` of the runs; empty if they were evaluated in different numbers of episodes."""
-        counts = {len(each.returns) for each in self.candidates}
-        if not self.is_known or len(counts) > 1:
-            return np.array([])
-        return by_episodes(np.array([each.returns for each in self.candidates]))
+        return by_episodes(self._episodes)
+
+    @cached_property
+    def halving(self) -> NDArray[np.float64]:
+        """:func:`by_halving` of the runs; empty likewise."""
+        return by_halving(self._episodes)
+
+    @cached_property
+    def _episodes(self) -> NDArray[np.float64]:
+        """(n, E), or (n, 0) if returns are not known or numbers differ."""
+        n = len(self.candidates)
+        is_even = self.is_known and len({len(each.returns) for each in self.candidates}) == 1
+        return np.array([each.returns for each in self.candidates]) if is_even else np.empty((n, 0))
 
     @property
     def sentences(self) -> list[str]:
@@ -156,7 +167,15 @@ class Selection:
         own = chosen.run.judgement
         known = f"{scorer}_low" in own
         bounds = f" (95 % interval {own[f'{scorer}_low']:.4g} to {own[f'{scorer}_high']:.4g})" if known else ""
-        said = [f"Of {n} runs, {scorer} chooses {chosen.name}: {own[scorer]:.4g}{bounds}."]
+        said = []
+        if len({_settings_of(each.run.judgement) for each in self.candidates}) > 1:
+            said.append(
+                "These runs were judged with different settings or on different data, so their order means little: "
+                "give them all to judge.py at once."
+            )
+        if own.get("checkpoint") == "best.pt" and chosen.run.has_simulator:
+            said.append("These are best checkpoints, which evaluations in the environment chose.")
+        said += [f"Of {n} runs, {scorer} chooses {chosen.name}: {own[scorer]:.4g}{bounds}."]
         if scorer in OF_CRITICS and len({str(_conservatism(each.run)) for each in self.candidates}) > 1:
             said.append(
                 "The runs differ in how conservative their critics are, and these critics give the values: a smaller "
@@ -180,14 +199,14 @@ class Selection:
             f"In the environment its {self.unit} is {value:.1f}, place {self.rank(chosen)} of {n}; the best run has "
             f"{best:.1f}, the mean of all is {float(self.returns.mean()):.1f}."
         )
-        agreed = {name: self.correlation(name) for name in self.scorers}
-        if any(math.isfinite(estimate.value) for estimate in agreed.values()):
-            trusted = [name for name, estimate in agreed.items() if estimate.low > 0.0]
-            said.append(
-                f"The order of {', '.join(trusted)} agrees with that of the returns (95 % interval above zero)."
-                if trusted
-                else "No scorer's order agrees significantly with that of the returns: do not rely on them here."
-            )
+        chance = {name: by_chance(self.preference(name), self.returns) for name in self.scorers}
+        trusted = [name for name, p in chance.items() if p < (1.0 - LEVEL) / len(chance)]
+        said.append(
+            f"The order of {', '.join(trusted)} agrees significantly with that of the {self.unit}s (permutation test, "
+            f"5 % over all {len(chance)} scorers)."
+            if trusted
+            else f"No scorer's order agrees significantly with that of the {self.unit}s."
+        )
         if len(self.online):
             enough = np.nonzero(self.online >= value)[0]
             said.append(
@@ -243,7 +262,7 @@ def trust(selection: Selection) -> list[list[str]]:
         [
             scorer,
             _shown(selection.correlation(scorer), 2),
-            *(_shown(selection.regret(scorer, k), 1) for k in KS),
+            *(_shown(selection.regret(scorer, k), 1) if k < len(selection.candidates) else "-" for k in KS),
             f"{chosen.name}: {chosen.returns.mean():.1f}, place {selection.rank(chosen)}",
         ]
         for scorer in (selection.scorers if selection.is_known else ())
@@ -302,6 +321,17 @@ def regret_at(scores: NDArray[np.float64], returns: NDArray[np.float64], k: int)
     return np.asarray(returns.max(-1) - np.take_along_axis(returns, top, -1).max(-1))
 
 
+def by_chance(scores: NDArray[np.float64], returns: NDArray[np.float64]) -> float:
+    """The probability that an order without relation to the returns agrees with theirs as well: a permutation test."""
+    value = float(rank_correlation(scores, returns))
+    if not math.isfinite(value):
+        return 1.0
+    random = np.random.default_rng(0)
+    shuffled = random.permuted(np.tile(returns, (REPETITIONS, 1)), axis=1)
+    as_good = int((rank_correlation(np.broadcast_to(scores, shuffled.shape), shuffled) >= value - 1e-9).sum())
+    return (1 + as_good) / (1 + REPETITIONS)
+
+
 def over_runs(
     statistic: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
     scores: NDArray[np.float64],
@@ -310,7 +340,8 @@ def over_runs(
     """A statistic of runs with a bootstrap interval over them.
 
     Args:
-        statistic: along the last axis of both.
+        statistic: along the last axis of both. With fewer than six runs it has no interval: a bootstrap of so few is
+            too narrow.
         scores: (n,).
         returns: (n,).
     """
@@ -318,7 +349,7 @@ def over_runs(
     found = statistic(scores[index], returns[index])
     found = found[np.isfinite(found)]
     value = float(statistic(scores, returns))
-    if not (len(found) and math.isfinite(value)):
+    if not (len(found) and math.isfinite(value) and len(scores) >= _FEWEST):
         return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(found, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
     return Estimate(value, float(low), float(high))
@@ -346,10 +377,44 @@ def by_episodes(returns: NDArray[np.float64]) -> NDArray[np.float64]:
     return total / _SPLITS
 
 
+def by_halving(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same for a bandit, sequential halving [Karnin]: the worse half of the runs gets no more episodes.
+
+    Args:
+        returns: as for :func:`by_episodes`.
+
+    Returns:
+        For budgets of k episodes times n runs, for k from 1 as far as the episodes go; NaN where a budget is too small
+        for an episode of each run in each round.
+    """
+    n_runs, n_episodes = returns.shape
+    n_rounds, found = math.ceil(math.log2(max(n_runs, 2))), []
+    for k in range(1, n_episodes):
+        sizes = [math.ceil(n_runs / 2**each) for each in range(n_rounds)]
+        ends = np.cumsum([k * n_runs // (size * n_rounds) for size in sizes])
+        if ends[-1] >= n_episodes:
+            break
+        random, total = np.random.default_rng(0), 0.0
+        for _ in range(_SPLITS if ends[0] else 0):
+            shuffled = returns[:, random.permutation(n_episodes)]
+            alive = np.arange(n_runs)
+            for size, end in zip([*sizes[1:], 1], ends, strict=True):
+                alive = alive[np.argsort(-shuffled[alive, :end].mean(1), kind="stable")[:size]]
+            total += float(shuffled[alive[0], ends[-1] :].mean())
+        found.append(total / _SPLITS if ends[0] else math.nan)
+    return np.array(found)
+
+
 def _returns(run: Run, scored: bool) -> NDArray[np.float64]:
     """Of the episodes at the step of the policy that was judged."""
     rows = [row for row in read_episodes(run.directory) if row.step == run.judgement.get("step")]
     return np.array([row.score if scored else row.return_ for row in rows], np.float64)
+
+
+def _settings_of(judgement: Mapping[str, Any]) -> tuple[Any, ...]:
+    """How a judgement was made; only equal ones can be compared."""
+    is_best, of_fqe = judgement.get("checkpoint") == "best.pt", str(judgement.get("fqe_key")).partition(" ")[2]
+    return judgement.get("scored_on"), is_best, of_fqe
 
 
 def _conservatism(run: Run) -> dict[str, Any]:

@@ -57,6 +57,12 @@ def online_cost(selection: Selection) -> Figure | None:
     figure, (axes,) = canvas(1, 8.4, 3.2)
     k = np.arange(1, len(curve) + 1)
     axes.plot(k, curve, color=INK, linewidth=2.0, marker="o", markersize=3.0, zorder=3, label="k episodes of each run")
+    halving = selection.halving
+    if np.isfinite(halving).any():
+        axes.plot(
+            np.arange(1, len(halving) + 1), halving, color=INK, linewidth=1.4, linestyle=(0, (1, 1.5)), marker="s",
+            markersize=3.0, zorder=3, label="as many by halving",
+        )  # fmt: skip
     chosen: dict[float, list[str]] = {}
     for scorer in selection.scorers:
         chosen.setdefault(float(selection.order(scorer)[0].returns.mean()), []).append(scorer)

@@ -55,13 +55,20 @@ class Judged:
         directory: its folder.
         config: its config.
         checkpoint: the file of the policy.
-        key: of the checkpoint and the settings; a judgement with the same one is up to date.
+        key: of the checkpoint; a judgement by scorers with the same one is up to date.
+        fqe_key: of the checkpoint and the settings of fitted Q evaluation; the same for its estimates.
     """
 
     directory: Path
     config: TrainConfig
     checkpoint: Path
     key: str
+    fqe_key: str
+
+    def needs(self, settings: JudgeConfig) -> bool:
+        """Whether the judgement in the folder lacks something, or is out of date."""
+        found = read_judgement(self.directory)
+        return found.get("key") != self.key or (settings.fqe and found.get("fqe_key") != self.fqe_key)
 
 
 def judge(
@@ -88,7 +95,7 @@ def judge(
             judged.append(_found(directory, settings))
         except (FolderError, CheckpointError, config.ConfigError, OSError) as error:
             refused.append((directory, str(error)))
-    todo = [each for each in judged if read_judgement(each.directory).get("key") != each.key]
+    todo = [each for each in judged if each.needs(settings)]
     if len(todo) < len(judged):
         log.info("%d of %d runs are judged already", len(judged) - len(todo), len(judged))
     groups: dict[str, dict[Path, tuple[Judged, _Policy]]] = {}
@@ -114,7 +121,7 @@ def publish(directories: Sequence[Path]) -> list[tuple[Path, str]]:
     """
     refused = []
     for directory in directories:
-        own = {f"judge_{name}": value for name, value in read_judgement(directory).items() if name != "key"}
+        own = {f"judge_{name}": value for name, value in read_judgement(directory).items() if "key" not in name}
         try:
             reason = add_to_summary(config.from_dict(config.saved_config(directory / CONFIG_FILE)), directory, own)
         except (OSError, ValueError, lock.FolderInUseError) as error:
@@ -148,9 +155,15 @@ def _found(directory: Path, settings: JudgeConfig) -> Judged:
         raise FolderError(f"{directory} is not the folder of a run: it holds no {CONFIG_FILE}")
     train_config = config.from_dict(config.saved_config(path))
     checkpoint = CheckpointFolder(directory / "checkpoints").find(settings.checkpoint)
-    own = {key: value for key, value in dataclasses.asdict(settings).items() if key not in ("device", "n_threads")}
-    identity = [hashlib.sha256(checkpoint.read_bytes()).hexdigest(), json.dumps(own, sort_keys=True)]
-    return Judged(directory, train_config, checkpoint, hashlib.sha256(" ".join(identity).encode()).hexdigest()[:16])
+    key = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
+    return Judged(directory, train_config, checkpoint, key, f"{key} {_settings_key(settings)}")
+
+
+def _settings_key(settings: JudgeConfig) -> str:
+    """Of what changes estimates of fitted Q evaluation."""
+    others = ("checkpoint", "fqe", "n_steps_per_epoch", "device", "n_threads")
+    own = {key: value for key, value in dataclasses.asdict(settings).items() if key not in others}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _same_data(train_config: TrainConfig) -> TrainConfig:
@@ -203,8 +216,11 @@ def _judge_group(
     if settings.fqe:
         transitions = load_data(_same_data(members[0].config), info, device)
         estimates, states = _evaluated(members, policies, transitions, settings, folder)
-        found = [own | each for own, each in zip(found, estimates, strict=True)]
+        found = [own | more for own, more in zip(found, estimates, strict=True)]
     for each, judgement in zip(members, found, strict=True):
+        before = read_judgement(each.directory)
+        if not settings.fqe and before.get("key") == each.key:
+            judgement = before | judgement  # with the estimates of an earlier start
         files.write_text(each.directory / JUDGEMENT_FILE, json.dumps(judgement, indent=1) + "\n")
     for path in states:
         path.unlink()
@@ -235,7 +251,7 @@ def _evaluated(
         "fqe_data_mean": float(returns[starts].mean()),
         "fqe_data_max": float(returns[starts].max()),
     }
-    found: list[dict[str, Any]] = [dict(about) for _ in members]
+    found: list[dict[str, Any]] = [{"fqe_key": each.fqe_key, **about} for each in members]
     states: list[Path] = []
     estimators = {"fqe": 0.0, **({"fqe_cql": settings.alpha_cql} if settings.alpha_cql else {})}
     for first, (name, alpha_cql) in itertools.product(range(0, len(members), per_stack), estimators.items()):
@@ -255,7 +271,7 @@ def _evaluated(
             centre=float(returns.mean()),
             scale=float(returns.std()) or 1.0,
         )
-        keys = " ".join(each.key for each in members[chosen])
+        keys = " ".join(each.fqe_key for each in members[chosen])
         states.append(folder / f"{name}_{hashlib.sha256(keys.encode()).hexdigest()[:16]}.pt")
         _fit(fqe, settings, states[-1], name)
         for own, values in zip(found[chosen], fqe.values(rows).double().cpu().numpy(), strict=True):
@@ -271,7 +287,7 @@ def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, path: Path, name: str) -
             fqe.load_state(read(path)["fqe"])
             log.info("%s resumes at step %d", name, fqe.n_steps_done)
         except (CheckpointError, ValueError, KeyError, RuntimeError) as error:
-            log.warning("%s is left alone and the evaluation begins anew: %s", path, error)
+            log.warning("%s cannot be resumed, so the evaluation begins anew: %s", path, error)
     log.info("%s of %d policies, %d seeds each, %d steps", name, fqe.n_policies, fqe.n_seeds, settings.n_steps)
     with (
         logging_above_bar(),

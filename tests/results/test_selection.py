@@ -12,7 +12,7 @@ from made_runs import make_run
 
 from cql.results import selection
 from cql.results.groups import read_results
-from cql.results.selection import by_episodes, over_runs, rank_correlation, regret_at
+from cql.results.selection import by_chance, by_episodes, by_halving, over_runs, rank_correlation, regret_at
 
 ALPHAS = (0.5, 1.0, 2.0, 5.0, 10.0)
 RETURNS = (100.0, 200.0, 500.0, 400.0, 300.0)
@@ -70,6 +70,46 @@ def test_intervals_over_runs() -> None:
     assert math.isnan(over_runs(rank_correlation, np.ones(5), np.arange(5.0)).value)
 
 
+def test_orders_that_agree_by_chance() -> None:
+    # Of the 120 orders of five, one is the right one; of the 6 of three likewise.
+    assert by_chance(np.arange(5.0), np.arange(5.0)) == pytest.approx(1 / 120, abs=0.003)
+    assert by_chance(np.arange(3.0), np.arange(3.0)) == pytest.approx(1 / 6, abs=0.02)
+    assert by_chance(np.ones(5), np.arange(5.0)) == 1.0
+    random = np.random.default_rng(0)
+    false = [by_chance(random.standard_normal(6), random.standard_normal(6)) < 0.05 for _ in range(60)]
+    assert np.mean(false) <= 0.12
+
+
+def test_few_runs_have_no_interval() -> None:
+    few = over_runs(rank_correlation, np.arange(5.0), np.arange(5.0))
+    assert few.value == 1.0
+    assert not few.has_interval
+    assert over_runs(rank_correlation, np.arange(6.0), np.arange(6.0)).has_interval
+
+
+def test_by_halving() -> None:
+    # Four runs: two rounds of at least one episode, which k = 1 does not pay for.
+    constant = np.repeat(np.arange(4.0)[:, None], 12, 1)
+    found = by_halving(constant)
+    assert found[1:4] == pytest.approx([3.0] * 3)
+    random = np.random.default_rng(0)
+    noisy = random.standard_normal((8, 40)) + 0.5 * np.arange(8)[:, None]
+    halved, even = by_halving(noisy), by_episodes(noisy)
+    assert np.isnan(halved[0])
+    # As many episodes in all tell more where few runs are left to share them.
+    assert np.nanmean(halved[2:8]) > np.mean(even[2:8])
+    assert by_halving(np.empty((3, 0))).tolist() == []
+
+
+def test_judgements_of_different_settings_are_not_compared_in_silence(sweep: Path) -> None:
+    (found,) = selection.selections(read_results([sweep]))
+    assert "different settings" not in " ".join(found.sentences)
+    path = sweep / "alpha_cql-1__seed-0" / "judgement.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fqe_key": "k other"}))
+    (found,) = selection.selections(read_results([sweep]))
+    assert "judged with different settings" in " ".join(found.sentences)
+
+
 def test_by_episodes() -> None:
     # Of two runs that are always 1 and 2, one episode finds the better.
     assert by_episodes(np.array([[1.0] * 4, [2.0] * 4])).tolist() == [2.0, 2.0, 2.0]
@@ -96,7 +136,8 @@ def test_selection_of_a_sweep(sweep: Path) -> None:
     text = " ".join(found.sentences)
     assert "Of 5 runs, fqe chooses alpha_cql=2, seed 0: 5 (95 % interval 4.5 to 5.5)." in text
     assert "its return is 500.0, place 1 of 5; the best run has 500.0, the mean of all is 300.0" in text
-    assert "The order of fqe agrees with that of the returns" in text
+    # One of 120 orders is right, and there are two scorers.
+    assert "The order of fqe agrees significantly with that of the returns (permutation test" in text
     first = selection.rows(found)[0]
     assert (first["arm"], first["fqe"], first["return"], first["td_error_place"]) == ("alpha_cql=2", 5.0, 500.0, 5)
 
@@ -151,7 +192,7 @@ def test_the_report_shows_the_choice(tmp_path: Path) -> None:
     for said in (
         "Choosing a run without an environment",
         "fqe chooses alpha_cql=2, seed 0",
-        "1.00 [1.00, 1.00]",
+        "<td>1.00</td>",
         "alpha_cql=0.5, seed 0: 100.0, place 5",
     ):
         assert said in page

@@ -119,6 +119,25 @@ def test_an_interrupted_evaluation_resumes_exactly(sweep: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_scorers_alone_leave_estimates_where_they_are(sweep: Path, tmp_path: Path) -> None:
+    before = judged(sweep, tmp_path, names="a")["a"]
+    judge.judge([sweep / "a"], settings("fqe=false"), tmp_path)
+    assert read_judgement(sweep / "a") == before
+    # Where the scorers are out of date, the estimates of the same checkpoint stay too.
+    (sweep / "a" / JUDGEMENT_FILE).write_text(json.dumps({**before, "td_error": 0.0}))
+    (sweep / "b" / JUDGEMENT_FILE).write_text(json.dumps({**before, "key": "another checkpoint"}))
+    judge.judge([sweep / "a", sweep / "b"], settings("fqe=false"), tmp_path)
+    assert read_judgement(sweep / "a")["fqe"] == before["fqe"]
+    assert "fqe" not in read_judgement(sweep / "b")
+
+
+def test_the_policy_of_a_step(sweep: Path, tmp_path: Path) -> None:
+    own = judged(sweep, tmp_path, "checkpoint=10", "fqe=false", names="a")["a"]
+    assert (own["checkpoint"], own["step"]) == ("step_0000010.pt", 10)
+    _, refused = judge.judge([sweep / "a"], settings("checkpoint=15", "fqe=false"), tmp_path)
+    assert "no checkpoint '15'; there are" in refused[0][1]
+
+
 def test_without_fitted_q_evaluation(sweep: Path, tmp_path: Path) -> None:
     own = judged(sweep, tmp_path, "fqe=false", names="a")["a"]
     assert not any(name.startswith("fqe") for name in own)
@@ -185,7 +204,7 @@ def test_interval() -> None:
         ("n_step=5", r"there is no key n_step; did you mean n_steps\? all keys"),
         ("n_steps=0", "n_steps=0 is out of range"),
         ("n_steps=many", "n_steps=many: it must be a whole number"),
-        ("checkpoint=first", "checkpoint=first is unknown; there are last, best"),
+        ("checkpoint=first", "checkpoint=first is unknown; there are last, best, and steps"),
         ("discount=1", "discount=1.0 is out of range"),
         ("activation=none", "one of relu, tanh"),
         ("n_steps=[", r"n_steps=\["),
