@@ -127,7 +127,7 @@ def _of_many(examined: Examined) -> list[str]:
 
 def _advice(finding: Finding, change: Sequence[str]) -> list[str]:
     return [
-        *_wrapped("", f"Usually {finding.meaning}." if finding.meaning else ""),
+        *_wrapped("", finding.sentence),
         *_wrapped("", (f"Try {' or '.join(change)}. " if change else "") + f"See {finding.page}."),
     ]
 

@@ -18,8 +18,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="folder of a run, or a checkpoint's file")
     format_help = "TorchScript (.ts), ONNX (.onnx), or safetensors for cql.load"
     parser.add_argument("--format", required=True, choices=FORMATS, help=format_help)
-    which_help = "best (default), last, or a step such as 15000"
-    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=which_help)
+    which_help = "best, last, or a step such as 15000 (default: best if there is one, else last)"
+    parser.add_argument("--checkpoint", metavar="WHICH", help=which_help)
     parser.add_argument("--out", type=Path, metavar="FILE", help="the file (default: beside the checkpoint)")
     sampling_help = "with standard normal noise as second input and the log standard deviation as second output"
     parser.add_argument("--sampling", action="store_true", help=sampling_help)

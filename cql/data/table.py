@@ -10,7 +10,7 @@ import difflib
 import functools
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ _CSV = (".csv", ".csv.gz")
 SUFFIXES = (*_CSV, ".parquet")
 """How the name of a table ends."""
 
-_NO_FLAG = "is no flag, which is 0 or 1, or false or true"
+_NO_FLAG = "is not a flag: use 0 or 1, or false or true"
 _MOST_NAMED = 20  # columns in a message
 
 
@@ -105,6 +105,7 @@ def load_table(
     n, n_next = (members.get(key, members["observations"]).shape[1] for key in ("observations", "next_observations"))
     if n != n_next:
         raise DatasetError(f"table '{path}': {n} observation_columns, but {n_next} next_observation_columns")
+    _refuse_two_roles(chosen, path)
     used = {name for names in chosen.values() for name in names}
     unused = [name for name in table.names if name not in used]
     _say(
@@ -154,6 +155,7 @@ class _Table:
             raise DatasetError(
                 f"table '{self._path}' has no column '{text}' (dataset.{key}{'; the star is a number' * is_pattern}); "
                 f"it has {_shown(self.names)}{did_you_mean(difflib.get_close_matches(text, known, n=1))}"
+                + ("; columns of CSV are separated by commas" if len(self.names) == 1 and ";" in self.names[0] else "")
             )
         return [name for _, name in sorted(numbers)]
 
@@ -241,6 +243,16 @@ class _Table:
         place = f"row {row + 1} of the data{f', and {n - 1:,} more' if n > 1 else ''}"
         found = "no value" if value is None else repr(value)
         raise DatasetError(f"table '{self._path}', column '{names[0]}': {found} {what} ({place})")
+
+
+def _refuse_two_roles(chosen: Mapping[str, Sequence[str]], path: Path) -> None:
+    keys: dict[str, str] = {}
+    for key, names in chosen.items():
+        for name in names:
+            if keys.setdefault(name, key) != key:
+                raise DatasetError(
+                    f"table '{path}': column '{name}' is in dataset.{keys[name]} and in dataset.{key}: name it in one"
+                )
 
 
 @functools.cache  # without a simulator a table is read more than once

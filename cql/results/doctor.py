@@ -50,6 +50,12 @@ class Finding:
     name: str = ""
 
     @property
+    def sentence(self) -> str:
+        """The meaning as a sentence."""
+        begin = self.meaning[:1] if self.meaning.startswith("docs/") else self.meaning[:1].upper()
+        return f"{begin}{self.meaning[1:]}." if self.meaning else ""
+
+    @property
     def page(self) -> str:
         """The page and the section that explain it."""
         return f"{PAGE}#{self.name}"
@@ -182,7 +188,7 @@ def _failure(chart: _Chart) -> Finding:
     if run.status != "failed":
         return Finding("normal", "No loss or parameter is NaN or infinite", f"{run.step} of {run.n_steps} steps")
     reason = str(run.failure).partition("; last metrics: ")[0]
-    if not re.search(r"not finite|\bnan\b|\binf", reason, re.IGNORECASE):
+    if not re.search(r"not finite|\bnan\b|\binf(inite|inity)?\b", reason, re.IGNORECASE):
         return Finding("wrong", "The run failed", reason, "docs/troubles.md says what to do about it")
     meaning = "the critics diverged: their learning rate or the rewards are too large, or little is conservative"
     rate = f"algorithm.critic_learning_rate={chart.set('critic_learning_rate', 3e-4) / 3.0:.2g}"
@@ -242,7 +248,7 @@ def _multiplier(chart: _Chart) -> Finding | None:
     """alpha_cql; a learned one with the gap and its threshold."""
     if not chart.is_learned:
         weight = chart.set("w_cql", 1.0) * chart.set("alpha_cql.value")
-        said = f"times w_cql it is {weight:g}"
+        said = f"w_cql * alpha_cql = {weight:g}"
         if weight or chart.clones or chart.run.n_offline_steps is not None:
             return Finding("normal", "alpha_cql is fixed", said)
         meaning = "this is SAC on fixed data, whose policy exploits the errors of its critics"
@@ -320,12 +326,16 @@ def _cloning(chart: _Chart) -> Finding | None:
         return None
     said = f"its actions are {distance:.3g} from the data's, which at neighbouring states are {noise:.3g} apart"
     if noise > (chart.of_data("action_spread") or math.inf) and not chart.clones:
-        return Finding("normal", "The data's actions are random, so there is nothing to clone", said)
+        return Finding(
+            "normal",
+            "Cloning cannot be told: actions of neighbouring states differ as much as any",
+            said,
+        )
     if chart.clones or distance > _NEAR * noise:
         does = "clones the data, as bc_steps says" if chart.clones else "is no clone of the data"
         return Finding("normal", f"The policy {does}", said)
     meaning = "the penalty leaves the policy no choice; right for an expert's data, and a waste on others"
-    title = "The policy is as near to the data as the data to themselves"
+    title = "The policy clones the data: it is as close to them as actions of neighbouring states are to each other"
     return Finding("watch", title, said, meaning, (chart.conservative(-1),))
 
 

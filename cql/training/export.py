@@ -66,14 +66,14 @@ class Actor(torch.nn.Module):
 
 
 def export(
-    source: Path, form: Format, *, checkpoint: str = "best", out: Path | None = None, sampling: bool = False
+    source: Path, form: Format, *, checkpoint: str | None = None, out: Path | None = None, sampling: bool = False
 ) -> list[Path]:
     """Write a policy and its model card.
 
     Args:
         source: what :func:`cql.load` takes.
         form: of the file.
-        checkpoint: of a run's folder: ``best``, ``last`` or a step.
+        checkpoint: of a run's folder: ``best``, ``last`` or a step; None is the best one if there is one.
         out: the file, which must not exist; None is beside the checkpoint, where its own earlier export is replaced.
         sampling: give a graph a second input ``noise`` and a second output ``log_std``.
 
@@ -141,6 +141,7 @@ def _card(contents: Mapping[str, Any], **context: Any) -> str:
         template.render(
             **context,
             env=plain["env"],
+            task=config.task_label(config.from_dict(plain)),
             data=data,
             mean=mean,
             score=None if mean is None or reference is None else normalised_score(mean, *reference),

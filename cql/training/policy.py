@@ -87,7 +87,7 @@ class Policy:
             (A,) or (B, A) in the environment's units, within its bounds.
 
         Raises:
-            PolicyError: the observation has another shape or other keys.
+            PolicyError: the observation has another shape or other keys, or is not finite.
         """
         rows, is_one = self._rows(observation)
         low, high = self.spaces.action_low, self.spaces.action_high
@@ -140,12 +140,14 @@ class Policy:
         rows = _numbers(observation, "the observation")
         if rows.ndim not in (1, 2) or rows.shape[-1] != size or not len(rows):
             raise PolicyError(f"the observation has the shape {rows.shape}; ({size},) or (B, {size}) is needed")
+        if not np.isfinite(rows).all():
+            raise PolicyError("the observation holds values that are NaN or infinite")
         return np.atleast_2d(rows), rows.ndim == 1
 
 
 def load(
     path: str | Path,
-    checkpoint: str | int = "best",
+    checkpoint: str | int | None = None,
     *,
     action_low: ArrayLike | None = None,
     action_high: ArrayLike | None = None,
@@ -154,7 +156,8 @@ def load(
 
     Args:
         path: of a run's folder, of a checkpoint, or of a ``.safetensors`` file that ``scripts/export.py`` wrote.
-        checkpoint: of a run's folder: ``best``, ``last`` or a step.
+        checkpoint: of a run's folder: ``best``, ``last`` or a step; None is the best one, or the last one where
+            nothing says which is the best.
         action_low: lower bounds of the environment's actions, (A,), and
         action_high: upper bounds, if the file does not hold them. That is so of checkpoints of earlier versions, whose
             environment is made to read them otherwise.
@@ -167,23 +170,24 @@ def load(
     """
     if (action_low is None) != (action_high is None):
         raise PolicyError("action_low and action_high are given together")
-    file = find(Path(path), str(checkpoint))
+    file = find(Path(path), None if checkpoint is None else str(checkpoint))
     return Policy(read(file), file, None if action_low is None or action_high is None else (action_low, action_high))
 
 
-def find(path: Path, checkpoint: str = "best") -> Path:
+def find(path: Path, checkpoint: str | None = None) -> Path:
     """The file that :func:`load` reads.
 
     Raises:
         CheckpointError: there is none.
     """
     if (path / "checkpoints").is_dir():
-        return CheckpointFolder(path / "checkpoints").find(checkpoint)
+        folder = CheckpointFolder(path / "checkpoints")
+        return folder.find(checkpoint or ("best" if folder.best.exists() else "last"))
     if path.is_dir():
         raise CheckpointError(
             f"{path} is not the folder of a run, which has checkpoints; of a sweep, give one of its runs"
         )
-    if checkpoint != "best":
+    if checkpoint is not None:
         raise CheckpointError(
             f"{path} is not the folder of a run: leave out checkpoint={checkpoint}, or give the folder"
         )

@@ -44,8 +44,8 @@ def compose(overrides: Sequence[str] = ()) -> TrainConfig:
             of_command = text.startswith(_OF_COMMANDS) and text != "hydra.mode=RUN"
             if of_command or parser.parse_overrides([text])[0].is_sweep_override():
                 raise ConfigError(
-                    f"{text}: this composes one run, which is resumed by its folder, directory=; sweeps and options of "
-                    "Hydra are for the command line, python scripts/train.py"
+                    f"{text}: this composes one run; sweeps, resume and options of Hydra are for the command line, "
+                    "python scripts/train.py (cql.train resumes a run that it finds in its directory)"
                 )
         return config.checked(config.compose(texts))
     except Exception as error:

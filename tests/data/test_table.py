@@ -131,6 +131,11 @@ def changed(name: str, row: int, value: object) -> Columns:
         (columns(), {"observation_columns": ["ob_*"]}, "the star is a number); it has"),
         (columns(), {"observation_columns": ["ob_*"]}, "did you mean obs_*?"),
         (columns(), {"action_columns": ["act_a", "act_a"]}, "dataset.action_columns names column 'act_a' twice"),
+        (
+            columns(),
+            {"action_columns": ["obs_0"]},
+            "column 'obs_0' is in dataset.observation_columns and in dataset.action_columns",
+        ),
         (columns() | {"obs_01": columns()["obs_1"]}, {}, "have the same number in dataset.observation_columns=obs_*"),
         (columns(), {"next_observation_columns": ["next_0"]}, "12 observation_columns, but 1 next_observation_columns"),
         (changed("obs_2", 4, "warm"), {}, "column 'obs_2': 'warm' is not a number (row 5 of the data)"),
@@ -138,8 +143,8 @@ def changed(name: str, row: int, value: object) -> Columns:
         (changed("act_a", 4, "nan"), {}, "column 'act_a': no value (empty or NaN)"),
         (changed("act_a", 4, "-inf"), {}, "column 'act_a': -inf is not finite"),
         (changed("act_a", 4, "1e39"), {}, "column 'act_a': 1e+39 is not finite, or too large for 32 bits"),
-        (changed("terminated", 4, "2"), {}, "column 'terminated': '2' is no flag, which is 0 or 1, or false or true"),
-        (changed("terminated", 4, "no"), {}, "column 'terminated': 'no' is no flag, which is 0 or 1, or false or true"),
+        (changed("terminated", 4, "2"), {}, "column 'terminated': '2' is not a flag: use 0 or 1, or false or true"),
+        (changed("terminated", 4, "no"), {}, "column 'terminated': 'no' is not a flag: use 0 or 1, or false or true"),
         (changed("id", 39, 3), IDS, "column 'id': 3 comes back after another episode: sort the rows"),
         (changed("id", 39, ""), IDS, "column 'id': no value"),
         (changed("terminated", 3, True), IDS, "column 'terminated': True although the same id goes on in the next row"),
@@ -161,7 +166,7 @@ def test_types_of_parquet_that_are_no_numbers_are_named(tmp_path: Path) -> None:
         with pytest.raises(DatasetError) as caught:
             data.load_table(tmp_path / "x.parquet", observation_columns=[name], action_columns=["reward"])
         assert said in str(caught.value)
-    with pytest.raises(DatasetError, match="7 is no flag"):
+    with pytest.raises(DatasetError, match="7 is not a flag"):
         data.load_table(tmp_path / "x.parquet", observation_columns=["reward"], action_columns=["reward"])
 
 

@@ -99,7 +99,7 @@ def test_bounds_and_time_limit_can_be_given(table: Path) -> None:
         (["env.action_low=[1,2,3]"], "env.action_low has 3 numbers, but an action of the dataset has 2"),
         (["env.action_low=2"], "action 0 (counted from 0) has the bounds 2 and 2, by the data where none are given"),
         (["env.action_high=1.25"], "env.action_low and env.action_high, the farthest with 2 in column 0"),
-        (["dataset.action_columns=[terminated]", "dataset.terminated_column=null", "dataset.reward_column=obs_1",
+        (["dataset.action_columns=[terminated]", "dataset.terminated_column=null",
           "env.action_low=0", "env.action_high=0"], "has the bounds 0 and 0"),
     ],
 )  # fmt: skip

@@ -146,7 +146,7 @@ def test_graphs_are_not_loaded_but_said_how_to(exported):
 def test_the_card_says_what_it_is_and_its_code_runs(exported, monkeypatch):
     card = (exported / "policy.safetensors.md").read_text(encoding="utf-8")
     for line in (
-        "| task | InvertedPendulum-v5 |",
+        "| environment | InvertedPendulum-v5 |",
         "| data | pendulum |",
         "| evaluation | mean return 5.0 of 2 episodes |",
         "| step | 20 |",

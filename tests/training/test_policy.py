@@ -143,8 +143,11 @@ def test_what_cannot_be_loaded_is_named(run, tmp_path):
     copy = tmp_path / "sweep" / "run"
     assert cql.load(copy, 20).step == cql.load(copy / "checkpoints" / "step_0000020.pt").step == 20
     (copy / "checkpoints" / "best.pt").unlink()
+    assert cql.load(copy).step == 20  # the last one, where nothing says which is the best
     with pytest.raises(CheckpointError, match="no checkpoint 'best'; there are: last, 0, 10, 20"):
-        cql.load(copy)
+        cql.load(copy, "best")
+    with pytest.raises(PolicyError, match="NaN or infinite"):
+        cql.load(copy).act([0.0, np.nan, 0.0, 0.0])
     with pytest.raises(CheckpointError, match=r"sweep is not the folder of a run.*of a sweep, give one of its runs"):
         cql.load(tmp_path / "sweep")
     with pytest.raises(CheckpointError, match="leave out checkpoint=last"):

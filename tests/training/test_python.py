@@ -83,8 +83,8 @@ def test_a_config_is_a_tree_of_checked_values():
         ("seed=0,1", "seed=0,1: this composes one run.*scripts/train.py"),
         ("-m", "-m: this composes one run"),
         ("+experiment=alpha_cql_sweep", "hydra.mode=MULTIRUN: this composes one run"),
-        ("hydra.run.dir=here", r"directory="),
-        ("resume=here", r"resume=here: .*directory="),
+        ("hydra.run.dir=here", r"options of Hydra are for the command line"),
+        ("resume=here", r"resume=here: .*cql.train resumes"),
     ],
 )
 def test_wrong_overrides_are_explained(override, message):
