@@ -108,11 +108,16 @@ def load_table(
     _refuse_two_roles(chosen, path)
     used = {name for names in chosen.values() for name in names}
     unused = [name for name in table.names if name not in used]
+    raw = of_columns(members, terminated, truncated & ~terminated, str(path))
+    cut = f", {m - len(raw):,} last steps of cut episodes left out (no next observation)" if m > len(raw) else ""
     _say(
-        f"'{path}': {m:,} rows; observations {_shown(chosen['observation_columns'])}; "
-        f"actions {_shown(chosen['action_columns'])}" + (f"; not used: {_shown(unused)}" if unused else "")
+        f"'{path}': {m:,} rows, {raw.n_episodes:,} episodes{cut}; "
+        f"observations {_shown(chosen['observation_columns'])}; actions {_shown(chosen['action_columns'])}"
+        + (f"; not used: {_shown(unused)}" if unused else "")
     )
-    return of_columns(members, terminated, truncated & ~terminated, str(path))
+    if not (terminated.any() or truncated.any()):
+        log.warning("'%s' says nowhere that an episode ends: all of it is one episode", path)
+    return raw
 
 
 class _Table:

@@ -111,7 +111,7 @@ def test_whole_numbers_far_into_a_csv_may_become_fractions(tmp_path: Path) -> No
 def test_what_is_read_and_what_is_not_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "cql"):
         data.load_table(written(tmp_path / "x.csv", columns()), **COLUMNS, **NEXT, **IDS)
-    assert "40 rows; observations obs_0, obs_1, obs_2," in caplog.text
+    assert "40 rows, " in caplog.text
     assert "actions act_a, act_b; not used: truncated, temperature" in caplog.text
 
 
