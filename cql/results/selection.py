@@ -192,7 +192,8 @@ class Selection:
                 f"{own['fqe_data_max']:.4g}: be careful, unless recorded episodes were cut short."
             )
         if not self.is_known:
-            few = f"it takes {MIN_RUNS} runs" if n < MIN_RUNS else "not all runs were evaluated in an environment"
+            some = "not all runs were" if any(len(each.returns) for each in self.candidates) else "no run was"
+            few = f"it takes {MIN_RUNS} runs" if n < MIN_RUNS else f"{some} evaluated in an environment"
             return [*said, f"How far that can be trusted is not known here: {few}."]
         value, best = float(chosen.returns.mean()), float(self.returns.max())
         said.append(

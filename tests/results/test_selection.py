@@ -162,7 +162,7 @@ def test_without_evaluations_nothing_is_said_about_trust(sweep: Path) -> None:
     (found,) = selection.selections(read_results([sweep]))
     assert not found.is_known
     assert found.sentences[-1] == (
-        "How far that can be trusted is not known here: not all runs were evaluated in an environment."
+        "How far that can be trusted is not known here: no run was evaluated in an environment."
     )
     assert selection.trust(found) == []
     assert "fqe chooses alpha_cql=2" in selection.text(found)
