@@ -1,7 +1,7 @@
 """Fitted Q evaluation (FQE): what fixed policies are worth, learned from recorded data.
 
 Each policy gets critics of its own. Their step is the critics' step of training with another target: the value of the
-policy's own action, without a penalty, without entropy, and without a minimum over critics.
+policy's own action, without entropy and without a minimum over critics. A conservative gap is optional.
 
     L = mean_B (Q(s, a) - y)^2,    y = r + discount (1 - terminated) Qbar(s', pi(s')),
     J = mean over initial states of Qbar(s0, pi(s0))
@@ -11,6 +11,7 @@ policies differ by what they do; and no policy's estimate depends on which other
 Axes: P policies, K seeds, R = P K runs (policy after policy), B batch, N rows of observations, S state, A action.
 
 Sources:
+    [CQL] Kumar et al., Conservative Q-Learning for Offline Reinforcement Learning, 2020.
     [Le] Le et al., Batch Policy Learning under Constraints, 2019.
     [Paine] Paine et al., Hyperparameter Selection for Offline Reinforcement Learning, 2020.
 """
