@@ -62,6 +62,10 @@ def show(chosen: argparse.Namespace) -> int:
     for directory, reason in missed:
         sys.stderr.write(printable(f"not in W&B: {directory}: {reason}\n"))
     if not found:
+        for directory in judged:
+            own = runs.read_run(directory).judgement
+            shown = "  ".join(f"{name} {own[name]:.4g}" for name in selection.MEANINGS if name in own)
+            print(printable(f"{directory}, {own['checkpoint']}: {shown}"))
         print(f"{counted(len(judged), 'run')} judged; to compare takes two on the same task: {judge.JUDGEMENT_FILE}")
     print(f"the page with figures: python scripts/report.py {shlex.join(names)}")
     return 1 if missed else 0

@@ -170,8 +170,8 @@ class Selection:
         said = []
         if len({_settings_of(each.run.judgement) for each in self.candidates}) > 1:
             said.append(
-                "These runs were judged with different settings or on different data, so their order means little: "
-                "give them all to judge.py at once."
+                "These runs were judged with different settings or on different episodes, so their order means little: "
+                "judge them all again with the same settings."
             )
         if own.get("checkpoint") == "best.pt" and chosen.run.has_simulator:
             said.append("These are best checkpoints, which evaluations in the environment chose.")
@@ -186,14 +186,22 @@ class Selection:
                 f"{counted(int(self.far.sum()), 'run')} came last whatever the estimate, with an action_distance above "
                 f"{FAR:g} times the median: where their policies act there are no data to evaluate them by."
             )
-        if scorer == "fqe" and _is_number(own.get("fqe_data_max")) and own["fqe"] > own["fqe_data_max"]:
+        if scorer in FITTED:
+            same = sum(each.run.judgement[f"{scorer}_high"] >= own[f"{scorer}_low"] for each in self.candidates) - 1
+            if same:
+                said.append(
+                    f"{counted(same, 'other run')} {'is' if same == 1 else 'are'} not distinguishable from it by this "
+                    "estimate: the 95 % intervals overlap."
+                )
+        if _is_number(own.get("fqe_data_max")) and own["fqe"] > own["fqe_data_max"]:
             said.append(
-                f"The estimate is above the largest discounted return of any recorded episode, "
-                f"{own['fqe_data_max']:.4g}: be careful, unless recorded episodes were cut short."
+                f"Its fqe, {own['fqe']:.4g}, is above the largest discounted return of any recorded episode, "
+                f"{own['fqe_data_max']:.4g}: unless episodes were cut short, take more n_steps, or do not trust it."
             )
         if not self.is_known:
             some = "not all runs were" if any(len(each.returns) for each in self.candidates) else "no run was"
-            few = f"it takes {MIN_RUNS} runs" if n < MIN_RUNS else f"{some} evaluated in an environment"
+            is_few = n < MIN_RUNS and all(len(each.returns) for each in self.candidates)
+            few = f"it takes {MIN_RUNS} runs" if is_few else f"{some} evaluated in an environment"
             return [*said, f"How far that can be trusted is not known here: {few}."]
         value, best = float(chosen.returns.mean()), float(self.returns.max())
         said.append(
@@ -214,7 +222,7 @@ class Selection:
                 f"To choose as well by evaluation takes {counted(int(enough[0]) + 1, 'episode')} of each run, "
                 f"{(enough[0] + 1) * n} in all."
                 if len(enough)
-                else f"Choosing by {counted(len(self.online), 'episode')} of each run gives no better one."
+                else f"Up to {counted(len(self.online), 'evaluation episode')} of each run choose no better one."
             )
         return said
 

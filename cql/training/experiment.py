@@ -254,6 +254,9 @@ def train(
     of_data = functools.cache(functools.partial(yardsticks, transitions))
     keep_freed_memory()  # from now on: what loading the data frees goes back
     log.info("%d transitions of %s on %s", len(transitions), config.task_label(first), device)
+    if transitions.held_out is not None:
+        n_held = len(transitions.held_out.episode_lengths)
+        log.info("%d of %d episodes are held out", n_held, n_held + len(transitions.episode_lengths))
     rule = first.dataset.returns_to_go
     if rule is not config.ReturnsToGo.truncate and not first.algorithm.penalty.calibrated:
         log.warning("dataset.returns_to_go=%s has no effect without algorithm/penalty=cal_ql", rule.value)

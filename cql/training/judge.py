@@ -294,7 +294,12 @@ def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, path: Path, name: str) -
         tqdm(total=settings.n_steps, initial=fqe.n_steps_done, unit="step", disable=None) as bar,
     ):
         while fqe.n_steps_done < settings.n_steps:
-            fqe.step()
+            try:
+                fqe.step()
+            except KeyboardInterrupt:
+                saved = fqe.n_steps_done // settings.n_steps_per_epoch * settings.n_steps_per_epoch
+                log.warning("%s was interrupted; the same command resumes it at step %d", name, saved)
+                raise
             bar.update()
             done = fqe.n_steps_done
             if done % settings.n_steps_per_epoch == 0 or done == settings.n_steps:

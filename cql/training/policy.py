@@ -185,7 +185,7 @@ def find(path: Path, checkpoint: str | None = None) -> Path:
         return folder.find(checkpoint or ("best" if folder.best.exists() else "last"))
     if path.is_dir():
         raise CheckpointError(
-            f"{path} is not the folder of a run, which has checkpoints; of a sweep, give one of its runs"
+            f"{path} holds no checkpoints: give the folder of a run that has some; of a sweep, one of its runs"
         )
     if checkpoint is not None:
         raise CheckpointError(

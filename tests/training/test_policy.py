@@ -148,7 +148,7 @@ def test_what_cannot_be_loaded_is_named(run, tmp_path):
         cql.load(copy, "best")
     with pytest.raises(PolicyError, match="NaN or infinite"):
         cql.load(copy).act([0.0, np.nan, 0.0, 0.0])
-    with pytest.raises(CheckpointError, match=r"sweep is not the folder of a run.*of a sweep, give one of its runs"):
+    with pytest.raises(CheckpointError, match=r"sweep holds no checkpoints: .*of a sweep, one of its runs"):
         cql.load(tmp_path / "sweep")
     with pytest.raises(CheckpointError, match="leave out checkpoint=last"):
         cql.load(copy / "checkpoints" / "step_0000020.pt", "last")
