@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -71,16 +72,16 @@ def judge_config(overrides: Sequence[str] = ()) -> JudgeConfig:
     Raises:
         ConfigError: An override is unknown, of a wrong type or out of range.
     """
-    names = [item.name for item in dataclasses.fields(JudgeConfig)]
+    parser, names = OverridesParser.create(), [item.name for item in dataclasses.fields(JudgeConfig)]
     node = OmegaConf.merge(OmegaConf.structured(JudgeConfig), OmegaConf.load(CONFIG_DIR / "judge.yaml"))
     for override in overrides:
-        key, _, value = override.partition("=")
+        key = override.partition("=")[0]
         if key not in names:
             near = did_you_mean(difflib.get_close_matches(key, names, n=1))
             raise ConfigError(f"{override}: there is no key {key}{near or ';'} all keys: {', '.join(names)}")
         try:
-            OmegaConf.update(node, key, _value(value))
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            OmegaConf.update(node, key, parser.parse_override(override).value())
+        except (OmegaConfBaseException, HydraException) as error:
             kind = next(item.type for item in dataclasses.fields(JudgeConfig) if item.name == key)
             raise ConfigError(f"{override}: it must be {_described(kind)}") from error
     settings = OmegaConf.to_object(node)
@@ -99,14 +100,3 @@ def _described(kind: Any) -> str:
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(
         kind, "a whole number or null"
     )
-
-
-def _value(written: str) -> Any:
-    """A value as YAML reads it; YAML takes 3e-4 for a text."""
-    value = yaml.safe_load(written)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

@@ -82,6 +82,11 @@ class Transitions:
         return self.rewards.shape[0]
 
     @property
+    def starts(self) -> NDArray[np.int64]:
+        """The first transition of each episode, (E,)."""
+        return np.cumsum(self.episode_lengths) - self.episode_lengths
+
+    @property
     def observations(self) -> torch.Tensor:
         """(M, S), gathered anew at each call."""
         return self.rows[self.row]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cql.results import statistics
 from cql.results.groups import Group, Results
 from cql.results.runs import STATISTICS, ResultsError, Statistic, mean_success
-from cql.results.selection import MEANINGS, mean_of
+from cql.results.selection import MEANINGS, Selection, mean_of, selections
 from cql.results.statistics import Estimate, Profile
 from cql.scorer_names import DIRECTIONS, PREFIX
 
@@ -224,6 +224,11 @@ class Comparison:
         """A scorer at the last evaluation of a group's finished runs."""
         curves = [run.metric(f"{PREFIX}{name}").values for run in group.ended]
         return statistics.mean_estimate(np.array([values[-1] for values in curves if len(values)]))
+
+    @cached_property
+    def selections(self) -> list[Selection]:
+        """The choice of a run without an environment, for each task with judged runs."""
+        return selections(self.results)
 
     @cached_property
     def has_online(self) -> bool:

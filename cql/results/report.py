@@ -107,7 +107,7 @@ def write_report(
         "table.md": markdown(compared),
         "table.tex": latex(compared),
         "episodes.csv": writers.csv_text(episodes(results)),
-        **_judgements(results),
+        **_judgements(compared),
         "index.html": _Page(compared, shown, folder, videos).render(title, command, rows),
     }
     for name, text in texts.items():
@@ -116,9 +116,9 @@ def write_report(
     return Report(page, (page, *others, *written), tuple(rows), tuple(p for p in written if p.suffix == ".png"))
 
 
-def _judgements(results: Results) -> dict[str, str]:
+def _judgements(compared: Comparison) -> dict[str, str]:
     """``judgements.csv``, if runs were judged without an environment."""
-    rows = [row for each in selection.selections(results) for row in selection.rows(each)]
+    rows = [row for each in compared.selections for row in selection.rows(each)]
     return {"judgements.csv": writers.csv_text(rows)} if rows else {}
 
 
@@ -138,7 +138,7 @@ def _drawn(compared: Comparison) -> dict[str, Figure | None]:
         **{f"diagnostics_{_file_safe(task)}": figures.diagnostics(results, task) for task in results.tasks},
         **{
             f"{name}_{_file_safe(each.task)}": figure
-            for each in selection.selections(results)
+            for each in compared.selections
             for name, figure in (
                 ("scorers", selection_figures.scatters(each, results.arms)),
                 ("episodes", selection_figures.online_cost(each)),
@@ -307,7 +307,7 @@ class _Page:
             diagnostics={task: svg for task, svg in diagnostics.items() if svg},
             provenance=provenance_of(results.runs),
             shared={key: shown_value(value) for key, value in sorted(results.shared.items())},
-            selections=selection.selections(results),
+            selections=compared.selections,
             selection=selection,
             all_statistics=STATISTICS,
             statistics=statistics,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cql.results.figures import Style, name_axes, set_title, styles_of, titled_panels
-from cql.results.selection import FITTED, Selection
+from cql.results.selection import FITTED, Selection, rank_correlation
 from cql.training.curves import INK, PALE, SERIES, canvas
 
 if TYPE_CHECKING:
@@ -25,8 +25,11 @@ def scatters(selection: Selection, arms: tuple[str, ...]) -> Figure | None:
     styles = styles_of(arms)
     figure, panels = titled_panels(selection.scorers, width=2.9, height=2.5, columns=_COLUMNS)
     for index, (axes, scorer) in enumerate(zip(panels, selection.scorers, strict=True)):
-        found, values = selection.correlation(scorer), selection.values(scorer)
-        note = "" if math.isnan(found.value) else f"ρ = {found.value:.2f}"
+        agreed, values = (
+            float(rank_correlation(selection.preference(scorer), selection.returns)),
+            selection.values(scorer),
+        )
+        note = "" if math.isnan(agreed) else f"ρ = {agreed:.2f}"
         set_title(axes, scorer, note)
         # A policy that leaves the data has a conservative estimate far below all others, which would be one point.
         least = values.max() - 3.0 * float(values.max() - np.median(values)) if scorer == "fqe_cql" else -math.inf

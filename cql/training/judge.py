@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ from cql.training.local_logger import JUDGEMENT_FILE, read_judgement
 from cql.training.networks import actor_of, critics_of
 from cql.training.progress import logging_above_bar
 from cql.training.run_folder import CONFIG_FILE, FolderError
-from cql.training.scoring import Scoring, value_of
+from cql.training.scoring import Scoring, act_of, value_of
 from cql.training.wandb_run import add_to_summary
 
 log = logging.getLogger(__name__)
@@ -239,7 +238,7 @@ def _evaluated(
         What is found of each policy, and the files of the state of the evaluations, which are not needed any more.
     """
     pool = as_pool(transitions)
-    starts = np.cumsum(transitions.episode_lengths) - transitions.episode_lengths
+    starts = transitions.starts
     rows = pool.row[torch.from_numpy(starts).to(pool.row.device)]
     rewards = transitions.rewards.cpu().numpy()
     returns = discounted_returns(rewards, transitions.episode_lengths, settings.discount)
@@ -254,29 +253,30 @@ def _evaluated(
     found: list[dict[str, Any]] = [{"fqe_key": each.fqe_key, **about} for each in members]
     states: list[Path] = []
     estimators = {"fqe": 0.0, **({"fqe_cql": settings.alpha_cql} if settings.alpha_cql else {})}
-    for first, (name, alpha_cql) in itertools.product(range(0, len(members), per_stack), estimators.items()):
+    for first in range(0, len(members), per_stack):
         chosen = slice(first, first + per_stack)
         actions = torch.stack([policy.actions_at(pool.rows, transitions.normaliser) for policy in policies[chosen]])
-        fqe = FittedQEvaluation(
-            Mlp(settings.width, settings.depth, settings.activation.value, settings.layer_norm),
-            pool,
-            actions,
-            range(settings.n_seeds),
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            discount=settings.discount,
-            tau_target=settings.tau_target,
-            target_update_period=settings.target_update_period,
-            alpha_cql=alpha_cql,
-            centre=float(returns.mean()),
-            scale=float(returns.std()) or 1.0,
-        )
-        keys = " ".join(each.fqe_key for each in members[chosen])
-        states.append(folder / f"{name}_{hashlib.sha256(keys.encode()).hexdigest()[:16]}.pt")
-        _fit(fqe, settings, states[-1], name)
-        for own, values in zip(found[chosen], fqe.values(rows).double().cpu().numpy(), strict=True):
-            own[name] = float(values.mean())
-            own[f"{name}_low"], own[f"{name}_high"] = interval(values, settings.n_bootstrap)
+        keys = hashlib.sha256(" ".join(each.fqe_key for each in members[chosen]).encode()).hexdigest()[:16]
+        for name, alpha_cql in estimators.items():
+            fqe = FittedQEvaluation(
+                Mlp(settings.width, settings.depth, settings.activation.value, settings.layer_norm),
+                pool,
+                actions,
+                range(settings.n_seeds),
+                batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate,
+                discount=settings.discount,
+                tau_target=settings.tau_target,
+                target_update_period=settings.target_update_period,
+                alpha_cql=alpha_cql,
+                centre=float(returns.mean()),
+                scale=float(returns.std()) or 1.0,
+            )
+            states.append(folder / f"{name}_{keys}.pt")
+            _fit(fqe, settings, states[-1], name)
+            for own, values in zip(found[chosen], fqe.values(rows).double().cpu().numpy(), strict=True):
+                own[name] = float(values.mean())
+                own[f"{name}_low"], own[f"{name}_high"] = interval(values, settings.n_bootstrap)
     return found, states
 
 
@@ -314,17 +314,14 @@ class _Policy:
         contents = load(path)
         self.step, self.fingerprint = int(contents["step"]), str(contents["data_fingerprint"])
         self._normaliser = data.Normaliser(*(contents["normaliser"][key].to(device) for key in ("mean", "std")))
-        self._actor, actor, self._log_std = actor_of(contents, path)
-        critic, critics = critics_of(contents, path)
-        self._networks = fast.choose(self._actor, critic, device).networks
-        self._parameters, critics = ({k: x.to(device) for k, x in part.items()} for part in (actor, critics))
-        self.value = value_of(critic, critics, self._networks)  # the lowest one, (M,), as the run's critics see states
+        actor_shape, actor, log_std = actor_of(contents, path)
+        critic_shape, critics = critics_of(contents, path)
+        networks = fast.choose(actor_shape, critic_shape, device).networks
+        actor, critics = ({k: x.to(device) for k, x in part.items()} for part in (actor, critics))
+        # Of states as the run's networks see them.
+        self.act, self.value = act_of(actor_shape, actor, log_std, networks), value_of(critic_shape, critics, networks)
 
     @torch.no_grad()
-    def act(self, states: Tensor) -> Tensor:
-        """Actions (M, A) in [-1, 1] for states (M, S) as the run's critics see them."""
-        return self._networks.actor(self._actor, self._parameters, states[None], *self._log_std)[0][0].tanh()
-
     def actions_at(self, rows: Tensor, normaliser: data.Normaliser) -> Tensor:
         """Actions (N, A) for rows (N, S) that another normaliser was applied to."""
         parts = (part * normaliser.std + normaliser.mean for part in torch.split(rows, _ROWS))

@@ -14,7 +14,7 @@ import torch
 from cql.algorithm import scorers
 from cql.algorithm.agent import Agent
 from cql.data import Transitions
-from cql.training.scoring import value_of
+from cql.training.scoring import functions_of
 
 _N_STATES = 2_000
 
@@ -26,24 +26,21 @@ def policy_metrics(agent: Agent, transitions: Transitions) -> Callable[[int], di
     ``at_bounds`` the share of its components that are at a bound, ``initial_value`` the mean of the critics' lowest
     value of its actions in states that begin an episode.
     """
-    config, random = agent.config, np.random.Generator(np.random.PCG64(0))
-    lengths = transitions.episode_lengths
-    begins = random.choice(np.cumsum(lengths) - lengths, size=min(_N_STATES, len(lengths)), replace=False)
-    chosen, starts = (
+    random, starts = np.random.Generator(np.random.PCG64(0)), transitions.starts
+    begins = random.choice(starts, size=min(_N_STATES, len(starts)), replace=False)
+    chosen, first = (
         torch.from_numpy(index).to(transitions.rewards.device)
         for index in (random.integers(len(transitions), size=_N_STATES), begins)
     )
-    states, initial = transitions.rows[transitions.row[chosen]], transitions.rows[transitions.row[starts]]
+    states, initial = transitions.rows[transitions.row[chosen]], transitions.rows[transitions.row[first]]
     recorded = transitions.actions[chosen].cpu().numpy()
 
     @torch.no_grad()
     def metrics(run: int) -> dict[str, float]:
-        actor, critics = ({k: x[run : run + 1] for k, x in part.items()} for part in (agent.actor, agent.critics))
-        both = torch.cat([states, initial])
-        mean, _ = agent.networks.actor(config.actor, actor, both[None], config.log_std_min, config.log_std_max)
-        actions = mean[0].tanh()
+        act, value = functions_of(agent, run)
+        actions = act(torch.cat([states, initial]))
         own = actions[:_N_STATES].cpu().numpy()
-        values = value_of(config.critic, critics, agent.networks)(initial, actions[_N_STATES:])
+        values = value(initial, actions[_N_STATES:])
         found = {
             "action_distance": scorers.action_distance(own, recorded),
             "at_bounds": scorers.at_bounds(own),

@@ -16,6 +16,9 @@ from cql.algorithm.agent import Agent
 from cql.algorithm.networks import Mlp, Networks, Parameters
 from cql.data import Transitions
 
+Act = Callable[[Tensor], Tensor]
+Value = Callable[[Tensor, Tensor], Tensor]
+
 MOST_TRANSITIONS = 20_000
 """Of the episodes that are scored: more would only cost time."""
 _MOST_STARTS = 10_000  # initial states
@@ -31,8 +34,7 @@ class Scoring:
     """
 
     def __init__(self, transitions: Transitions) -> None:
-        lengths = transitions.episode_lengths
-        first = np.cumsum(lengths) - lengths
+        lengths, first = transitions.episode_lengths, transitions.starts
         order = np.random.Generator(np.random.PCG64(0)).permutation(len(lengths))
         n_chosen = max(1, int((np.cumsum(lengths[order]) <= MOST_TRANSITIONS).sum()))
         chosen = np.sort(order[:n_chosen])
@@ -45,20 +47,10 @@ class Scoring:
 
     def of_agent(self, agent: Agent, run: int, discount: float) -> dict[str, float]:
         """The scores of one run of a stack as it is now, by the names of :data:`cql.scorer_names.DIRECTIONS`."""
-        config = agent.config
-        actor = {name: tensor[run : run + 1].detach() for name, tensor in agent.actor.items()}
-        critics = {name: tensor[run : run + 1].detach() for name, tensor in agent.critics.items()}
-        bounds = config.log_std_min, config.log_std_max
-
-        def act(states: Tensor) -> Tensor:
-            return agent.networks.actor(config.actor, actor, states[None], *bounds)[0][0].tanh()
-
-        return self.scores(act, value_of(config.critic, critics, agent.networks), discount)
+        return self.scores(*functions_of(agent, run), discount)
 
     @torch.no_grad()
-    def scores(
-        self, act: Callable[[Tensor], Tensor], value: Callable[[Tensor, Tensor], Tensor], discount: float
-    ) -> dict[str, float]:
+    def scores(self, act: Act, value: Value, discount: float) -> dict[str, float]:
         """The scores of any policy with critics.
 
         Args:
@@ -87,7 +79,23 @@ class Scoring:
         return scorers.scores(scored, discount)
 
 
-def value_of(mlp: Mlp, critics: Parameters, networks: Networks) -> Callable[[Tensor, Tensor], Tensor]:
+def functions_of(agent: Agent, run: int) -> tuple[Act, Value]:
+    """The deterministic policy and the critics' lowest value of one run of a stack as it is now."""
+    config, bounds = agent.config, (agent.config.log_std_min, agent.config.log_std_max)
+    actor, critics = ({k: x[run : run + 1].detach() for k, x in part.items()} for part in (agent.actor, agent.critics))
+    return act_of(config.actor, actor, bounds, agent.networks), value_of(config.critic, critics, agent.networks)
+
+
+def act_of(mlp: Mlp, actor: Parameters, log_std: tuple[float, float], networks: Networks) -> Act:
+    """The deterministic policy of one run, from states (M, S) as its networks see them to (M, A) in [-1, 1]."""
+
+    def act(states: Tensor) -> Tensor:
+        return networks.actor(mlp, actor, states[None], *log_std)[0][0].tanh()
+
+    return act
+
+
+def value_of(mlp: Mlp, critics: Parameters, networks: Networks) -> Value:
     """The lowest value of one run's critics, from states (M, S) and actions (M, A) to (M,)."""
 
     def value(states: Tensor, actions: Tensor) -> Tensor:
