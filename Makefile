@@ -11,7 +11,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test lint format test-fast test-slow test-ci test-slurm test-ray test-hydra-next test-peers \
-	benchmark mutants wheel clean
+	docs docs-serve benchmark mutants wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1|/' | column -t -s '|'
@@ -81,6 +81,13 @@ $(PEERS)/.installed: pyproject.toml constraints.txt
 
 test-peers: $(PEERS)/.installed  ## compare with d3rlpy's own classes (makes .venv-peers)
 	$(PEERS)/bin/pytest -m 'peers' $(ARGS)
+
+# Material's notice of another program is none of ours.
+docs: install  ## build the site into build/site; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: install  ## show the site at http://127.0.0.1:8000, with search, and renew it when a page is saved
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 mutants: install  ## break the code on purpose and count what the fast tests catch; ARGS="--count 48 --seed 0"
 	$(BIN)/python tests/mutants.py $(ARGS)

@@ -1,6 +1,6 @@
 """What is wrong or normal with a run, in plain words: findings, each with its numbers, its meaning and what to change.
 
-A finding is a function of what a run's folder holds. docs/doctor.md says how each is computed.
+A finding is a function of what a run's folder holds. docs/trouble/doctor.md says how each is computed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cql.training.local_logger import YARDSTICKS, EpisodeRow, read_episodes
 Label = TypeVar("Label")
 Severity = Literal["wrong", "watch", "normal"]
 SEVERITIES: tuple[Severity, ...] = ("wrong", "watch", "normal")
-PAGE = "docs/doctor.md"
+PAGE = "docs/trouble/doctor.md"
 
 _OVER, _FAR_OVER, _FLOOR = 0.1, 0.2, 50.0  # of the range of returns in the data; if that is unknown, a margin instead
 _FACTOR, _OPEN = 100.0, 0.9  # of alpha_cql to its start; of a gap to what it was a quarter of the run before
@@ -189,7 +189,7 @@ def _failure(chart: _Chart) -> Finding:
         return Finding("normal", "No loss or parameter is NaN or infinite", f"{run.step} of {run.n_steps} steps")
     reason = str(run.failure).partition("; last metrics: ")[0]
     if not re.search(r"not finite|\bnan\b|\binf(inite|inity)?\b", reason, re.IGNORECASE):
-        return Finding("wrong", "The run failed", reason, "docs/troubles.md says what to do about it")
+        return Finding("wrong", "The run failed", reason, "docs/trouble/files.md says what to do about it")
     meaning = "the critics diverged: their learning rate or the rewards are too large, or little is conservative"
     rate = f"algorithm.critic_learning_rate={chart.set('critic_learning_rate', 3e-4) / 3.0:.2g}"
     change = (rate, "algorithm.critic_max_grad_norm=1")

@@ -288,7 +288,7 @@ def test_the_page_says_what_the_doctor_found_and_what_was_not_compared(tmp_path)
     page = report(folder).page.read_text()
     assert "Wrong: The policy earns less than its critics promise (1 of 2 runs)" in page
     assert "on halfcheetah_medium, seed 0: q_policy 1e+09" in page
-    assert "Try <code>algorithm.alpha_cql.value=20</code>. See docs/doctor.md#promise." in page
+    assert "Try <code>algorithm.alpha_cql.value=20</code>. See docs/trouble/doctor.md#promise." in page
     assert "No loss or parameter is NaN or infinite (2 runs)" in page
     assert "The Q values of 1 of 2 runs are not compared with returns." in page
     assert "Diagnostics</h2>" not in report(sweep(tmp_path / "t", {"base": 1.0}, seeds=(0,))).page.read_text()

@@ -208,9 +208,9 @@ def test_noise_is_measured_against_what_runs_differ_by(tmp_path: Path) -> None:
 def test_every_section_that_findings_refer_to_exists() -> None:
     page = (ROOT / doctor.PAGE).read_text(encoding="utf-8")
     assert re.findall(r"^## (\S+)$", page, flags=re.MULTILINE) == list(CHECKS)
-    linked = re.findall(r"doctor\.md#([\w-]+)|\]\(#([\w-]+)\)", page + (ROOT / "docs/troubles.md").read_text())
+    linked = re.findall(r"doctor\.md#([\w-]+)|\]\(#([\w-]+)\)", page + (ROOT / "docs/trouble/files.md").read_text())
     assert {a or b for a, b in linked} <= set(CHECKS)
-    assert Finding("wrong", "", "", name="scale").page == "docs/doctor.md#scale"
+    assert Finding("wrong", "", "", name="scale").page == "docs/trouble/doctor.md#scale"
 
 
 # Runs that were trained -----------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_the_script_groups_runs_by_what_they_share(trained, monkeypatch, capsys)
     assert "wrong   alpha_cql runs off (1 of 6 runs)\n" in said
     assert "- arm=tau_low seed=0: alpha_cql went from 5 to" in said
     assert "Try algorithm.alpha_cql.tau_cql=null or algorithm.alpha_cql.tau_cql=" in said
-    assert "See docs/doctor.md#multiplier." in said
+    assert "See docs/trouble/doctor.md#multiplier." in said
     assert "normal  No loss or parameter is NaN or infinite (6 of 6)\n" in said
     assert re.search(r"^arm=good seed=0 +finished: (nothing stands out|watch: noise)$", said, flags=re.MULTILINE)
     assert re.search(r"^arm=tau_high seed=0 +finished: wrong: multiplier", said, flags=re.MULTILINE)
@@ -296,7 +296,7 @@ def test_the_script_has_it_all_for_programs_too(trained, monkeypatch, capsys) ->
     runs = {Path(run["directory"]).name: run for run in json.loads(capsys.readouterr().out)["runs"]}
     assert len(runs) == 6
     first = runs["arm-scaled__seed-0"]["findings"][0]
-    assert (first["name"], first["severity"], first["page"]) == ("scale", "wrong", "docs/doctor.md#scale")
+    assert (first["name"], first["severity"], first["page"]) == ("scale", "wrong", "docs/trouble/doctor.md#scale")
     assert set(first) == {field.name for field in dataclasses.fields(Finding)} | {"page"}
     assert runs["arm-tau_low__seed-0"]["verdict"].startswith("wrong: multiplier")
 

@@ -398,7 +398,7 @@ def test_what_overflows_float32_is_infinite() -> None:
 
 
 def test_the_document_lists_every_warning() -> None:
-    document = (SCRIPT.parents[1] / "docs" / "inspection.md").read_text(encoding="utf-8")
+    document = (SCRIPT.parents[1] / "docs" / "howto" / "inspection.md").read_text(encoding="utf-8")
     assert [each.title for each in Made().inspect().checks if f"| {each.title}" not in document] == []
 
 

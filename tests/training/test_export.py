@@ -209,7 +209,7 @@ def test_a_missing_package_is_named_with_its_extra(exported, tmp_path, monkeypat
 
 def test_the_page_runs_from_top_to_bottom(exported, dataset, tmp_path, monkeypatch, no_figures):
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) == 6
     own = ["dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, "n_steps=10"]

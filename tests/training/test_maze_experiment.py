@@ -1,4 +1,4 @@
-"""The maze's experiment: learning beats imitation, as docs/maze.md says."""
+"""The maze's experiment: learning beats imitation, as docs/results/maze.md says."""
 
 from __future__ import annotations
 
