@@ -1,0 +1,146 @@
+"""The site as it is built: links, what a browser says to it, and the search."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from browser import browser, missing
+from pages import ROOT
+
+needs_browser = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+SHOWN = ["index.html", "theory/objective.html", "reference/config.html", "howto/reports.html", "results/blueprint.html"]
+SEARCHES = {"tau_cql": "reference/config", "cql_residual": "reference/metrics", "runs off": "trouble"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site's folder, built as `make docs` builds it."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=_environment())
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def _environment():
+    import os
+
+    return os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """The site's address on a server of this machine: browsers start no search on pages from the disk."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+class Page(HTMLParser):
+    """The links, pictures and anchors of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.targets, self.anchors, self.without_text = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.anchors |= {found[key] for key in ("id", "name") if found.get(key)}
+        target = found.get("href") if tag in ("a", "link") else found.get("src")
+        if target:
+            self.targets.append(target)
+        if tag == "img" and not found.get("alt"):
+            self.without_text.append(found.get("src"))
+
+
+@functools.cache
+def parsed(path):
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site):
+    for path in site.rglob("*.html"):
+        page = parsed(path)
+        assert not page.without_text, f"{path.relative_to(site)}: pictures without a text: {page.without_text}"
+        for target in page.targets:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc or path.name == "404.html":
+                continue
+            linked = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert linked.exists(), f"{path.relative_to(site)} links to {target}"
+            if parts.fragment and linked.suffix == ".html":
+                anchors = parsed(linked).anchors
+                assert unquote(parts.fragment) in anchors or parts.fragment.startswith("__"), (
+                    f"{path.relative_to(site)} links to {target}"
+                )
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (420, False)])
+def test_a_browser_shows_the_pages_without_a_complaint(site, address, tmp_path, width, dark):
+    with browser(width=width, dark=dark) as driver:
+        for name in SHOWN:
+            driver.get(f"{address}/{name}")
+            complaints = [line for line in driver.get_log("browser") if "favicon" not in line["message"]]
+            assert not complaints, complaints
+            scheme = driver.execute_script("return document.body.getAttribute('data-md-color-scheme')")
+            assert scheme == ("slate" if dark else "default")
+            overflow = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
+            assert overflow <= 0, f"{name} is {overflow} pixels wider than a window of {width}"
+        requested = _requested(driver)
+        assert requested, "the log of the browser is empty"
+        assert all(url.startswith((address, "data:", "blob:")) for url in requested), requested
+
+
+def _requested(driver):
+    import json
+
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+
+@needs_browser
+def test_the_search_finds_a_key_a_metric_and_a_finding(address):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with browser() as driver:
+        for words, wanted in [
+            ("tau_cql", "reference/config"),
+            ("cql_residual", "reference/metrics"),
+            ("runs off", "trouble"),
+        ]:
+            driver.get(f"{address}/index.html?q={words}")
+            WebDriverWait(driver, 20).until(lambda d: d.find_elements(By.CSS_SELECTOR, ".md-search-result__link"))
+            links = [
+                link.get_attribute("href") for link in driver.find_elements(By.CSS_SELECTOR, ".md-search-result__link")
+            ]
+            assert any(wanted in link for link in links), (words, links)
+
+
+@needs_browser
+def test_formulas_are_drawn_and_code_stands_beside_them(address):
+    with browser() as driver:
+        driver.get(f"{address}/theory/objective.html")
+        heights = driver.execute_script(
+            "return [...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().height)"
+        )
+        assert len(heights) > 5
+        assert min(heights) > 5
+        assert driver.execute_script("return document.fonts.check('16px \"STIX Two Math\"')")
+        assert not driver.execute_script("return document.body.innerText.includes('\\\\frac')")
