@@ -1,7 +1,7 @@
 """An experiment framework for Conservative Q-Learning (CQL).
 
-What programs may use stands in ``__all__`` and in docs/reference/python.md: it stays, or a release says otherwise. Everything
-else in this package is private. Nothing is imported before it is used.
+What programs may use stands in ``__all__`` and in docs/reference/python.md: it stays, or a release says otherwise.
+Everything else in this package is private. Nothing is imported before it is used.
 """
 
 from importlib import import_module as _import

@@ -34,7 +34,7 @@ and =N after it gives it N episodes. The policies of a folder share its episodes
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description="Roll policies out into a local Minari dataset, whole or not at all.",
+        description="Collect episodes of policies into a local Minari dataset. An interrupted collection leaves none.",
         epilog=POLICIES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,13 +46,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-episode-steps", type=whole(1), metavar="N", help=limit_help)
     keys_help = "which parts of a Dict observation to store, in that order, such as achieved_goal,observation"
     parser.add_argument("--observation-keys", type=lambda text: text.split(","), metavar="KEY,...", help=keys_help)
-    policy_help = "what acts, see below; given several times, the dataset is a mixture"
+    policy_help = "policy that acts, see below; given several times, the dataset is a mixture"
     parser.add_argument("--policy", required=True, action="append", metavar="SPEC[=N]", help=policy_help)
     episodes_help = "total number of episodes; the policies without =N share the remainder evenly"
     parser.add_argument("--episodes", type=whole(1), metavar="N", help=episodes_help)
     noise_help = "scale of the policies' own standard deviations: 1 as they were trained (default), 0 deterministic"
     parser.add_argument("--noise", type=real(0), metavar="SCALE", help=noise_help)
-    parser.add_argument("--seed", type=whole(0), default=0, help="of all randomness (default 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of all random numbers (default 0)")
     parser.add_argument(
         "--workers", type=whole(1), default=1, metavar="N", help="processes (default 1); the data are the same"
     )
@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
     reference_help = "returns that score 0 and 100 (default: D4RL's, where the environment has them)"
     parser.add_argument("--reference", type=real(-math.inf), nargs=2, metavar=("MIN", "MAX"), help=reference_help)
     parser.add_argument("--description", default="", help="a sentence for the metadata")
-    parser.add_argument("--author", help="for the metadata")
+    parser.add_argument("--author", help="author, for the metadata")
     chosen = parser.parse_args()
     if chosen.reference is not None and not chosen.reference[1] > chosen.reference[0]:
         parser.error(f"--reference {chosen.reference[0]:g} {chosen.reference[1]:g}: MAX must be greater than MIN")

@@ -28,11 +28,11 @@ Examined = list[tuple[str, Run, list[Finding]]]
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description="Read runs and say in plain words what is wrong with them or normal: values, alpha_cql, entropy, "
+        description="Read runs and report what is wrong, what to watch and what is normal: values, alpha_cql, entropy, "
         "actions, scale of rewards, evaluations. Each finding has its numbers, what it usually means, overrides to "
         f"try, and a section of {doctor.PAGE}.",
-        epilog="Runs that have not finished are read as far as they are; early in training much is normal that later "
-        "is not.",
+        epilog="Runs that have not finished are read up to their present step. Early in training much is normal that "
+        "later is not.",
     )
     parser.add_argument(
         "folders", nargs="+", metavar="FOLDER", help="folders of sweeps or runs, or names of sweeps in outputs/sweeps"

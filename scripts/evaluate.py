@@ -10,7 +10,8 @@ from cql.commands import exit_code, printable, real, whole
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description="Return of a checkpoint's deterministic policy over N episodes, and on request a video of one."
+        description="Evaluate a checkpoint: the return of its deterministic policy over N episodes, and a video of the "
+        "first one if asked for."
     )
     parser.add_argument("run_dir", type=Path, help="folder of a run")
     parser.add_argument(

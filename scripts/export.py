@@ -12,8 +12,8 @@ FORMATS = ("torchscript", "onnx", "safetensors")
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description="Write the policy of a run to a file that needs neither the run nor, but for safetensors, this "
-        "package; with a model card beside it."
+        description="Write the policy of a run to a file, with a model card beside it. ONNX and TorchScript files need "
+        "neither the run nor this package; safetensors files are for cql.load."
     )
     parser.add_argument("run", type=Path, help="folder of a run, or a checkpoint's file")
     format_help = "TorchScript (.ts), ONNX (.onnx), or safetensors for cql.load"
@@ -21,7 +21,7 @@ def arguments() -> argparse.Namespace:
     which_help = "best, last, or a step such as 15000 (default: best if there is one, else last)"
     parser.add_argument("--checkpoint", metavar="WHICH", help=which_help)
     parser.add_argument("--out", type=Path, metavar="FILE", help="the file (default: beside the checkpoint)")
-    sampling_help = "with standard normal noise as second input and the log standard deviation as second output"
+    sampling_help = "add standard normal noise as second input and the log standard deviation as second output"
     parser.add_argument("--sampling", action="store_true", help=sampling_help)
     return parser.parse_args()
 

@@ -34,7 +34,7 @@ _COLUMNS = {
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description="A page with figures, a summary as JSON, and warnings with advice.",
+        description="Inspect a dataset: a page with figures, a summary as JSON, and warnings with advice.",
         epilog=DATASETS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
         )
     reference_help = "returns that score 0 and 100 (default: those of the metadata, else D4RL's of the environment)"
     parser.add_argument("--reference", type=real(-math.inf), nargs=2, metavar=("MIN", "MAX"), help=reference_help)
-    discount_help = "of the discounted returns (default 0.99)"
+    discount_help = "discount factor of the discounted returns (default 0.99)"
     parser.add_argument("--discount", type=real(0, 1, below=True), default=0.99, help=discount_help)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="output folder (default: outputs/datasets/NAME)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON instead of the text")

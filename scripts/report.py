@@ -9,12 +9,14 @@ from pathlib import Path
 from cql.commands import UsageError, exit_code, printable
 
 STATISTICS = ("last", "best", "last five")
+VIDEOS = ("embed", "link", "none")
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description="Which arm is better, by how much, is it significant: a page, tables and figures from run folders."
+        description="Compare the arms of sweeps: which is better, by how much, and whether that is significant. Writes "
+        "a page, tables and figures."
     )
     parser.add_argument(
         "folders", nargs="+", metavar="FOLDER", help="folders of sweeps or runs, or names of sweeps in outputs/sweeps"
@@ -39,9 +41,11 @@ def arguments() -> argparse.Namespace:
         help="evaluations that figures and comparisons show (last-five means last five)",
     )
     parser.add_argument(
-        "--videos", "--films", choices=("embed", "link", "none"), default="embed",
+        "--videos", choices=VIDEOS, default="embed",
         help="rollout videos in the page (default), linked in their folders, or left out",
     )  # fmt: skip
+    # As earlier versions called it.
+    parser.add_argument("--films", dest="videos", choices=VIDEOS, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--wandb", action="store_true", help="log tables and figures to a W&B run named report")
     parser.add_argument("--project", help="W&B project (default: that of the runs)")
     parser.add_argument("--entity", help="W&B user or team")

@@ -24,7 +24,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=whole(0), default=0, help="seed of the training (default 0)")
     episodes_help = "episodes that measure each save, once with sampled and once with mean actions (default 5)"
     parser.add_argument("--episodes", type=whole(1), default=5, metavar="N", help=episodes_help)
-    parser.add_argument("--algorithm", choices=("SAC",), default="SAC", help="of stable-baselines3 (default SAC)")
+    algorithm_help = "algorithm of stable-baselines3 (default SAC)"
+    parser.add_argument("--algorithm", choices=("SAC",), default="SAC", help=algorithm_help)
     starts_help = "steps with random actions first (default 10000, at most a tenth of all)"
     parser.add_argument("--learning-starts", type=whole(0), metavar="N", help=starts_help)
     rate_help = "learning rate of all optimisers"

@@ -11,9 +11,9 @@ policies differ by what they do; and no policy's estimate depends on which other
 Axes: P policies, K seeds, R = P K runs (policy after policy), B batch, N rows of observations, S state, A action.
 
 Sources:
-    [CQL] Kumar et al., Conservative Q-Learning for Offline Reinforcement Learning, 2020.
-    [Le] Le et al., Batch Policy Learning under Constraints, 2019.
-    [Paine] Paine et al., Hyperparameter Selection for Offline Reinforcement Learning, 2020.
+    - [CQL] Kumar et al., Conservative Q-Learning for Offline Reinforcement Learning, 2020.
+    - [Le] Le et al., Batch Policy Learning under Constraints, 2019.
+    - [Paine] Paine et al., Hyperparameter Selection for Offline Reinforcement Learning, 2020.
 """
 
 from collections.abc import Sequence

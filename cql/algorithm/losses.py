@@ -7,10 +7,10 @@ Axes, in this order: R runs, C critics, N sampled actions, B batch, A action. Re
 equation says and never over R: the runs of a stack have independent losses.
 
 Sources:
-    [CQL] Kumar et al., Conservative Q-Learning for Offline Reinforcement Learning, 2020.
-    [SAC] Haarnoja et al., Soft Actor-Critic Algorithms and Applications, 2018.
-    [REDQ] Chen et al., Randomized Ensembled Double Q-Learning, 2021.
-    [Cal-QL] Nakamoto et al., Cal-QL: Calibrated Offline RL Pre-Training for Efficient Online Fine-Tuning, 2023.
+    - [CQL] Kumar et al., Conservative Q-Learning for Offline Reinforcement Learning, 2020.
+    - [SAC] Haarnoja et al., Soft Actor-Critic Algorithms and Applications, 2018.
+    - [REDQ] Chen et al., Randomized Ensembled Double Q-Learning, 2021.
+    - [Cal-QL] Nakamoto et al., Cal-QL: Calibrated Offline RL Pre-Training for Efficient Online Fine-Tuning, 2023.
 """
 
 import math
@@ -83,9 +83,10 @@ def bellman_target(
     """The value that all critics regress to.
 
     y = r + discount (1 - terminated) V(s'). With a' ~ pi(.|s'), V is
-        ``soft``: min_i Qbar_i(s', a') - alpha_temp log pi(a'|s')  [SAC, eq. 5];
-        ``hard``: min_i Qbar_i(s', a'), as in the code published with [CQL];
-        ``max``:  max over the N samples of min_i Qbar_i(s', a'_n)  [CQL, appendix F].
+
+    - ``soft``: min_i Qbar_i(s', a') - alpha_temp log pi(a'|s')  [SAC, eq. 5];
+    - ``hard``: min_i Qbar_i(s', a'), as in the code published with [CQL];
+    - ``max``: max over the N samples of min_i Qbar_i(s', a'_n)  [CQL, appendix F].
 
     Args:
         rewards: (R, B).

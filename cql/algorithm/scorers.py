@@ -4,9 +4,9 @@ Functions of arrays: values come from the critics that were trained with the pol
 transitions, E episodes, A action. Fitted Q evaluation, which trains critics of its own, is in :mod:`cql.algorithm.fqe`.
 
 Sources:
-    [Fu] Fu et al., Benchmarks for Deep Off-Policy Evaluation, 2021.
-    [Irpan] Irpan et al., Off-Policy Evaluation via Off-Policy Classification, 2019.
-    [Paine] Paine et al., Hyperparameter Selection for Offline Reinforcement Learning, 2020.
+    - [Fu] Fu et al., Benchmarks for Deep Off-Policy Evaluation, 2021.
+    - [Irpan] Irpan et al., Off-Policy Evaluation via Off-Policy Classification, 2019.
+    - [Paine] Paine et al., Hyperparameter Selection for Offline Reinforcement Learning, 2020.
 """
 
 import math

@@ -13,22 +13,25 @@ class Dataset:
 
     Attributes:
         kind: Where the data come from.
-        normalise_observations: Subtract the data's mean and divide by its standard deviation, in evaluation too.
-        reward_scale: Multiplies the rewards.
-        reward_bias: Is added to the scaled rewards.
-        n_episodes: Use that many episodes, chosen by `subset_seed`; null for all.
-        fraction: Use that share of the episodes; null for all.
-        subset_seed: Seed of that choice.
-        validation_fraction: Share of the episodes that training never sees, also chosen by `subset_seed`. At each
+        normalise_observations: Whether to subtract the data's mean from observations and divide by the data's standard
+            deviation, in evaluations too.
+        reward_scale: Factor of the rewards.
+        reward_bias: Constant that is added to the scaled rewards.
+        n_episodes: Number of episodes to use, chosen by `dataset.subset_seed`; null for all.
+        fraction: Share of the episodes to use, chosen by `dataset.subset_seed`; null for all.
+        subset_seed: Seed that chooses the used and the held-out episodes.
+        validation_fraction: Share of the episodes that training never sees, chosen by `dataset.subset_seed`. At each
             evaluation the policy is scored on them, see `cql.algorithm.scorers`; 0 for none.
-        timeouts_as_terminals: Also cut the return at truncations. Teaches the critics a false end; it is here to
-            reproduce code that does so.
-        normalise_rewards: First divide the rewards by the range of the episodes' returns, and multiply them by the
-            environment's time limit.
-        action_clip: Largest magnitude of the data's actions, which are scaled to [-1, 1]; null leaves them.
-        returns_to_go: Of Cal-QL.
-        end_at_success: Cut each episode behind its first success, and make that step terminal. For data of tasks that
-            end at the goal whose recording went on, as Minari's AntMaze.
+        timeouts_as_terminals: Whether to treat truncated episodes as terminated. Then the critics do not bootstrap at a
+            time limit, which is wrong; use it only to reproduce code that does so.
+        normalise_rewards: Whether to first divide the rewards by the range of the episodes' returns and multiply them
+            by the environment's time limit.
+        action_clip: Largest magnitude of the data's actions, which are scaled to [-1, 1]; null does not clip them.
+        returns_to_go: How the returns are counted that are Cal-QL's floor. `truncate` sums the recorded rewards.
+            `bootstrap_failure` continues the lowest reward of the dataset for ever in an episode in which every reward
+            is the lowest. `bootstrap_last_failure` does so in every episode that ends with that reward.
+        end_at_success: Whether to cut each episode after its first success and make that step terminal. For tasks that
+            end at the goal if the recording continued, as in Minari's AntMaze data.
     """
 
     kind: str
@@ -59,7 +62,7 @@ class EmbeddedDataset(Dataset):
     """A dataset made from the behaviour policies in this package, on first use, as a local Minari dataset.
 
     Attributes:
-        name: Which.
+        name: Name of the embedded dataset.
     """
 
     kind: str = "embedded"
@@ -71,8 +74,8 @@ class MinariDataset(Dataset):
     """A Minari dataset, local or downloaded.
 
     Attributes:
-        id: Such as `mujoco/hopper/medium-v0`.
-        download: Fetch it from Minari's hub when it is not local.
+        id: Minari id, such as `mujoco/hopper/medium-v0`.
+        download: Whether to download it from Minari's hub if it is not local.
     """
 
     kind: str = "minari"
@@ -85,7 +88,7 @@ class D4rlDataset(Dataset):
     """A D4RL HDF5 file. If it has no `timeouts`, like the first `-v0` files, they are derived by D4RL's rule.
 
     Attributes:
-        path: The file.
+        path: Path of the HDF5 file.
     """
 
     kind: str = "d4rl"
@@ -100,14 +103,14 @@ class TableDataset(Dataset):
     in the order of their numbers.
 
     Attributes:
-        path: The file, `.csv`, `.csv.gz` or `.parquet`.
-        observation_columns: Of the observation.
-        action_columns: Of the action.
-        reward_column: Of the reward.
-        terminated_column: 1 where an episode ended in a terminal state; null if none did.
-        truncated_column: 1 where the recording of an episode was cut; null if no column says so.
-        episode_column: Ids of episodes; null if the two columns before say where they end.
-        next_observation_columns: Of the next observation; null for the observation in the following row.
+        path: Path of the file, `.csv`, `.csv.gz` or `.parquet`.
+        observation_columns: Columns of the observation.
+        action_columns: Columns of the action.
+        reward_column: Column of the reward.
+        terminated_column: Column that is 1 where an episode ended in a terminal state; null if none did.
+        truncated_column: Column that is 1 where the recording of an episode was cut; null if there is none.
+        episode_column: Column of the episodes' ids; null if the terminated and truncated columns say where they end.
+        next_observation_columns: Columns of the next observation; null for the observation in the following row.
     """
 
     kind: str = "table"

@@ -24,26 +24,26 @@ class JudgeConfig:
     """How runs are judged by recorded data.
 
     Attributes:
-        checkpoint: Which policy of each run: `last`, a step, or `best`, which was chosen by evaluations in the
-            environment if there were any.
-        fqe: Whether fitted Q evaluation is done; without it only the scorers, which take seconds.
+        checkpoint: Checkpoint of each run that is judged: `last`, `best`, or a step. Evaluations in the environment
+            chose the best one, if there were any.
+        fqe: Whether to do fitted Q evaluation; false computes only the scorers, which takes seconds.
         n_steps: Training steps of fitted Q evaluation.
-        n_steps_per_epoch: Steps between two saves of its state, from which it resumes.
-        batch_size: Transitions per step.
-        n_seeds: Critics of each policy, from different seeds.
-        learning_rate: Adam's.
-        tau_target: Polyak rate of the target critics; 1 copies the critics.
-        target_update_period: Steps between two updates of the target critics.
+        n_steps_per_epoch: Training steps between two saves of its state, from which it resumes.
+        batch_size: Transitions per minibatch.
+        n_seeds: Critics per policy, from different seeds.
+        learning_rate: Adam's learning rate.
+        tau_target: Polyak rate of the target critics.
+        target_update_period: Training steps between two updates of the target critics.
         alpha_cql: Weight of the conservative gap in `fqe_cql`, a second evaluation, the same for all runs; 0 leaves it
             out.
-        discount: Gamma of the estimates, the same for all runs so that they can be compared.
+        discount: Discount factor of the estimates, the same for all runs so that they can be compared.
         width: Units per hidden layer of the critics.
-        depth: Hidden layers.
-        activation: After each hidden layer.
-        layer_norm: Normalise before each activation.
-        n_bootstrap: Resamplings for an interval.
-        device: Where it is computed.
-        n_threads: Torch's threads; null leaves the choice to torch.
+        depth: Number of hidden layers of the critics.
+        activation: Non-linearity after each hidden layer.
+        layer_norm: Whether to normalise before each activation.
+        n_bootstrap: Bootstrap samples for an interval.
+        device: Where it is computed; `auto` is CUDA if there is a device, else the CPU.
+        n_threads: Number of torch's threads; null leaves it to torch.
     """
 
     checkpoint: str
@@ -55,7 +55,7 @@ class JudgeConfig:
     learning_rate: float = number(RATE, hint="3e-4 is usual")
     tau_target: float = number(Bounds(above=0, at_most=1), hint="1 copies the critics, 0.005 is usual")
     target_update_period: int = number(AT_LEAST_1)
-    alpha_cql: float = number(AT_LEAST_0, hint="0.02 is the default")
+    alpha_cql: float = number(AT_LEAST_0, hint="0.02 is usual")
     discount: float = number(Bounds(at_least=0, below=1), hint="0.99 is usual")
     width: int = number(AT_LEAST_1)
     depth: int = number(AT_LEAST_1)

@@ -34,18 +34,19 @@ class Finetune(Online):
 
     Attributes:
         kind: `finetune`.
-        n_online_steps: Environment steps of each run. Episodes are collected whole, so that there may be more, by less
+        n_online_steps: Environment steps of each run. Episodes are collected whole, so a run may take more, by less
             than the episodes of one collection.
-        n_start_steps: Of these, how many are collected before training continues; no training steps are taken for them.
+        n_start_steps: Environment steps that are collected before training continues, a part of
+            `online.n_online_steps`. No training steps are taken for them.
         update_to_data: Training steps per environment step.
-        episodes_per_collection: Episodes that a run collects at once, whenever its training has caught up.
+        episodes_per_collection: Episodes that a run collects at a time, whenever its training has caught up.
         mixing_ratio: Share of each minibatch that comes from the dataset; null draws from both in proportion to their
             sizes.
-        buffer_size: The newest transitions of its own that a run learns from.
-        n_steps_per_epoch: Environment steps averaged into one row of metrics; null for the run's `n_steps_per_epoch`.
-        alpha_cql: A fixed multiplier from here on; null keeps it.
-        w_cql: The weight in front of it from here on; null keeps it.
-        calibrated: Whether Cal-QL's floor is still used; null keeps it.
+        buffer_size: Size of the replay buffer: the newest transitions of its own that a run learns from.
+        n_steps_per_epoch: Environment steps averaged into one row of metrics; null for `n_steps_per_epoch`.
+        alpha_cql: Value of a fixed `alpha_cql` in this part; null keeps it.
+        w_cql: Value of `algorithm.w_cql` in this part; null keeps it.
+        calibrated: Whether this part uses Cal-QL's floor; null keeps it.
     """
 
     kind: str = "finetune"
@@ -56,7 +57,7 @@ class Finetune(Online):
     mixing_ratio: float | None = number(Bounds(at_least=0, at_most=1), hint="0.5 is usual")
     buffer_size: int = number(AT_LEAST_1)
     n_steps_per_epoch: int | None = number(AT_LEAST_1)
-    alpha_cql: float | None = number(Bounds(at_least=0, at_most=ALPHA_CQL_MAX), hint="0 trains on as SAC")
+    alpha_cql: float | None = number(Bounds(at_least=0, at_most=ALPHA_CQL_MAX), hint="0 continues as SAC")
     w_cql: float | None = number(AT_LEAST_0)
     calibrated: bool | None = None
 

@@ -65,8 +65,9 @@ class LearnedAlphaTemp(AlphaTemp):
     Attributes:
         kind: `learned`.
         initial_value: The temperature at step 0.
-        target_entropy: In nats; null is minus the number of action dimensions, as in SAC.
-        temp_learning_rate: Adam's rate for log alpha_temp.
+        target_entropy: The entropy that the policy is held to, in nats; null is minus the number of action dimensions,
+            as in SAC.
+        temp_learning_rate: Adam's learning rate for log alpha_temp.
     """
 
     kind: str = "learned"
@@ -104,11 +105,11 @@ class LearnedAlphaCql(AlphaCql):
     Attributes:
         kind: `learned`.
         initial_value: The multiplier at step 0; it is clamped to 1e6.
-        tau_cql: The threshold that the gap is held to, in units of return; null is the gap of critics that value the
-            policy's actions just like the data's: `log m + target entropy` under `cql_h`, `log m` under the others,
-            with m policy actions per state in the gap. Far above it nothing stays conservative; far below it the
-            multiplier grows without end.
-        alpha_learning_rate: Adam's rate for log alpha_cql.
+        tau_cql: The threshold that the gap is held to, in units of return. Null is the gap of critics that value the
+            policy's actions just like the data's: `log m + target entropy` with importance weights, else `log m`,
+            with m policy actions per state in the gap. Far above this gap the multiplier falls to 0; far below it
+            the multiplier grows without end.
+        alpha_learning_rate: Adam's learning rate for log alpha_cql.
     """
 
     kind: str = "learned"
@@ -122,18 +123,19 @@ class LearnedAlphaCql(AlphaCql):
 
 @dataclass(kw_only=True)
 class Penalty:
-    """How the conservative gap is estimated; the class variables define a kind and are no options.
+    """How the conservative gap is estimated.
 
     Attributes:
         kind: The estimator's name.
-        temperature: T of T logsumexp(q / T).
-        gradient: `exact`, or `sampled`: unbiased, and faster where many actions are sampled, see
-            `cql.algorithm.losses.sampled_gap`.
-        num_gradient_actions: Actions per state and critic that a sampled gradient goes through; null if exact.
-        gap_clip_min: Lower bound of each state's gap, beyond which it has no gradient; null for none.
-        gap_clip_max: Upper bound; null for none.
+        temperature: Temperature T of the log-sum-exp, T logsumexp(Q / T).
+        gradient: `exact` goes through every sampled action. `sampled` goes through a few of them, drawn by their
+            weight: unbiased, and faster if many actions are sampled; see `cql.algorithm.losses.sampled_gap`.
+        num_gradient_actions: Actions per state and critic that a `sampled` gradient goes through; null if `exact`.
+        gap_clip_min: Lower bound of each state's gap; a gap below it has no gradient. Null for none.
+        gap_clip_max: Upper bound of each state's gap; a gap above it has no gradient. Null for none.
     """
 
+    # What defines a kind, and is no option.
     importance_weighted: ClassVar[bool]
     next_actions: ClassVar[bool]
     calibrated: ClassVar[bool] = False
@@ -184,8 +186,8 @@ class CqlRho(Penalty):
     """CQL(rho): the three groups of actions without importance weights.
 
     Attributes:
-        include_data_action: The data's action is in the log-sum-exp too, from which the logarithm of the number of
-            actions is then subtracted, as in published code.
+        include_data_action: Whether the log-sum-exp includes the data's action. Then the logarithm of the number of
+            actions is subtracted from it, as in published code.
     """
 
     importance_weighted: ClassVar[bool] = False
@@ -200,7 +202,7 @@ class Blueprint(Penalty):
     """A plain log-sum-exp over uniform and current actions.
 
     Attributes:
-        include_data_action: As in `cql_rho`.
+        include_data_action: Whether the log-sum-exp includes the data's action, as in `cql_rho`.
     """
 
     importance_weighted: ClassVar[bool] = False
@@ -216,28 +218,30 @@ class CqlConfig:
 
     Attributes:
         w_cql: Fixed weight in front of `alpha_cql`.
-        backup: The critics' target.
+        backup: The critics' target: `soft` with the entropy term, `hard` without it, `max` the largest value over
+            sampled next actions.
         num_sampled_actions: Actions sampled per group for the gap, and for the `max` backup.
-        bc_steps: First steps in which the actor clones the data's actions.
+        bc_steps: Number of training steps at the start in which the actor clones the data's actions.
         tau_target: Polyak rate of the target critics.
         target_update_period: Training steps between two updates of the target critics.
-        discount: Gamma.
-        critic_learning_rate: Adam's rate for the critics.
-        actor_learning_rate: Adam's rate for the policy.
+        discount: Discount factor gamma.
+        critic_learning_rate: Adam's learning rate for the critics.
+        actor_learning_rate: Adam's learning rate for the policy.
         log_std_min: Lower clamp of the policy's log standard deviation.
-        log_std_max: Upper clamp.
+        log_std_max: Upper clamp of the policy's log standard deviation.
         log_std_multiplier: Initial value of a number, learned with the policy, that multiplies its log standard
             deviation; null for none.
-        log_std_offset: Initial value of a learned number that is added to it; null for none.
+        log_std_offset: Initial value of a number, learned with the policy, that is added to its log standard deviation;
+            null for none.
         n_critics: Critics in the ensemble; the policy maximises the lowest of their values.
-        n_target_critics: The critics' target is the lowest value of so many target critics, drawn anew for each step;
-            null for all.
+        n_target_critics: Target critics whose lowest value is the critics' target, drawn at random at each step; null
+            for all.
         critic_max_grad_norm: Largest norm of the gradient of all critics together; null for none.
         actor_max_grad_norm: Largest norm of the policy's gradient; null for none.
-        critic_weight_decay: AdamW's, for the critics.
-        actor_weight_decay: AdamW's, for the policy.
-        critic_schedule: How the critics' learning rate falls.
-        actor_schedule: How the policy's learning rate falls.
+        critic_weight_decay: AdamW's weight decay for the critics.
+        actor_weight_decay: AdamW's weight decay for the policy.
+        critic_schedule: How the critics' learning rate falls to 0 over all training steps of a run.
+        actor_schedule: How the policy's learning rate falls to 0 over all training steps of a run.
         alpha_temp: The entropy temperature.
         alpha_cql: The conservative multiplier.
         penalty: The estimator of the conservative gap.
@@ -281,14 +285,14 @@ class CqlConfig:
 
 @dataclass(kw_only=True)
 class NetworkPart:
-    """What the policy's network or the critics' have otherwise than `network` says; null for what it says.
+    """Settings of the policy's network or of the critics' that differ from `network`; null takes those of `network`.
 
     Attributes:
         width: Units per hidden layer.
-        depth: Hidden layers.
-        activation: After each hidden layer.
-        layer_norm: Normalise before each activation.
-        initialisation: How weights begin.
+        depth: Number of hidden layers.
+        activation: Non-linearity after each hidden layer.
+        layer_norm: Whether to normalise before each activation.
+        initialisation: How weights are initialised.
         last_layer_scale: Gain of the last layer.
     """
 
@@ -306,14 +310,14 @@ class NetworkConfig:
 
     Attributes:
         width: Units per hidden layer.
-        depth: Hidden layers.
-        activation: After each hidden layer.
-        layer_norm: Normalise before each activation.
-        initialisation: How weights begin.
-        last_layer_scale: Gain of the last layer, which then has zero biases, and orthogonal weights if the others have,
-            or else Xavier uniform ones; null lets it begin like the others.
-        actor: What the policy's network has otherwise.
-        critic: What the critics' networks have otherwise.
+        depth: Number of hidden layers.
+        activation: Non-linearity after each hidden layer.
+        layer_norm: Whether to normalise before each activation.
+        initialisation: How weights are initialised: `torch` is the default of torch's `Linear`.
+        last_layer_scale: Gain of the last layer. Its biases are then zero, its weights orthogonal if the other layers'
+            are, else Xavier uniform. Null initialises it like the others.
+        actor: Settings of the policy's network that differ.
+        critic: Settings of the critics' networks that differ.
     """
 
     width: int = number(AT_LEAST_1)
@@ -335,20 +339,22 @@ class EnvConfig:
     """The environment that policies are evaluated in.
 
     Attributes:
-        id: Gymnasium's, such as `Hopper-v5`, or with the module that registers it, such as `my_package:MyEnv-v0`;
+        id: Gymnasium id, such as `Hopper-v5`, or with the module that registers it, such as `my_package:MyEnv-v0`;
             `none` if there is no simulator. Then policies are scored on recorded data, by `cql.algorithm.scorers`.
         reference: The returns that score 0 and 100: `auto` for D4RL's constants of this environment, if there are any;
-            null for no score; or `[MIN, MAX]`. See `cql.rollout.reference_scores`.
+            null for no score; or `[MIN, MAX]`.
         kwargs: Arguments that the environment is made with besides those of its registration, such as
             `{healthy_reward:2}`; null for none.
-        max_episode_steps: Time limit of an episode; null for the environment's own, or that of the data.
-        observation_keys: Which parts of a Dict observation the policy sees, in that order; null for the only one,
-            or all three of a goal environment (`achieved_goal`, `observation`, `desired_goal`) that are vectors.
+        max_episode_steps: Time limit of an episode, in environment steps; null for the environment's own, or that of
+            the data.
+        observation_keys: Which parts of a Dict observation the policy sees, in that order; null for the only part, or
+            for the three of a goal environment (`achieved_goal`, `observation`, `desired_goal`) if they are vectors.
         n_eval_episodes: Episodes per evaluation.
         eval_seed: Episode e of every evaluation is reset with `eval_seed + e`.
-        action_low: Without a simulator: lower bounds of the actions, a number or one for each; null for the data's.
-        action_high: Without a simulator: upper bounds.
-        best_by: Without a simulator: the scorer that says which checkpoint and which run is the best; null for none.
+        action_low: Only with `env=none`: lower bounds of the actions, one number for all or one for each; null for the
+            data's.
+        action_high: Only with `env=none`: upper bounds of the actions, given in the same way.
+        best_by: Only with `env=none`: the scorer that chooses the best checkpoint and the best run; null for none.
     """
 
     id: str
@@ -380,14 +386,15 @@ class WandbLoggerConfig(Logger):
     """Weights & Biases.
 
     Attributes:
-        project: W&B's.
-        entity: A team or user; null for the account's default.
-        group: Runs to be averaged on a dashboard; null is `<env>/<dataset>`.
-        job_type: W&B's.
-        tags: W&B's.
-        name: The run's name; null for one made from the config.
-        mode: Where the run goes.
-        log_checkpoints: Upload the final and the best checkpoint as artifacts.
+        project: Project in W&B.
+        entity: Team or user in W&B; null for the account's default.
+        group: Group of the run in W&B, over which its charts average; null for `<env>/<dataset>`, in a sweep
+            `<sweep>/<point without the seed>`.
+        job_type: Job type of the run in W&B.
+        tags: Tags of the run in W&B.
+        name: The run's name in W&B; null for one made from the config.
+        mode: Where the run goes; `auto` is `online` if there are an API key and a network, else `offline`.
+        log_checkpoints: Whether to upload the last and the best checkpoint as artifacts.
         finish_timeout: Seconds to wait at the end, for all runs of a stack together, until W&B has everything.
     """
 
@@ -415,9 +422,9 @@ class VideoConfig:
     """Rollouts as GIF and MP4.
 
     Attributes:
-        enabled: Whether any are made.
-        seconds: Length, in simulated time.
-        size: Width and height in pixels; even, as MP4 demands.
+        enabled: Whether videos are recorded.
+        seconds: Length of a video, in simulated time.
+        size: Width and height in pixels; an even number, which MP4 requires.
     """
 
     enabled: bool
@@ -430,28 +437,29 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        seed: Of everything random in training.
-        device: Where training runs.
-        n_steps: Training steps on the dataset; with `online=finetune` there may be none.
-        n_steps_per_epoch: Steps averaged into one row of metrics; the last epoch is shorter if it does not divide
-            `n_steps`.
-        batch_size: Transitions per step.
+        seed: Seed of all random numbers in training.
+        device: Where training runs; `auto` is CUDA if there is a device, else the CPU.
+        n_steps: Training steps on the dataset; may be 0 with `online=finetune`.
+        n_steps_per_epoch: Training steps per epoch. An epoch is averaged into one row of metrics; the last one is
+            shorter if this does not divide `n_steps`.
+        batch_size: Transitions per minibatch.
         n_epochs_per_eval: Epochs between evaluations; the last epoch always ends with one.
-        n_evals_per_video: Evaluations between videos; 0 records the final policy alone.
-        n_epochs_per_checkpoint: Epochs between checkpoints.
-        n_kept_checkpoints: The newest that are kept, besides the best.
-        resume: The folder of a run to resume.
-        n_threads: Torch's threads; null leaves the choice to torch.
-        fast: Compute Adam in one kernel, relu networks on a CPU in pieces that stay in its cache, and the critics'
-            gradient on a GPU in groups of states: the same numbers but for rounding, faster.
-        cuda_graph: On a GPU, capture training steps as CUDA graphs: the same numbers, faster.
-        tf32: On a GPU, let matrix products round their factors to TF32's 10 bits: faster, and other numbers.
-        eval_worker: Whether evaluations and videos run in another process, beside training.
+        n_evals_per_video: Evaluations between videos; 0 records only the final policy.
+        n_epochs_per_checkpoint: Epochs between checkpoints; the last epoch always ends with one.
+        n_kept_checkpoints: How many of the newest checkpoints are kept, besides the best.
+        resume: The folder of a run to resume; takes no other override.
+        n_threads: Number of torch's threads; null leaves it to torch.
+        fast: Use the fast path: fused Adam; on a CPU relu networks in pieces that fit its cache; on a GPU the critics'
+            gradient in groups of states. The numbers are the same up to rounding.
+        cuda_graph: On a GPU, capture training steps as CUDA graphs: faster.
+        tf32: On a GPU, let matrix products round their factors to TF32's 10 bits: faster, with other numbers.
+        eval_worker: Whether another process does evaluations and videos while training continues; `auto` does so if
+            training is on CUDA. The results are the same, bit for bit.
         sweep_name: The sweep's folder under `outputs/sweeps/`; the same name again resumes the sweep. Null names it by
             date and time.
-        init_from: A run's folder, or one of its checkpoints, whose networks, optimisers and step this run begins with.
-        init_from_sweep: A sweep's name; each run begins with the one there that has the same values.
-        retry_failed: Also resume runs that failed, from their last checkpoint.
+        init_from: A run's folder, or one of its checkpoints. This run begins with its networks, optimisers and step.
+        init_from_sweep: A sweep's name. Each run begins with the run of that sweep that has the same values.
+        retry_failed: Whether to also resume runs that failed, from their last checkpoint.
         algorithm: The learner.
         dataset: What it learns from.
         online: Whether and how training continues in the environment.

@@ -59,8 +59,8 @@ class Policy:
     """A trained policy and its critics, made by :func:`load`.
 
     Attributes:
-        config: all keys of the run, plain values.
-        spaces: sizes, bounds and keys.
+        config: all keys of the run, as nested dictionaries of plain values.
+        spaces: what it observes and does, a :class:`Spaces`.
         step: training steps done.
     """
 
@@ -81,7 +81,8 @@ class Policy:
             observation: as the environment gives it, (S,), or a batch (B, S). If the run's environment gives a Dict,
                 also a mapping of arrays, which have one axis more in a batch.
             sample: draw from the policy instead of taking its mode.
-            seed: of the draw; a generator goes on from call to call.
+            seed: of the draw: an integer draws the same at each call, a generator continues from call to call, None
+                draws at random.
 
         Returns:
             (A,) or (B, A) in the environment's units, within its bounds.
@@ -110,7 +111,7 @@ class Policy:
             A number, or (B,).
 
         Raises:
-            PolicyError: a shape is another one.
+            PolicyError: the observation or the action has another shape, or the observation is not finite.
             CheckpointError: the file holds no critics.
         """
         rows, is_one = self._rows(observation)
@@ -158,9 +159,12 @@ def load(
         path: of a run's folder, of a checkpoint, or of a ``.safetensors`` file that ``scripts/export.py`` wrote.
         checkpoint: of a run's folder: ``best``, ``last`` or a step; None is the best one, or the last one where
             nothing says which is the best.
-        action_low: lower bounds of the environment's actions, (A,), and
-        action_high: upper bounds, if the file does not hold them. That is so of checkpoints of earlier versions, whose
-            environment is made to read them otherwise.
+        action_low: lower bounds of the environment's actions, (A,), if the file does not hold them. Checkpoints of
+            earlier versions do not; without bounds their environment is made to read them.
+        action_high: upper bounds, (A,), given together with ``action_low``.
+
+    Returns:
+        The policy with its critics, on the CPU.
 
     Raises:
         CheckpointError: there is no such checkpoint, it is damaged, or it is a file for another program.

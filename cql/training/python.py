@@ -13,7 +13,7 @@ _OF_COMMANDS = ("-", "hydra", "resume=", "sweep_name=", "retry_failed=")
 
 
 class Trained(NamedTuple):
-    """What :func:`train` came to.
+    """The outcome of :func:`train`.
 
     Attributes:
         folder: of the run; :func:`cql.load` takes it.
@@ -63,10 +63,14 @@ def train(overrides: Sequence[str] = (), directory: str | Path | None = None) ->
         directory: the run's folder; None makes one in ``outputs/``, as the command line does. One that holds a run of
             the same config is resumed where that stopped.
 
+    Returns:
+        The folder and the score.
+
     Raises:
         ConfigError: the overrides are wrong.
         FolderError: the folder belongs to another config.
-        RunFailed: a value was not finite.
+        FolderInUseError: another process trains in the folder.
+        RunFailed: the run failed, such as by a value that is not finite; its folder tells why.
         KeyboardInterrupt: the run was interrupted, and has a checkpoint.
     """
     train_config = compose(overrides)

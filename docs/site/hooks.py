@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"^([ \t]*)(```+|~~~+).*?^\1\2[ \t]*$", re.MULTILINE | re.DOTALL)
+ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):<code>(~?[\w.]+)</code>")
 SHOWN = {  # files that are shown as a page, and the language that they are highlighted as
     ".py": "python", ".yaml": "yaml", ".toml": "toml", ".txt": "text", ".log": "text", ".sh": "bash", ".json": "json",
     ".tex": "latex", "": "text",
@@ -84,14 +85,32 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Translate formulas to MathML, and let wide tables scroll by themselves."""
+    """Translate formulas to MathML, and roles of docstrings to links."""
 
     def formula(match: re.Match[str]) -> str:
         latex = html.unescape(match[2]).strip()
         inner = latex[2:-2]
         return convert(inner, display="block" if latex.startswith(r"\[") else "inline")
 
-    return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', formula, content, flags=re.DOTALL)
+    content = re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', formula, content, flags=re.DOTALL)
+    return _without_roles(content)
+
+
+def _without_roles(content: str) -> str:
+    """The roles of docstrings, such as ``:func:`name```, as links to what they name, or as its name alone."""
+    there = re.findall(r'id="(cql\.[\w.]+)"', content)
+
+    def named(match: re.Match[str]) -> str:
+        path = match[1].lstrip("~")
+        shown = path.rpartition(".")[2] if match[1].startswith("~") else path
+        found = [each for each in there if each == path or each.endswith(f".{path}")]
+        if len(found) == 1:
+            return f'<a href="#{found[0]}"><code>{shown}</code></a>'
+        if path.startswith("cql."):
+            return f'<autoref optional identifier="{path}"><code>{shown}</code></autoref>'
+        return f"<code>{shown}</code>"
+
+    return ROLE.sub(named, content)
 
 
 def _outside_code(markdown: str, change: object) -> str:
