@@ -114,9 +114,10 @@ def keys_page() -> str:
         for heading, above, rows in tables:
             parts.append("\n\n".join(each for each in (f"### {heading}" if heading else "", above) if each))
             parts.append(_table(rows))
-    return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
+    return FIRST_IN_SEARCH + "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 
+FIRST_IN_SEARCH = "---\nsearch:\n  boost: 4\n---\n\n"  # whoever types a key wants its meaning first
 Tables = list[tuple[str, str, list[Key]]]
 Section = tuple[str, str, str, Tables]
 
