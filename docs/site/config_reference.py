@@ -576,7 +576,7 @@ def files_page() -> str:
         raise PageError(f"groups without a note, or notes without a group: {sorted(folders ^ set(GROUP_NOTES))}")
     jumps = " · ".join(f"[`{group}`](#{_anchor(group)})" for group in GROUP_NOTES)
     parts = [
-        "# Config files\n\nEach file of `configs/`: the command that uses it, what it is, and its text. "
+        "---\nsearch:\n  boost: 0.3\n---\n\n# Config files\n\nEach file of `configs/`: the command that uses it, what it is, and its text. "
         "[Config keys](config.md) says what each key means.",
         "An option of a group is a file's name without `.yaml`: `network=mlp_256x3` chooses "
         "`configs/network/mlp_256x3.yaml`. A group of your own files is added with `--config-dir FOLDER`.",

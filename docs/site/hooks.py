@@ -172,5 +172,5 @@ def _added(target: Path, uri: str, config: MkDocsConfig) -> File:
         content = f'# {target.name}\n\n`````{SHOWN[target.suffix]} title="{name}"\n{text}\n`````\n'
     else:
         return File.generated(config, uri, abs_src_path=str(target))
-    inclusion = InclusionLevel.NOT_IN_NAV
-    return File.generated(config, uri, content=content, inclusion=inclusion)
+    hidden = "---\nsearch:\n  exclude: true\n---\n\n"  # the search is for pages that explain
+    return File.generated(config, uri, content=hidden + content, inclusion=InclusionLevel.NOT_IN_NAV)

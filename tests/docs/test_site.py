@@ -121,16 +121,11 @@ def test_the_search_finds_a_key_a_metric_and_a_finding(address):
     from selenium.webdriver.support.ui import WebDriverWait
 
     with browser() as driver:
-        for words, wanted in [
-            ("tau_cql", "reference/config"),
-            ("cql_residual", "reference/metrics"),
-            ("runs off", "trouble"),
-        ]:
+        for words, wanted in SEARCHES.items():
             driver.get(f"{address}/index.html?q={words}")
             WebDriverWait(driver, 20).until(lambda d: d.find_elements(By.CSS_SELECTOR, ".md-search-result__link"))
-            links = [
-                link.get_attribute("href") for link in driver.find_elements(By.CSS_SELECTOR, ".md-search-result__link")
-            ]
+            found = driver.find_elements(By.CSS_SELECTOR, ".md-search-result__link")
+            links = [link.get_attribute("href") for link in found]
             assert any(wanted in link for link in links), (words, links)
 
 
