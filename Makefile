@@ -44,7 +44,7 @@ test-fast: install  ## the fast tests alone
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m 'slow' $(ARGS)
 
-test-ci: install  ## the slow tests that CI runs once: the wheel, joblib, Optuna
+test-ci: install  ## the slow tests that CI runs once: the wheel, the notebook, the pages' commands, joblib, Optuna
 	$(BIN)/pytest -n $(WORKERS) -m 'ci' $(ARGS)
 
 test-slurm: install  ## sweeps through a real SLURM, installed and started by the tests (as root on Debian)

@@ -14,6 +14,7 @@ BLOCK = re.compile(
     r"^(?P<indent>[ \t]*)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```[ \t]*$", re.MULTILINE | re.DOTALL
 )
 NEEDS = re.compile(r"#.*\bneeds?\b")
+PLACEHOLDER = re.compile(r"\b(RUN|SWEEP|NAME|FOLDER|ENTITY|PROJECT|DATASET|ENV|PRESET|KEY)\b|\.\.\.")
 
 
 class Block(NamedTuple):
@@ -52,14 +53,23 @@ def blocks() -> Iterator[Block]:
 
 
 def commands() -> list[Command]:
-    """The commands in the blocks of a shell's language."""
-    return [command for block in blocks() if block.language in ("bash", "sh") for command in commands_of(block)]
+    """The commands in the blocks of a shell's language, but those that take a file that the reader has yet to write."""
+    shells = [block for block in blocks() if block.language in ("bash", "sh", "console")]
+    found = [command for block in shells for command in commands_of(block)]
+    return [command for command in found if not {"algorithm/penalty=hinge", "arm=base,wide"} & set(command.words)]
 
 
 def commands_of(block: Block) -> Iterator[Command]:
-    """The commands of one block. A comment with ``needs`` is of its line, or of the line below."""
+    """The commands of one block. A comment with ``needs`` is of its line, or of the line below.
+
+    In a console's block, commands begin with ``$``.
+    """
     above = False
     for line in re.sub(r"\\\n\s*", " ", block.code).splitlines():
+        if block.language == "console":
+            if not line.startswith("$ "):
+                continue
+            line = line.removeprefix("$ ")
         if line.strip().startswith("#"):
             above = bool(NEEDS.search(line))
             continue
@@ -67,3 +77,14 @@ def commands_of(block: Block) -> Iterator[Command]:
         if words:
             yield Command(block.page, words, above or bool(NEEDS.search(line)))
         above = False
+
+
+def programs(command: Command) -> list[list[str]]:
+    """The words of each program of a pipeline or a list, without variables in front."""
+    parts: list[list[str]] = [[]]
+    for word in command.words:
+        if word in ("|", "&&", ";", "&"):
+            parts.append([])
+        elif parts[-1] or not re.fullmatch(r"[A-Z_]+=.*", word):
+            parts[-1].append(word)
+    return [part for part in parts if part]

@@ -12,12 +12,13 @@ def neutral_threshold(
     target_entropy: float | None,
     include_data_action: bool = False,
 ) -> float:
-    """The gap of critics that value the policy's actions just like the data's: the default ``tau_cql``.
+    """An estimate of the gap of critics that value the policy's actions like the data's: the default ``tau_cql``.
 
-    If the m policy actions of a state are valued like the data's action, and the uniform ones lower, the log-sum-exp
-    exceeds that value by log m. Under importance weights -log pi adds the policy's entropy, which a learned temperature
-    holds at its target. A larger gap means that the policy's actions are valued higher than the data's. A threshold far
-    below this can only be met by ever lower values of the policy's actions, and the multiplier grows without end.
+    If the m policy actions of a state are valued like the data's action, and the uniform ones far lower, the
+    log-sum-exp exceeds that value by log m. Under importance weights -log pi adds the policy's entropy on average,
+    which a learned temperature holds at its target. This is a lower bound: by Jensen's inequality the mean over states is
+    larger, and uniform actions add to it. A threshold far below it can only be met by ever lower values of the policy's
+    actions, and the multiplier grows without end.
 
     Args:
         num_sampled_actions: N, per group of the penalty.

@@ -105,10 +105,10 @@ class LearnedAlphaCql(AlphaCql):
     Attributes:
         kind: `learned`.
         initial_value: The multiplier at step 0; it is clamped to 1e6.
-        tau_cql: The threshold that the gap is held to, in units of return. Null is the gap of critics that value the
-            policy's actions just like the data's: `log m + target entropy` with importance weights, else `log m`,
-            with m policy actions per state in the gap. Far above this gap the multiplier falls to 0; far below it
-            the multiplier grows without end.
+        tau_cql: The threshold that the gap is held to, in units of return. Null is an estimate of the gap of critics
+            that value the policy's actions like the data's: `log m + target entropy` with importance weights, else
+            `log m`, with m policy actions per state in the gap. Far above this gap the multiplier falls to 0; far
+            below it the multiplier grows without end.
         alpha_learning_rate: Adam's learning rate for log alpha_cql.
     """
 

@@ -183,7 +183,7 @@ def _sections() -> Iterator[Section]:
             tables: Tables = [("", "", common)] if common else []
             for variant in variants:
                 kind = keys.kind_of(variant)
-                chosen = [each for each in options if each == kind or each.startswith(f"{kind}_")]
+                chosen = _options_of_kind(path.replace(".", "/"), kind)
                 own = _rows(path, variant, seen, chosen, only=set(keys.field_types(variant)) - shared)
                 if own:
                     head = f"`{keys.choice(path, kind) if kind in chosen else f'{path}={kind}_...'}`"
@@ -215,7 +215,7 @@ def _options(path: str, variants: tuple[type, ...], chosen: str) -> Iterator[str
     group = path.replace(".", "/")
     for variant in variants:
         kind = keys.kind_of(variant)
-        names = [name for name in keys.options_of(group) if name == kind or name.startswith(f"{kind}_")]
+        names = _options_of_kind(group, kind)
         if not names:
             raise PageError(f"no file in configs/{group} chooses {kind}")
         text = _cell(_prose(_docs(variant)[0].replace("\n\n", " ")))
@@ -336,6 +336,21 @@ def _file_of(group: str, option: str) -> tuple[list[str], dict[str, Any]]:
     content = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text(encoding="utf-8")) or {}
     listed = [each for each in content.pop("defaults", ()) if isinstance(each, str)]
     return [each for each in listed if each != "_self_" and not each.startswith("/")], content
+
+
+def _kind_of(group: str, option: str) -> str:
+    """The kind that an option's file begins with, or that of the option that it builds on."""
+    content = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text(encoding="utf-8")) or {}
+    for each in content.get("defaults", ()):
+        if found := re.fullmatch(rf"/schema/{group.rpartition('/')[2]}_(\w+)@_here_", str(each)):
+            return found[1]
+    for base in _file_of(group, option)[0]:
+        return _kind_of(group, base)
+    raise PageError(f"configs/{group}/{option}.yaml begins with no schema")
+
+
+def _options_of_kind(group: str, kind: str) -> list[str]:
+    return [option for option in keys.options_of(group) if _kind_of(group, option) == kind]
 
 
 def _changes_of(group: str, option: str) -> dict[str, Any]:
@@ -576,7 +591,8 @@ def files_page() -> str:
         raise PageError(f"groups without a note, or notes without a group: {sorted(folders ^ set(GROUP_NOTES))}")
     jumps = " · ".join(f"[`{group}`](#{_anchor(group)})" for group in GROUP_NOTES)
     parts = [
-        "---\nsearch:\n  boost: 0.3\n---\n\n# Config files\n\nEach file of `configs/`: the command that uses it, what it is, and its text. "
+        "---\nsearch:\n  boost: 0.3\n---\n\n# Config files\n\n"
+        "Each file of `configs/`: the command that uses it, what it is, and its text. "
         "[Config keys](config.md) says what each key means.",
         "An option of a group is a file's name without `.yaml`: `network=mlp_256x3` chooses "
         "`configs/network/mlp_256x3.yaml`. A group of your own files is added with `--config-dir FOLDER`.",

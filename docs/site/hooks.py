@@ -24,6 +24,8 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File, InclusionLevel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
@@ -113,7 +115,7 @@ def _without_roles(content: str) -> str:
     return ROLE.sub(named, content)
 
 
-def _outside_code(markdown: str, change: object) -> str:
+def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
     """``markdown`` with ``change`` applied to all that is no code."""
     parts, end = [], 0
     for match in FENCE.finditer(markdown):
@@ -140,9 +142,8 @@ def _target(page: str, link: str, config: MkDocsConfig) -> Path | None:
 
 
 def _outward(page: str, text: str, config: MkDocsConfig) -> list[Path]:
-    found = []
-    _outside_code(text, lambda part: found.extend(match[2] for match in LINK.finditer(part)) or part)
-    targets = [target for link in found if (target := _target(page, link, config)) is not None]
+    links = [match[2] for match in LINK.finditer(FENCE.sub("", text))]
+    targets = [target for link in links if (target := _target(page, link, config)) is not None]
     return [target for target in targets if target.exists() and not target.is_relative_to(config.docs_dir)]
 
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
+import textwrap
 import tomllib
 
+import hydra
 import pytest
 from composed import compose
 from entry_points import load_script
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from pages import ROOT, Block, Command, blocks, commands, commands_of
+from hydra.core.override_parser.types import ValueType
+from omegaconf import OmegaConf
+from pages import PLACEHOLDER, ROOT, Block, blocks, commands, commands_of, programs
 
 from cql import config
 
-PLACEHOLDER = re.compile(r"\b(RUN|SWEEP|NAME|FOLDER|ENTITY|PROJECT|DATASET|ENV|PRESET|CONFIG_DIR)\b|\.\.\.")
 OTHERS = {  # commands of other programs
     "apt-get", "cat", "cd", "cp", "git", "jupyter", "ls", "mkdir", "nvidia-smi", "ray", "rm", "sbatch",
     "source", "squeue", "ssh", "tail", "wandb", "xargs",
 }  # fmt: skip
-FOUND = commands()
+NEEDS = (  # what is not on every machine, and how a command shows that it takes it
+    r"\bdataset=(d4rl|table|minari)\b", r"\bdataset\.path=", r"\bstacked_(slurm|ray)\b", r"^wandb\b", r"--wandb\b",
+    r"\bdevice=cuda\b", r"/whl/cu\d", r"^(squeue|sbatch|apt-get|nvidia-smi)\b", r"D4RL/", r"--data\b",
+)  # fmt: skip
 
 
 def test_comments_mark_the_command_that_needs_something():
@@ -28,22 +34,20 @@ def test_comments_mark_the_command_that_needs_something():
     found = list(commands_of(block))
     assert [command.words for command in found] == [("a", "b", "c"), ("e",), ("f", "g h")]
     assert [command.needs for command in found] == [True, True, False]
+    console = Block("page.md", "console", "", "$ a b \\\n    c\nwhat it printed\n")
+    assert [command.words for command in commands_of(console)] == [("a", "b", "c")]
 
 
-def simple_commands(command: Command) -> list[list[str]]:
-    """The words of each program of a pipeline or a list, without variables in front."""
-    parts: list[list[str]] = [[]]
-    for word in command.words:
-        if word in ("|", "&&", ";", "&"):
-            parts.append([])
-        elif parts[-1] or not re.fullmatch(r"[A-Z_]+=.*", word):
-            parts[-1].append(word)
-    return [part for part in parts if part]
+@pytest.mark.parametrize("command", commands(), ids=str)
+def test_a_command_says_so_if_it_needs_what_is_not_on_every_machine(command):
+    text = " ".join(command.words)
+    taken = [pattern for pattern in NEEDS if re.search(pattern, text)]
+    assert command.needs or not taken, f"{command} matches {taken}: say `# needs ...` beside it"
 
 
-@pytest.mark.parametrize("command", FOUND, ids=str)
+@pytest.mark.parametrize("command", commands(), ids=str)
 def test_a_command_can_be_typed(command, monkeypatch):
-    for words in simple_commands(command):
+    for words in programs(command):
         program, arguments = words[0].removeprefix(".venv/bin/"), words[1:]
         if program in ("python", "python3") and arguments[:1] and arguments[0].startswith("scripts/"):
             check_script(arguments[0].removeprefix("scripts/").removesuffix(".py"), arguments[1:], monkeypatch)
@@ -67,7 +71,6 @@ def check_script(name, arguments, monkeypatch):
     if name == "train":
         check_overrides(arguments)
         return
-    # Numbers in place of placeholders would do, too: no option of ours has a type that refuses words of a path.
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     script = load_script(name)
     if "--help" in arguments or "-h" in arguments:
@@ -78,27 +81,58 @@ def check_script(name, arguments, monkeypatch):
 
 
 def check_overrides(arguments):
-    """Compose each value of each override at least once, and check the configs."""
+    """Compose and check configs until each value of each override has been in one."""
     parser = OverridesParser.create()
-    plain = config.arranged([word for word in arguments if not word.startswith("resume=")])
+    resumed = [word for word in arguments if word.startswith("resume=")]
+    assert not resumed or len(arguments) == 1, "resume= takes no other override"
+    plain = config.arranged([word for word in arguments if word not in resumed])
     overrides = [word for word in plain if not word.startswith("-") and word not in ("job", "...")]
     if any(word.startswith(("--config-dir", "--help")) for word in arguments):
         parser.parse_overrides([word for word in overrides if "=" in word])
         return
     known = [word for word in overrides if not PLACEHOLDER.search(word.partition("=")[2])]
     experiment = next((word.partition("=")[2] for word in known if word.startswith("+experiment=")), None)
-    held = held_by(experiment) if experiment else []
-    parsed = parser.parse_overrides([*held, *(word for word in known if not word.startswith("hydra"))])
-    (batch,) = BasicSweeper.split_arguments(parsed, None)
-    for job in {tuple(batch[0]), tuple(batch[-1])}:
-        config.checked(compose(config.arranged(list(job))))
-    parser.parse_overrides([word for word in overrides if word.startswith("hydra")])
+    values = {}  # of each key, those of the command in place of those that a ready-made sweep holds
+    for override in parser.parse_overrides(
+        [*(held_by(experiment) if experiment else []), *(word for word in known if not word.startswith("hydra"))]
+    ):
+        name = override.get_key_element()
+        values[name.lstrip("+")] = [f"{name}={value}" for value in values_of(override)]
+    values["seed"] = values.get("seed", ["seed=0"])[:1]
+    for index in range(max(map(len, values.values()))):
+        check(tuple(each[min(index, len(each) - 1)] for each in values.values()))
+    of_hydra = [word for word in overrides if word.startswith("hydra")]
+    check_hydra([word for word in of_hydra if not word.startswith(("hydra.run.dir=", "hydra.sweep.dir="))])
+
+
+def values_of(override):
+    """The values that a command gives a key."""
+    if override.value_type is ValueType.INTERVAL_SWEEP:
+        interval = override.value()
+        return [str(interval.start), str(interval.end)]
+    return (
+        list(override.sweep_string_iterator())
+        if override.is_sweep_override()
+        else [override.get_value_element_as_str()]
+    )
+
+
+@functools.cache
+def check(overrides):
+    """Compose a config and check it, once: pages repeat themselves."""
+    config.checked(compose(config.arranged(list(overrides))))
+
+
+def check_hydra(overrides):
+    """Compose Hydra's own part: the launcher and its keys."""
+    if overrides and "hydra/launcher=stacked_ray" not in overrides:  # whose launcher has an environment of its own
+        config.register()
+        with hydra.initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
+            hydra.compose("train", overrides=overrides, return_hydra_config=True)
 
 
 def held_by(experiment):
     """The grid that a ready-made sweep holds."""
-    from omegaconf import OmegaConf
-
     path = config.CONFIG_DIR / "experiment" / f"{experiment}.yaml"
     params = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}
     return [f"{key}={values}" for key, values in params.items()]
@@ -107,27 +141,21 @@ def held_by(experiment):
 def check_extras(arguments):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for word in arguments:
-        if found := re.search(r"\.\[([\w,-]+)\]", word):
+        if found := re.search(r"(?:\.|cql)\[([\w,-]+)\]", word):
             assert set(found[1].split(",")) <= set(extras), f"{word}: the extras are {', '.join(extras)}"
 
 
-@pytest.mark.parametrize(
-    "block", [block for block in blocks() if block.title], ids=lambda block: f"{block.page}: {block.title}"
-)
+TITLED = [block for block in blocks() if block.title]
+
+
+@pytest.mark.parametrize("block", TITLED, ids=[f"{block.page}: {block.title}" for block in TITLED])
 def test_code_with_a_files_name_stands_in_that_file(block):
-    path = ROOT / block.title
-    if not path.exists() and PLACEHOLDER.search(block.title):
-        pytest.skip("a file of the reader's")
-    text = path.read_text(encoding="utf-8")
-    lines = dedented(block.code)
-    wanted = "\n".join(lines)
-    for start in range(len(text.splitlines())):
-        if "\n".join(dedented("\n".join(text.splitlines()[start : start + len(lines)]))) == wanted:
-            return
-    raise AssertionError(f"{block.page} shows of {block.title} what is not there:\n{block.code}")
+    wanted, text = dedented(block.code), (ROOT / block.title).read_text(encoding="utf-8").splitlines()
+    starts = range(len(text) - len(wanted) + 1)
+    assert any(dedented("\n".join(text[start : start + len(wanted)])) == wanted for start in starts), (
+        f"{block.page} shows of {block.title} what is not there:\n{block.code}"
+    )
 
 
 def dedented(text):
-    import textwrap
-
     return textwrap.dedent(text).rstrip().splitlines()

@@ -121,9 +121,6 @@ def test_every_file_of_the_config_is_shown():
         shown = text.partition(f'??? example "{name}"\n')[2].partition("    ```\n")[0]
         own = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
         assert [line[4:] for line in shown.splitlines() if line.strip()][1:] == own, name
-    for path in (keys.CONFIG_DIR / "experiment").glob("*.yaml"):
-        above = text.partition(f"{{#experiment-{path.stem}}}")[2].partition("??? example")[0]
-        assert f"+experiment={path.stem}" in above, path
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
