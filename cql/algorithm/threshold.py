@@ -16,7 +16,7 @@ def neutral_threshold(
 
     If the m policy actions of a state are valued like the data's action, and the uniform ones far lower, the
     log-sum-exp exceeds that value by log m. Under importance weights -log pi adds the policy's entropy on average,
-    which a learned temperature holds at its target. This is a lower bound: by Jensen's inequality the mean over states is
+    which a learned temperature holds at its target. This is a lower bound: by Jensen's inequality the mean is
     larger, and uniform actions add to it. A threshold far below it can only be met by ever lower values of the policy's
     actions, and the multiplier grows without end.
 

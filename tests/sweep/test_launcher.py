@@ -167,7 +167,13 @@ def options_of_hydra() -> list[str]:
         return [f"hydra/{group}={option}" for group in groups for option in loader.get_group_options(f"hydra/{group}")]
 
 
-@pytest.mark.parametrize("option", options_of_hydra())
+@pytest.mark.parametrize(
+    "option",
+    [
+        option if option.endswith(("=cql", "=none")) else pytest.param(option, marks=pytest.mark.slow)
+        for option in options_of_hydra()
+    ],
+)
 def test_every_option_of_hydra_works(option: str, dataset: Path, tmp_path: Path) -> None:
     ended = train(dataset, tmp_path, "-m", "sweep_name=four", "seed=0,1", "n_steps=10", option)
     assert ended.code == 0, ended.text

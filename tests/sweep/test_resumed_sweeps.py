@@ -212,7 +212,7 @@ def test_killed_at_random_moments_and_resumed_a_sweep_ends_bit_for_bit_as_the_un
     assert len(stood_at) > n_kills // 3, f"seed {seed}: {stood_at}"
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_every_run_and_the_sweep_resumes(
     dataset: Path, swept: Path, tmp_path: Path, sent: signal.Signals
 ) -> None:

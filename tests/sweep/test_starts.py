@@ -32,7 +32,7 @@ def says_that_it_waits(folder: Path) -> bool:
     return output.exists() and "waiting for it" in output.read_text()
 
 
-@pytest.mark.parametrize("slip", SLIPS)
+@pytest.mark.parametrize("slip", ["file", "device", pytest.param("environment", marks=pytest.mark.slow)])
 def test_a_start_that_could_not_begin_is_in_nobodys_way(slip: str, dataset: Path, tmp_path: Path) -> None:
     override, said = SLIPS[slip]
     if slip == "device":
@@ -80,7 +80,7 @@ def test_a_start_waits_for_another_one_of_the_same_sweep(dataset: Path, swept: P
     assert "4 of 4 runs finished" in ended.text
 
 
-@pytest.mark.parametrize("others", [GRID, ("seed=2,3",)])
+@pytest.mark.parametrize("others", [GRID, pytest.param(("seed=2,3",), marks=pytest.mark.slow)])
 def test_of_two_starts_at_once_under_one_name_one_has_it(
     others: tuple[str, ...], dataset: Path, swept: Path, tmp_path: Path
 ) -> None:
@@ -153,8 +153,10 @@ def test_what_is_promised_is_on_the_disk_before_it_has_its_name(dataset: Path, t
 @pytest.mark.parametrize(
     ("file", "contents"),
     [
-        *(("sweep.json", text) for text in ("", "{", "[]", '{"base": 1}')),
-        *(("stacks.json", text) for text in ("", "{", "[1]", "[[1]]")),
+        *(("sweep.json", text) for text in ("{", '{"base": 1}')),
+        *(("stacks.json", text) for text in ("", "[[1]]")),
+        *(pytest.param("sweep.json", text, marks=pytest.mark.slow) for text in ("", "[]")),
+        *(pytest.param("stacks.json", text, marks=pytest.mark.slow) for text in ("{", "[1]")),
     ],
 )
 def test_a_damaged_file_of_a_sweep_is_named_and_its_remedy_works(
