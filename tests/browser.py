@@ -40,15 +40,16 @@ def browser(*, width=1280, height=1000, dark=False):
         driver.quit()
 
 
+def requested(driver):
+    """All addresses that were requested since the last call."""
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    return [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+
+
 def requests(driver, page):
     """Addresses that were requested since the last call, except the page itself and its data URLs."""
-    found = []
-    for entry in driver.get_log("performance"):
-        message = json.loads(entry["message"])["message"]
-        if message["method"] == "Network.requestWillBeSent":
-            found.append(message["params"]["request"]["url"])
     own = Path(page).resolve().as_uri()
-    return [url for url in found if url.partition("#")[0] != own and not url.startswith("data:")]
+    return [url for url in requested(driver) if url.partition("#")[0] != own and not url.startswith("data:")]
 
 
 def screenshot(driver, path, *, whole=True):

@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Sequence
 
+import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,6 +29,24 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     for override in OverridesParser.create().parse_overrides(keys):
         OmegaConf.update(cfg, override.key_or_group, override.value())
     return cfg
+
+
+@functools.cache
+def hydra_part(*overrides: str) -> DictConfig:
+    """Hydra's own part of the config: mode, sweeper, launcher.
+
+    Raises:
+        HydraException: The overrides cannot be composed.
+    """
+    config.register()
+    with hydra.initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
+        return hydra.compose("train", overrides=list(overrides), return_hydra_config=True).hydra
+
+
+def held_by(experiment: str) -> list[str]:
+    """The grid that a ready-made sweep holds, as overrides; empty for another experiment."""
+    params = hydra_part(f"+experiment={experiment}").sweeper.params or {}
+    return [f"{key}={values}" for key, values in params.items()]
 
 
 def _sets_a_key(override: str) -> bool:

@@ -331,18 +331,23 @@ def _default_options() -> dict[str, str]:
 
 
 @functools.cache
+def _defaults_and_values(group: str, option: str) -> tuple[list[str], dict[str, Any]]:
+    """What an option's file begins with, and the values in it."""
+    content = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text(encoding="utf-8")) or {}
+    return [each for each in content.pop("defaults", ()) if isinstance(each, str)], content
+
+
 def _file_of(group: str, option: str) -> tuple[list[str], dict[str, Any]]:
     """The options that an option's file builds on, and the values in it."""
-    content = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text(encoding="utf-8")) or {}
-    listed = [each for each in content.pop("defaults", ()) if isinstance(each, str)]
+    listed, content = _defaults_and_values(group, option)
     return [each for each in listed if each != "_self_" and not each.startswith("/")], content
 
 
 def _kind_of(group: str, option: str) -> str:
     """The kind that an option's file begins with, or that of the option that it builds on."""
-    content = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text(encoding="utf-8")) or {}
-    for each in content.get("defaults", ()):
-        if found := re.fullmatch(rf"/schema/{group.rpartition('/')[2]}_(\w+)@_here_", str(each)):
+    listed, _ = _defaults_and_values(group, option)
+    for each in listed:
+        if found := re.fullmatch(rf"/schema/{group.rpartition('/')[2]}_(\w+)@_here_", each):
             return found[1]
     for base in _file_of(group, option)[0]:
         return _kind_of(group, base)

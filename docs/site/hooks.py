@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import html
-import logging
 import os
 import re
 import subprocess
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
-
-log = logging.getLogger("mkdocs.plugins.cql")
 
 ROOT = Path(__file__).resolve().parents[2]
 

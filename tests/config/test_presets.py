@@ -1,14 +1,12 @@
 """The sweeps of `configs/experiment/`: their points, what these differ in, and how they stack."""
 
-import functools
 import itertools
 import subprocess
 import sys
 from pathlib import Path
 
-import hydra
 import pytest
-from composed import load
+from composed import held_by, hydra_part, load
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny import OVERRIDES, write_dataset
@@ -70,18 +68,9 @@ TABLE_ARMS = {
 }
 
 
-@functools.cache
-def preset(name):
-    """Hydra's own part of the config: mode and sweeper."""
-    config.register()
-    with hydra.initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
-        return hydra.compose("train", overrides=[f"+experiment={name}"], return_hydra_config=True).hydra
-
-
 def jobs(name, *arguments):
     """The overrides of each job of `train.py +experiment=NAME ARGUMENT ...`, as Hydra's own sweeper splits them."""
-    held = [f"{key}={values}" for key, values in preset(name).sweeper.params.items()]
-    parsed = OverridesParser.create().parse_overrides([*held, f"+experiment={name}", *arguments])
+    parsed = OverridesParser.create().parse_overrides([*held_by(name), f"+experiment={name}", *arguments])
     (batch,) = BasicSweeper.split_arguments(parsed, None)
     return batch
 
@@ -109,8 +98,8 @@ def differences(base, point):
 
 @pytest.mark.parametrize("name", BASES)
 def test_a_preset_is_a_named_multirun_without_more_words(name):
-    assert str(preset(name).mode) == "RunMode.MULTIRUN"
-    assert preset(name).sweeper.params["seed"] == ",".join(SEEDS)
+    assert str(hydra_part(f"+experiment={name}").mode) == "RunMode.MULTIRUN"
+    assert hydra_part(f"+experiment={name}").sweeper.params["seed"] == ",".join(SEEDS)
     assert load(f"+experiment={name}").sweep_name == name
 
 

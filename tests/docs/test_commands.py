@@ -8,13 +8,11 @@ import sys
 import textwrap
 import tomllib
 
-import hydra
 import pytest
-from composed import compose
+from composed import compose, held_by, hydra_part
 from entry_points import load_script
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
-from omegaconf import OmegaConf
 from pages import PLACEHOLDER, ROOT, Block, blocks, commands, commands_of, programs
 
 from cql import config
@@ -126,16 +124,7 @@ def check(overrides):
 def check_hydra(overrides):
     """Compose Hydra's own part: the launcher and its keys."""
     if overrides and "hydra/launcher=stacked_ray" not in overrides:  # whose launcher has an environment of its own
-        config.register()
-        with hydra.initialize_config_dir(str(config.CONFIG_DIR), **config.VERSION_BASE):
-            hydra.compose("train", overrides=overrides, return_hydra_config=True)
-
-
-def held_by(experiment):
-    """The grid that a ready-made sweep holds."""
-    path = config.CONFIG_DIR / "experiment" / f"{experiment}.yaml"
-    params = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}
-    return [f"{key}={values}" for key, values in params.items()]
+        hydra_part(*overrides)
 
 
 def check_extras(arguments):

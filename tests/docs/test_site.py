@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import browser, missing
+from browser import browser, missing, requested
 from pages import ROOT
 
 needs_browser = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -106,14 +105,9 @@ def test_a_browser_shows_the_pages_without_a_complaint(site, address, tmp_path, 
             assert scheme == ("slate" if dark else "default")
             overflow = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
             assert overflow <= 0, f"{name} is {overflow} pixels wider than a window of {width}"
-        requested = _requested(driver)
-        assert requested, "the log of the browser is empty"
-        assert all(url.startswith((address, "data:", "blob:")) for url in requested), requested
-
-
-def _requested(driver):
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        loaded = requested(driver)
+        assert loaded, "the log of the browser is empty"
+        assert all(url.startswith((address, "data:", "blob:")) for url in loaded), loaded
 
 
 @needs_browser
