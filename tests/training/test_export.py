@@ -207,22 +207,44 @@ def test_a_missing_package_is_named_with_its_extra(exported, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_the_page_runs_from_top_to_bottom(exported, dataset, tmp_path, monkeypatch, no_figures):
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_pages_run_from_top_to_bottom(dataset, tmp_path, monkeypatch, no_figures):
+    """Of Python, then of export, with the run that the first one trains."""
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 6
     own = ["dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, "n_steps=10"]
     names: dict[str, object] = {}
-    for code in blocks:
-        if "policy.onnx" in code:  # as the commands between the blocks write it, but of a policy with two actions
-            for suffix in ("onnx", "ts", "safetensors"):
-                (tmp_path / f"policy.{suffix}").write_bytes((exported / f"policy.{suffix}").read_bytes())
-            names["low"] = LOW
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-            exec(code.replace('"+experiment=smoke"', repr(own)[1:-1]), names)
+    code = blocks("reference/python.md", "python")
+    assert len(code) == 3
+    for block in code:
+        exec(block.replace('"+experiment=smoke"', repr(own)[1:-1]), names)
     assert np.shape(names["values"]) == (10,)
     assert names["runs"]["step"].tolist() == [10]
-    assert isinstance(names["policy"], policy.Policy)
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
     for name in cql.__all__:
         assert name.startswith("__") or f"`cql.{name}" in page
+
+    written = [line.split() for block in blocks("howto/export.md", "bash") for line in block.splitlines()]
+    assert len(written) == 5
+    script = load_script("export")
+    for words in written:
+        if "15000" in words:  # a step of a longer run
+            continue
+        assert words[:3] == ["python", "scripts/export.py", "RUN"]
+        own_name = [] if "--out" in words else ["--out", "first.onnx"]
+        monkeypatch.setattr("sys.argv", ["export.py", "outputs/first", *words[3:], *own_name])
+        assert script.main() == 0
+    code = blocks("howto/export.md", "python")
+    assert len(code) == 6
+    for block in code:
+        block = block.replace("outputs/HalfCheetah-v5/halfcheetah_medium/RUN", "outputs/first")
+        block = block.replace("HalfCheetah", "InvertedPendulum").replace("17", "4").replace(", 6)", ", 1)")
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            exec(block, names)
+    assert np.shape(names["action"]) == (3, 1)
+    assert names["observations"].shape == (100, 4)
+    assert np.allclose(names["ours"], names["theirs"], rtol=1e-6, atol=1e-6)
+    assert isinstance(names["policy"], policy.Policy)
