@@ -112,7 +112,7 @@ def n_calls(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory)
     return calls_of(train_config, tmp_path_factory.mktemp("counted"))
 
 
-@pytest.mark.parametrize("point", range(10))
+@pytest.mark.parametrize("point", [pytest.param(point, marks=[pytest.mark.slow] * (point % 2)) for point in range(10)])
 def test_kill_9_at_counted_points(
     point: int, n_calls: int, train_config: TrainConfig, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
