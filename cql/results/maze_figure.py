@@ -34,6 +34,8 @@ _SPACING = 0.1  # metres between two points of a map
 _N_ACTIONS = 9  # in each direction
 _N_EPISODES = 12
 _N_OF_DATA = 60
+_REWARD = 1.0  # the largest of a step
+_OVER = "#b3202c"
 
 
 class MazeRuns(NamedTuple):
@@ -78,7 +80,8 @@ def _is_made_otherwise(run: Run) -> bool:
 def draw_maze(found: MazeRuns, path: Path) -> Path:
     """Draw trajectories of data, planner and arms into the maze, and below the values of each arm's critics.
 
-    The pictures of an arm are of its first finished run, its numbers of all of them.
+    The pictures of an arm are of its first finished run, its numbers of all of them. All maps have one scale, from 0 to
+    a tenth above the largest return that is possible; values above it are red.
 
     Args:
         found: the runs.
@@ -91,9 +94,11 @@ def draw_maze(found: MazeRuns, path: Path) -> Path:
         CheckpointError: a run has no checkpoint, or a damaged one.
         DatasetError: the dataset of the runs cannot be read.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     maze = maze_of(found.env_id)
+    colours = colormaps["viridis"].with_extremes(over=_OVER)
     seeds = np.arange(1000, 1000 + _N_EPISODES)
     columns = len(found.groups) + 1
     figure = Figure(figsize=(2.8 * columns, 5.8), layout="constrained")
@@ -113,8 +118,12 @@ def draw_maze(found: MazeRuns, path: Path) -> Path:
         _draw_paths(axes[0, column], _paths(found.env_id, policy, seeds).paths)
         axes[0, column].set_xlabel(_numbers(group), color=PALE)
         _frame(axes[1, column], maze, "")
-        _draw_values(axes[1, column], maze, checkpoint, run)
-        axes[1, column].set_xlabel(f"max over actions of Q, step {step}", color=PALE)
+        possible = _REWARD / (1 - float(run.config["algorithm.discount"]))
+        x, y, values = _values(maze, checkpoint, run)
+        shown = axes[1, column].pcolormesh(x, y, values, cmap=colours, vmin=0.0, vmax=1.1 * possible, shading="nearest")
+        axes[1, column].set_xlabel(f"{values.min():.3g} to {values.max():.3g} at step {step}", color=PALE)
+    bar = figure.colorbar(shown, ax=axes[1, 1:], shrink=0.7, extend="max", pad=0.01)
+    bar.set_label(f"max over actions of Q\n(at most {possible:.3g} is possible)", color=PALE)
     return saved(figure, path)
 
 
@@ -177,8 +186,12 @@ def _draw_paths(axes: Axes, paths: Sequence[NDArray[np.float32]]) -> None:
         axes.plot(*positions[-1], ".", color=SERIES[3], markersize=6, zorder=4)
 
 
-def _draw_values(axes: Axes, maze: Maze, checkpoint: Path, run: Run) -> None:
-    """The highest value over actions of a point that stands still, as a map, in units of the discounted return."""
+def _values(maze: Maze, checkpoint: Path, run: Run) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The highest value over actions of a point that stands still, in units of the discounted return.
+
+    Returns:
+        Coordinates x (X,) and y (Y,) in metres, and the values (Y, X), masked in walls.
+    """
     rows, columns = maze.walls.shape
     x = np.arange(-0.5, columns - 0.5, _SPACING) + _SPACING / 2
     y = np.arange(0.5 - rows, 0.5, _SPACING) + _SPACING / 2
@@ -190,5 +203,4 @@ def _draw_values(axes: Axes, maze: Maze, checkpoint: Path, run: Run) -> None:
     best = values.max(axis=1).reshape(len(y), len(x)) / scale
     cells: list[Cell] = [(round(-b), round(a)) for a, b in positions]
     is_free = np.array([not maze.walls[cell] for cell in cells]).reshape(best.shape)
-    shown = axes.pcolormesh(x, y, np.where(is_free, best, np.nan), cmap="viridis", shading="nearest")
-    axes.figure.colorbar(shown, ax=axes, shrink=0.6, format="%.3g")
+    return x, y, np.ma.masked_array(best, ~is_free)

@@ -11,6 +11,7 @@ from tiny import tiny_config
 
 from cql import config
 from cql.data.embedded import EMBEDDED, ensure_embedded
+from cql.results import maze_figure
 from cql.results.groups import read_results
 from cql.results.maze_figure import draw_maze, maze_runs
 from cql.results.runs import ResultsError
@@ -45,6 +46,21 @@ def test_it_has_a_picture_for_each_arm_and_the_data(sweep, tmp_path):
         for row in range(2):
             part = picture[row * height // 2 : (row + 1) * height // 2, column * width // 3 : (column + 1) * width // 3]
             assert len(np.unique(part.reshape(-1, 3), axis=0)) > 20, (row, column)
+
+
+def test_impossible_values_are_red(sweep, tmp_path, monkeypatch):
+    """All maps have one scale, which ends where values cannot be right."""
+    monkeypatch.setattr(maze_figure, "_N_EPISODES", 1)
+    red = {}
+    for value in (19.0, 23.0):  # of at most 1 / (1 - 0.95) = 20
+        monkeypatch.setattr(
+            maze_figure, "load_values", lambda _, value=value: lambda o, a: np.full((len(o), len(a)), 5 * value)
+        )
+        path = draw_maze(maze_runs(read_results([sweep])), tmp_path / f"{value}.png")
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        red[value] = (picture == (0xB3, 0x20, 0x2C)).all(-1).mean()
+    assert red[19.0] < 0.001  # the arrow of the colour bar
+    assert red[23.0] > 0.02
 
 
 def test_the_script_writes_it_beside_the_runs(sweep, monkeypatch, capsys):
