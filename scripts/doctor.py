@@ -109,14 +109,14 @@ def _of_many(examined: Examined) -> list[str]:
     of_runs = {label: findings for label, _, findings in examined}
     lines = []
     for own in doctor.shared(of_runs.items()):
-        first = own[0][1]
-        same = {each.change for _, each in own}
+        first, parts = own[0][1], doctor.advice(own, _MOST_LINES)
         lines += _wrapped(first.severity, f"{first.title} ({len(own)} of {counted(len(examined), 'run')})")
-        lines += _advice(first, first.change if len(same) == 1 else ())
-        for label, each in own[:_MOST_LINES]:
-            tried = "" if len(same) == 1 else f"; try {' or '.join(each.change)}"
-            lines += _wrapped("", f"- {label}: {each.numbers}{tried}")
-        lines += [f"        - and {len(own) - _MOST_LINES} more"] if len(own) > _MOST_LINES else []
+        lines += _advice(first, first.change if len(parts) == 1 else ())
+        for part in parts:
+            lines += _wrapped("", f"Try {' or '.join(part.change)} for") if len(parts) > 1 and part.change else []
+            for label, each in part.runs:
+                lines += _wrapped("", f"- {label}: {each.numbers}")
+            lines += [f"        - and {part.n_more} more"] if part.n_more else []
         lines.append("")
     normal = Counter(each.title for findings in of_runs.values() for each in findings if each.severity == "normal")
     lines += [line for title, n in normal.items() for line in _wrapped("normal", f"{title} ({n} of {len(examined)})")]

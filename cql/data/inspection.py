@@ -492,7 +492,8 @@ def text(found: Inspection, width: int = 100) -> str:
         "return": mean_and_range(Spread.of(found.returns)) + scored,
         "length": f"{mean_and_range(Spread.of(found.lengths))}; {ends}",
         "reward": mean_and_range(found.rewards),
-        "discounted": f"{mean_and_range(Spread.of(found.discounted))} at {found.discount:g}: expect q_data about here",
+        "discounted": f"{mean_and_range(Spread.of(found.discounted))} at {found.discount:g}, to the episode's end",
+        "q_data": "grows towards that mean over tens of thousands of steps; conservative values stay below it",
         "observations": f"{len(std)} features, standard deviations {number(std.min())} to {number(std.max())}",
         "actions": f"{len(found.near_bound)} features, {percent(found.near_bound.mean())} within {percent(NEAR)} of a "
         "bound",

@@ -196,7 +196,8 @@ def _check_features(found: Inspection) -> Iterator[Check]:
         "observation_scales", "note", "Observations on different scales",
         "largest standard deviation more than 10 times the smallest, constants left out",
         f"{number(ratio)} times" if len(std) else "no feature varies",
-        "Set `dataset.normalise_observations=true` (off by default), else small features have little effect at first.",
+        "Set `dataset.normalise_observations=true`, else small features have little effect at first. It is off by "
+        "default; `+experiment=quickstart` sets it.",
         ratio > 10.0,
     )  # fmt: skip
 

@@ -9,12 +9,13 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
+from cql.points import SEED
 from cql.results.groups import Group, Results
-from cql.results.runs import Run
+from cql.results.runs import Run, is_compared
 from cql.scorer_names import PREFIX
 from cql.training.local_logger import YARDSTICKS, EpisodeRow, read_episodes
 
@@ -27,6 +28,7 @@ _OVER, _FAR_OVER, _FLOOR = 0.1, 0.2, 50.0  # of the range of returns in the data
 _FACTOR, _OPEN = 100.0, 0.9  # of alpha_cql to its start; of a gap to what it was a quarter of the run before
 _NEAR = 0.9  # of the distance between the actions of neighbouring states
 _LARGE, _SMALL, _FAR = 1e4, 1.0, 10.0  # discounted returns; how many times more is wrong rather than unusual
+_ALPHA = "algorithm.alpha_cql.value"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +92,8 @@ def unknown(findings: Iterable[Finding]) -> list[str]:
 def shared(examined: Iterable[tuple[Label, Iterable[Finding]]]) -> list[list[tuple[Label, Finding]]]:
     """The findings that are not normal, each with the labels of all runs that share it, the gravest first.
 
+    Such findings have one severity, title and meaning. Their numbers and overrides may differ: see :func:`advice`.
+
     Args:
         examined: runs, by any label, with their findings.
     """
@@ -97,8 +101,37 @@ def shared(examined: Iterable[tuple[Label, Iterable[Finding]]]) -> list[list[tup
     for label, findings in examined:
         for each in findings:
             if each.severity != "normal":
-                found.setdefault(each.severity + each.title, []).append((label, each))
+                found.setdefault(each.severity + each.title + each.meaning, []).append((label, each))
     return sorted(found.values(), key=lambda own: (SEVERITIES.index(own[0][1].severity), -len(own)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice(Generic[Label]):
+    """The overrides to try for some of the runs that share a finding.
+
+    Attributes:
+        change: overrides, each by itself; none if there is nothing to try.
+        runs: those that it is for, by their labels, with their findings.
+        n_more: how many more runs it is for, which are not listed.
+    """
+
+    change: tuple[str, ...]
+    runs: Sequence[tuple[Label, Finding]]
+    n_more: int
+
+
+def advice(own: Sequence[tuple[Label, Finding]], most: int) -> list[Advice[Label]]:
+    """The different overrides to try for a finding that runs share, each with the runs that it is for.
+
+    Args:
+        own: one entry of :func:`shared`.
+        most: number of runs to list in all. Each advice has one at least.
+    """
+    by_change: dict[tuple[str, ...], list[tuple[Label, Finding]]] = {}
+    for label, each in own:
+        by_change.setdefault(each.change, []).append((label, each))
+    n = max(1, most // max(1, len(by_change)))
+    return [Advice(change, runs[:n], max(0, len(runs) - n)) for change, runs in by_change.items()]
 
 
 def is_shifted(run: Run) -> bool:
@@ -172,7 +205,23 @@ class _Chart:
         if not self.set("w_cql", 1.0):
             return "algorithm.w_cql=1"
         value = self.set("alpha_cql.value")
-        return f"algorithm.alpha_cql.value={min(value * 4.0**sign, 1e6) if value else 5.0:.3g}"
+        return f"{_ALPHA}={min(value * 4.0**sign, 1e6) if value else 5.0:.3g}"
+
+    @property
+    def best_alpha(self) -> float | None:
+        """The fixed alpha_cql with the highest mean of last returns, of the finished peers that have the same rest.
+
+        None if there are not two values, this run's among them.
+        """
+        by_alpha: dict[float, list[float]] = {}
+        for peer in self.peers:
+            alpha, outcome = _number(peer.config.get(_ALPHA)), peer.outcome("last", scored=False)
+            is_evaluated = peer.status == "finished" and peer.has_simulator and _have_same_rest(self.run, peer)
+            if is_evaluated and alpha is not None and outcome is not None:
+                by_alpha.setdefault(alpha, []).append(outcome)
+        if len(by_alpha) < 2 or _number(self.run.config.get(_ALPHA)) not in by_alpha:
+            return None
+        return max(by_alpha, key=lambda alpha: float(np.mean(by_alpha[alpha])))
 
     @property
     def tau(self) -> float | None:
@@ -238,7 +287,8 @@ def _promise(chart: _Chart) -> Finding | None:
         earned = max(1.2 * scale * float(chart.run.evaluations.values.max(initial=0.0)), 0.0)
         said = f"q_policy {value:.4g}, 1.2 times the largest return of an evaluation {earned:.4g}"
     if value <= earned + chart.margin:
-        return Finding("normal", "The policy earns what its critics promise", said)
+        said += f"; tolerance {chart.margin:.4g}"
+        return Finding("normal", "The policy earns at least what its critics promise, within the tolerance", said)
     severity: Severity = "wrong" if value > earned + _FAR_OVER / _OVER * chart.margin else "watch"
     meaning = "the policy takes actions that the data do not show, and exploits errors in their values"
     return Finding(severity, "The policy earns less than its critics promise", said, meaning, (chart.conservative(),))
@@ -334,8 +384,18 @@ def _cloning(chart: _Chart) -> Finding | None:
     if chart.clones or distance > _NEAR * noise:
         does = "clones the data, as bc_steps says" if chart.clones else "is no clone of the data"
         return Finding("normal", f"The policy {does}", said)
-    meaning = "the penalty leaves the policy no choice; right for an expert's data, and a waste on others"
-    title = "The policy clones the data: it is as close to them as actions of neighbouring states are to each other"
+    title = "The policy may clone the data: it is as close to them as actions of neighbouring states are to each other"
+    best = chart.best_alpha
+    if best is not None and best >= chart.set("alpha_cql.value"):
+        meaning = (
+            f"no reason to lower alpha_cql here: of the values compared, {best:g} has the highest mean return in the "
+            "last evaluation"
+        )
+        return Finding("watch", title, said, meaning)
+    meaning = (
+        "a strong penalty keeps the policy near the recorded actions, which can be right on good data and early in "
+        "training; compare a weaker penalty with this one before you prefer either"
+    )
     return Finding("watch", title, said, meaning, (chart.conservative(-1),))
 
 
@@ -384,6 +444,13 @@ CHECKS = {
     "bounds": _bounds, "cloning": _cloning, "scale": _scale, "noise": _noise,
 }  # fmt: skip
 """What is looked at, by the names of findings."""
+
+
+def _have_same_rest(run: Run, peer: Run) -> bool:
+    """Whether two runs differ in alpha_cql and the seed at most."""
+    a, b = run.config, peer.config
+    differing = (key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+    return all(key in (_ALPHA, SEED) or not is_compared(key) for key in differing)
 
 
 def _tau(value: float) -> str:

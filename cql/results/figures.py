@@ -63,14 +63,28 @@ class Style(NamedTuple):
 
 
 def styles_of(arms: Sequence[str]) -> dict[str, Style]:
-    """The style of each arm, the same in every figure of a report. Lines get thinner, so that none hides another."""
+    """The style of each arm, the same in every figure of a report."""
     return {
-        arm: Style(
-            SERIES[index % len(SERIES)],
-            LINES[index // len(SERIES) % len(LINES)],
-            3.2 - 1.8 * index / max(len(arms) - 1, 1),
-        )
+        arm: Style(SERIES[index % len(SERIES)], LINES[index // len(SERIES) % len(LINES)])
         for index, arm in enumerate(arms)
+    }
+
+
+def line_styles(results: Results) -> dict[str, Style]:
+    """The same for curves: the better an arm, the thicker its line and the further below, so that none hides another.
+
+    Arms are ordered by their places on each task, in the mean of the last evaluations of finished runs.
+    """
+    places: dict[str, list[int]] = {arm: [] for arm in results.arms}
+    for task in results.tasks:
+        outcomes = {group.arm: group.outcomes("last", scored=results.scored) for group in results.groups_of(task)}
+        means = {arm: float(values.mean()) for arm, values in outcomes.items() if len(values)}
+        for place, arm in enumerate(sorted(means, key=lambda arm: -means[arm])):
+            places[arm].append(place)
+    order = sorted(results.arms, key=lambda arm: float(np.mean(places[arm])) if places[arm] else math.inf)
+    return {
+        arm: style._replace(width=3.2 - 1.8 * order.index(arm) / max(len(order) - 1, 1))
+        for arm, style in styles_of(results.arms).items()
     }
 
 
@@ -254,7 +268,7 @@ def _draw_group(axes: Axes, group: Group, style: Style, curve_of: Callable[[Run]
             axes.fill_between(steps, lows, highs, color=style.colour, alpha=0.15, linewidth=0, zorder=2)
         marker = "o" if len(steps) <= 15 else ""
         axes.plot(steps, means, color=style.colour, linewidth=style.width, linestyle=style.line, marker=marker,
-                  markersize=2.8, zorder=3)  # fmt: skip
+                  markersize=2.8, zorder=3.0 - 0.05 * style.width)  # fmt: skip
         sizes.append(np.abs(means).max())
     for run, curve in curves:
         alone = curve.steps >= (steps[-1] if len(steps) and run.status != "failed" else -np.inf)
@@ -286,7 +300,7 @@ def _curves(
     if not tasks:
         return None
     figure, panels = titled_panels(tasks)
-    styles = styles_of(results.arms)
+    styles = line_styles(results)
     for axes, task in zip(panels, tasks, strict=True):
         groups = results.groups_of(task)
         draw_curves(axes, groups, styles, curve_of, may_be_wide=False, marks_switch=marks_switch)
@@ -303,9 +317,10 @@ def diagnostics(results: Results, task: str) -> Figure | None:
     if not names:
         return None
     figure, panels = titled_panels([DIAGNOSTICS[name] for name in names])
+    styles = line_styles(results)
     for axes, name in zip(panels, names, strict=True):
         set_title(axes, DIAGNOSTICS[name], name)
-        draw_curves(axes, groups, styles_of(results.arms), metric_of(name))
+        draw_curves(axes, groups, styles, metric_of(name))
     return figure
 
 

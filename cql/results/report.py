@@ -28,7 +28,14 @@ from cql.results.verdict import FEW_SEEDS, evaluation, verdict
 from cql.scorer_names import PREFIX
 from cql.sweep.status import counted
 from cql.training.curves import SERIES
-from cql.training.local_logger import EPISODES_FILE, METRICS_FILE, N_LAST_EVALUATIONS, SUMMARY_FILE, read_episodes
+from cql.training.local_logger import (
+    EPISODES_FILE,
+    METRICS_FILE,
+    N_LAST_EVALUATIONS,
+    SUMMARY_FILE,
+    YARDSTICKS,
+    read_episodes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +52,10 @@ _OF_LINES = ("learning_curves", "online_curves", "profiles", "diagnostics_")  # 
 _VIDEO_SIZE, _VIDEO_FRAMES, _VIDEO_COLOURS = 150, 24, 40  # of an embedded video: pixels, frames, colours
 _MOST_VIDEOS = 40
 _MOST_NAMED = 12  # runs that share a finding
+_NOTES = {
+    f"{YARDSTICKS}.return_{name}": f"{words} discounted return in the data"
+    for name, words in (("min", "smallest"), ("mean", "mean"), ("max", "largest"))
+}
 
 
 @dataclass(frozen=True)
@@ -306,13 +317,13 @@ class _Page:
             ],
             diagnostics={task: svg for task, svg in diagnostics.items() if svg},
             provenance=provenance_of(results.runs),
+            notes=_NOTES,
             shared={key: shown_value(value) for key, value in sorted(results.shared.items())},
             selections=compared.selections,
             selection=selection,
             all_statistics=STATISTICS,
             statistics=statistics,
             most_bands=figures.MOST_BANDS,
-            n_named=_MOST_NAMED,
             n_colours=len(SERIES),
             n_last=N_LAST_EVALUATIONS,
             episodes_file=EPISODES_FILE,
@@ -400,8 +411,8 @@ class _Page:
             text += f" Bars are 95 % intervals of a stratified bootstrap.{self.narrow()}"
         if any(each.value in (0.0, 1.0) for each in known):
             text += (
-                " If one side wins every pair, the bar is the 95 % interval of Clopper and Pearson over pairs that "
-                "share no run; with three such pairs it begins at 0.29."
+                " A bar that ends at 0 or 1 is the exact binomial interval (Clopper and Pearson): one arm won every "
+                "comparison, so a bootstrap has no width. With three seeds it is wide, from 0.29 to 1."
             )
         return text
 
@@ -413,6 +424,13 @@ class _Page:
     def remarks(self) -> list[list[tuple[tuple[Group, Run], doctor.Finding]]]:
         """The findings that are not normal, each with the runs that share it."""
         return doctor.shared(self.examined)
+
+    @staticmethod
+    def advice(
+        own: Sequence[tuple[tuple[Group, Run], doctor.Finding]],
+    ) -> list[doctor.Advice[tuple[Group, Run]]]:
+        """The overrides to try for one of :meth:`remarks`, each with the runs that it is for."""
+        return doctor.advice(own, _MOST_NAMED)
 
     def normal(self) -> list[str]:
         """What was found to be normal, and in how many runs."""

@@ -100,7 +100,7 @@ def _styles(results: Results) -> dict[str, Style]:
 
     numbers = figures.swept_numbers(results)
     if not 0 < len(numbers) <= 2:
-        return figures.styles_of(results.arms)
+        return figures.line_styles(results)
     ramp = [tuple(colour) for colour in colormaps["viridis"](np.linspace(0.0, 0.9, len(numbers[0][1])))]
     styles = {}
     for arm, own in results.arm_settings.items():

@@ -18,6 +18,7 @@ from cql.sweep.status import counted
 
 MOST_LEADS = 8
 """Tasks of which the verdict speaks one by one."""
+_MOST_NAMED = 6  # arms, of those that the lead is better than
 FEW_SEEDS = 5
 """With fewer, the percentiles of a bootstrap make intervals that are too narrow."""
 
@@ -98,15 +99,24 @@ class _Verdict:
             self._survivors(second, [task]), ".", self._ties(means),
             " ", self._significance(gaps[0], {arm: len(found[arm]) for arm in (first, second)}),
         ]  # fmt: skip
-        known = [each for each in gaps if each.has_interval]
-        if others and known:
-            n_beaten, n_few = sum(each.low > 0.0 for each in known), len(gaps) - len(known)
+        gap_of = dict(zip((second, *others), gaps, strict=True))
+        few = [arm for arm, gap in gap_of.items() if not gap.has_interval]
+        if others and len(few) < len(gap_of):
+            beaten = [arm for arm, gap in gap_of.items() if gap.has_interval and gap.low > 0.0]
             lead.append(
-                f" It is significantly better (95 %) than {n_beaten} of the {len(gaps)} other arms, each compared by "
-                "itself"
+                " Compared with one arm at a time, it is significantly better (95 %) than "
+                + self._some_of(beaten, len(gap_of))
             )
-            lead.append(f"; {n_few} {'has' if n_few == 1 else 'have'} too few seeds for an interval." if n_few else ".")
+            lead.append(f"; too few seeds for an interval: {self._some_of(few, len(gap_of))}." if few else ".")
         return lead
+
+    @staticmethod
+    def _some_of(arms: Sequence[str], n: int) -> str:
+        """Which of the n other arms: their names, or how many if these are too many to read."""
+        if 0 < len(arms) <= _MOST_NAMED:
+            return ", ".join(arms)
+        share = "none of" if not arms else "all" if len(arms) == n else f"{len(arms)} of"
+        return f"{share} the {n} other arms"
 
     def _lead_over_tasks(self) -> Sentence:
         compared, iqm = self.compared, self.compared.aggregates["IQM"]

@@ -223,7 +223,18 @@ def test_the_arm_that_lacks_seeds_is_named(tmp_path):
     shutil.rmtree(folder / "arm-y__seed-2")
     said = verdict(folder)
     assert "it takes 3 finished seeds of both, and y has 2. " in said
-    assert "It is significantly better (95 %) than 1 of the 2 other arms, each compared by itself; 1 has too " in said
+    assert "Compared with one arm at a time, it is significantly better (95 %) than base; too few seeds for" in said
+    assert said.endswith("too few seeds for an interval: y.")
+
+
+def test_the_verdict_names_the_arms_that_are_significantly_worse(tmp_path):
+    arms = {"base": 1000.0, "x": 5000.0, "y": 4990.0}
+    assert verdict(sweep(tmp_path / "s", arms)).endswith("it is significantly better (95 %) than base.")
+    arms = {f"a{number}": 1000.0 + number for number in range(8)}
+    said = verdict(sweep(tmp_path / "many", {**arms, "x": 9000.0}))
+    assert said.endswith("it is significantly better (95 %) than all the 8 other arms.")
+    said = verdict(sweep(tmp_path / "none", arms))
+    assert said.endswith("it is significantly better (95 %) than none of the 7 other arms.")
 
 
 def test_a_tie_for_the_second_place_is_said(tmp_path):
@@ -287,13 +298,40 @@ def test_the_page_says_what_the_doctor_found_and_what_was_not_compared(tmp_path)
     make_run(folder / "arm-x__seed-0", [1.0, 2.0], metrics=metrics, changes={"dataset.reward_bias": -1.0})
     page = report(folder).page.read_text()
     assert "Wrong: The policy earns less than its critics promise (1 of 2 runs)" in page
-    assert "on halfcheetah_medium, seed 0: q_policy 1e+09" in page
+    assert ", seed 0: q_policy 1e+09" in page
     assert "Try <code>algorithm.alpha_cql.value=20</code>. See docs/trouble/doctor.md#promise." in page
     assert "No loss or parameter is NaN or infinite (2 runs)" in page
     assert "The Q values of 1 of 2 runs are not compared with returns." in page
     assert "Diagnostics</h2>" not in report(sweep(tmp_path / "t", {"base": 1.0}, seeds=(0,))).page.read_text()
     healthy = sweep(tmp_path / "u", {"base": 1000.0}, metrics={"q_data": [1.0, 9.0], "q_policy": [1.0, 9.0]})
     assert "Nothing stands out, which does not prove that all is well" in report(healthy).page.read_text()
+
+
+def test_the_page_shows_each_override_with_the_runs_that_it_is_for(tmp_path):
+    for alpha in (5.0, 20.0):
+        for seed in (0, 1):
+            changes = {"algorithm.alpha_cql.value": alpha, "seed": seed}
+            folder = tmp_path / f"alpha_cql-{alpha:g}__seed-{seed}"
+            make_run(folder, [1.0, 2.0], metrics={"q_data": [1.0, 9.0], "q_policy": [1.0, 900.0]}, changes=changes)
+            (folder / "provenance.json").write_text('{"yardsticks": {"return_max": 50.0}}')
+    drawn = {"diagnostics_halfcheetah_medium": figures.diagnostics(read_results([tmp_path]), "halfcheetah_medium")}
+    with mock.patch.object(reports, "_drawn", return_value=drawn):
+        page = report(tmp_path).page.read_text()
+    shown = re.sub(r"\s+", " ", re.sub("<.*?>", "", page))
+    assert "Try algorithm.alpha_cql.value=20 for alpha_cql=5, seed 0: q_policy 900" in shown
+    assert "Try algorithm.alpha_cql.value=80 for alpha_cql=20, seed 0: q_policy 900" in shown
+    assert "yardsticks.return_max (largest discounted return in the data): 50" in shown
+
+
+def test_the_better_an_arm_the_thicker_its_line_and_the_further_below(tmp_path):
+    found = read_results([sweep(tmp_path / "s", {"base": 1000.0, "x": 3000.0, "y": 2000.0}, tasks=("one", "two"))])
+    for axes in figures.learning_curves(found).axes:
+        base, x, y = axes.lines
+        assert x.get_linewidth() > y.get_linewidth() > base.get_linewidth()
+        assert x.get_zorder() < y.get_zorder() < base.get_zorder()
+    assert [style.colour for style in figures.line_styles(found).values()] == [
+        style.colour for style in figures.styles_of(found.arms).values()
+    ]
 
 
 def test_seeds_that_have_no_step_in_common_are_points(tmp_path):

@@ -92,7 +92,7 @@ FAULTS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         {"entropy": ramp(4.0, -16.0), "changes": {"algorithm.alpha_temp": {"kind": "fixed", "value": 0.01}}},
     ),
     "bounds": ("bounds", "watch", "acts at the bounds", {"at_bounds": ramp(0.0, 0.6)}),
-    "clone": ("cloning", "watch", "The policy clones the data", {"action_distance": ramp(1.5, 0.6)}),
+    "clone": ("cloning", "watch", "The policy may clone the data", {"action_distance": ramp(1.5, 0.6)}),
     "large": ("scale", "wrong", "very large", {"yardsticks": {"return_max": 4.8e5}}),
     "rather large": ("scale", "watch", "very large", {"yardsticks": {"return_max": 2e4}}),
     "small": (
@@ -129,7 +129,7 @@ def test_of_a_good_run_all_is_normal_and_each_check_says_so(tmp_path: Path) -> N
     assert {each.severity for each in findings.values()} == {"normal"}
     assert list(findings) == list(CHECKS)
     assert "q_policy 205, q_data 200; discounted returns in the data -20 to 480" in findings["values"].numbers
-    assert findings["promise"].numbers.endswith("discounted return of an evaluation about 300")
+    assert findings["promise"].numbers.endswith("discounted return of an evaluation about 300; tolerance 50")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_of_a_good_run_all_is_normal_and_each_check_says_so(tmp_path: Path) -> N
                          "reward_scale": 0.5, "reward_bias": 1.0},
           "changes": {"dataset.reward_scale": 0.5, "dataset.reward_bias": 1.0}, "returns": ramp(-1000.0, -990.0),
           "q_policy": ramp(0.0, 48.0), "q_data": ramp(0.0, 47.0), "initial_value": ramp(0.0, 49.0)},
-         "promise", "earns what its critics promise"),
+         "promise", "earns at least what its critics promise"),
     ],
 )  # fmt: skip
 def test_what_only_looks_like_a_fault_is_normal(given: dict[str, Any], name: str, title: str, tmp_path: Path) -> None:
@@ -203,6 +203,62 @@ def test_noise_is_measured_against_what_runs_differ_by(tmp_path: Path) -> None:
     assert {each.name: each for each in diagnose(read_run(tmp_path / "one"))}["noise"].change == (
         "env.n_eval_episodes=100",
     )
+
+
+def test_a_policy_that_earns_a_little_less_than_promised_is_within_the_tolerance(tmp_path: Path) -> None:
+    promise = made(tmp_path / "run", initial_value=ramp(2.0, 340.0))["promise"]
+    assert promise.severity == "normal"
+    assert promise.title == "The policy earns at least what its critics promise, within the tolerance"
+    assert promise.numbers == "value of initial states 340, discounted return of an evaluation about 300; tolerance 50"
+
+
+def cloning(folder: Path, best: float, **options: Any) -> dict[float, Finding]:
+    """The finding on runs that clone, by alpha_cql, where a run with the value `best` has the highest return."""
+    for alpha in (1.25, 5.0, 20.0):
+        changes = {"algorithm.alpha_cql.value": alpha, **options.get(f"only_{alpha:g}", {})}
+        returns = ramp(500.0, 3500.0 if alpha == best else 3000.0)
+        made(folder / f"alpha_cql-{alpha:g}", changes=changes, returns=returns, action_distance=ramp(1.5, 0.6))
+    found = doctor.examined(read_results([folder]))
+    return {
+        run.config["algorithm.alpha_cql.value"]: one for _, run, own in found for one in own if one.name == "cloning"
+    }
+
+
+def test_cloning_is_no_reason_to_lower_alpha_cql_if_a_larger_one_returns_more(tmp_path: Path) -> None:
+    found = cloning(tmp_path / "large", best=20.0)
+    assert {each.change for each in found.values()} == {()}
+    assert all("of the values compared, 20 has the highest mean return" in each.meaning for each in found.values())
+    found = cloning(tmp_path / "middle", best=5.0)
+    assert [found[alpha].change for alpha in (1.25, 5.0, 20.0)] == [(), (), ("algorithm.alpha_cql.value=5",)]
+    # Arms that differ in more are no evidence, nor is a run that failed or goes on.
+    wide = {f"only_{alpha:g}": {"network.width": 32 + int(alpha)} for alpha in (1.25, 5.0, 20.0)}
+    assert all(each.change for each in cloning(tmp_path / "wide", best=20.0, **wide).values())
+    cloning(tmp_path / "one", best=20.0)
+    (tmp_path / "one" / "alpha_cql-20" / "summary.json").unlink()
+    found = {
+        run.config["algorithm.alpha_cql.value"]: own
+        for _, run, own in doctor.examined(read_results([tmp_path / "one"]))
+    }
+    assert "1.25 has the highest" in next(each for each in found[1.25] if each.name == "cloning").meaning
+    assert next(each for each in found[20.0] if each.name == "cloning").change == ("algorithm.alpha_cql.value=5",)
+
+
+def test_overrides_stand_with_the_runs_that_they_are_for(tmp_path: Path, monkeypatch, capsys) -> None:
+    changes = {"a": ("x=1",), "b": ("x=2",), "c": ("x=1",), "d": ("x=1",)}
+    own = [(label, Finding("watch", "t", "1", change=change)) for label, change in changes.items()]
+    parts = [(part.change, [label for label, _ in part.runs], part.n_more) for part in doctor.advice(own, 4)]
+    assert parts == [(("x=1",), ["a", "c"], 1), (("x=2",), ["b"], 0)]
+    assert [len(part.runs) for part in doctor.advice(own, 1)] == [1, 1]
+    cloning(tmp_path / "s", best=1.25)
+    for seed in (1, 2):
+        changes = {"algorithm.alpha_cql.value": 20.0, "seed": seed}
+        made(tmp_path / "s" / f"alpha_cql-20__seed-{seed}", changes=changes, action_distance=ramp(1.5, 0.6))
+    assert call(monkeypatch, tmp_path / "s") == 0
+    said = capsys.readouterr().out
+    runs = re.findall(r"Try (\S+) for\n((?: +- .*\n(?: {8}(?!Try)\w.*\n)?)+)", said)
+    assert [(change, re.findall(r"- (alpha_cql=\d+)", lines)) for change, lines in runs] == [
+        ("algorithm.alpha_cql.value=1.25", ["alpha_cql=5"]), ("algorithm.alpha_cql.value=5", ["alpha_cql=20"] * 3),
+    ]  # fmt: skip
 
 
 def test_every_section_that_findings_refer_to_exists() -> None:

@@ -17,6 +17,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
+import yaml
 from minari.data_collector import EpisodeBuffer
 
 from cql.data import DatasetError, DatasetNotFoundError, RawData, each_once, inspection
@@ -551,6 +552,25 @@ def test_the_page_is_self_contained(drawn: tuple[Inspection, Path]) -> None:
     shown = ("returns", "lengths", "rewards", "actions", "observations")
     assert names == {f"{name}.{suffix}" for name in shown for suffix in ("svg", "png")}
     assert json.loads(page.with_name("summary.json").read_text()) == summary(found)
+
+
+def test_the_words_about_q_data_agree_with_a_critic_that_begins_at_zero(drawn: tuple[Inspection, Path]) -> None:
+    found, path = drawn
+    said = text(found)
+    assert re.search(r"^  discounted .* at 0\.99, to the episode's end$", said, flags=re.MULTILINE)
+    assert re.search(
+        r"^  q_data +grows towards that mean .* conservative values stay below it$", said, flags=re.MULTILINE
+    )
+    page = " ".join(path.read_text(encoding="utf-8").split())
+    assert "begin at zero, grow towards the mean discounted return" in page
+    assert "yardsticks continue such an episode at its mean reward instead, so their range differs" in page
+
+
+def test_the_advice_on_scales_says_what_sets_it(drawn: tuple[Inspection, Path]) -> None:
+    advice = check(drawn[0], "observation_scales").advice
+    assert "`+experiment=quickstart` sets it" in advice
+    quickstart = yaml.safe_load((SCRIPT.parents[1] / "configs" / "experiment" / "quickstart.yaml").read_text())
+    assert quickstart["dataset"]["normalise_observations"] is True
 
 
 def test_episodes_of_one_length_have_no_figure_of_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
