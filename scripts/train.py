@@ -1,6 +1,5 @@
 """Train one CQL run: ``python scripts/train.py [+experiment=NAME] [key=value ...]``; see ``--help``."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,9 +10,6 @@ from omegaconf import DictConfig
 from cql import config
 from cql.commands import is_own, printable, tolerate_narrow_locales
 
-# OpenMP's threads wait for each other in a busy loop by default, which makes updates three times slower if another
-# process has one of the cores. With this they sleep after 1000 turns. It must be set before torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 config.register()
 
 

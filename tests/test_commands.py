@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from entry_points import load_script
@@ -147,3 +148,16 @@ def test_an_override_is_read_as_the_value_it_was_made_of(value: object) -> None:
     parsed = OverridesParser.create().parse_override(commands.override("key", value))
     assert parsed.value() == value
     assert type(parsed.value()) is type(value)
+
+
+def test_threads_of_every_script_sleep_while_they_wait() -> None:
+    """The variable is set before torch reads it, unless the user has set it."""
+    code = "import os, sys, cql.commands; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    for own, expected in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")):
+        environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | own
+        found = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+        )
+        assert found.stdout == f"{expected} False\n"
+    for path in (Path(__file__).resolve().parents[1] / "scripts").glob("[!_]*.py"):
+        assert "\nfrom cql.commands import " in path.read_text(encoding="utf-8"), path

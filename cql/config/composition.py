@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from cql import commands
 from cql.config import folders
 from cql.config.keys import CONFIG_DIR, GROUPS, kind_of
 from cql.config.messages import ConfigError
@@ -97,7 +98,7 @@ def arranged(arguments: Sequence[str]) -> list[str]:
     resumed = next((text.partition("=")[2] for text in found if text.startswith("resume=")), "null")
     if resumed != "null" and not flags:  # before Hydra refuses keys that the default config does not have
         plain = [text for text in found if "=" in text and not text.startswith(("-", "hydra"))]
-        refuse_beside_resume(Path(resumed), plain)
+        refuse_beside_resume(Path(resumed.strip("'\"")), plain)
     inherited = _inherited(arguments)
     if not inherited:
         return found
@@ -115,9 +116,11 @@ def refuse_beside_resume(directory: Path, overrides: Sequence[str]) -> None:
     """
     others = [override for override in overrides if not override.startswith("resume=")]
     if others:
-        raise ConfigError(
-            f"resume={directory} keeps the run's own config; leave out {' '.join(others)}, or start a new run"
-        )
+        anew = "start a new run"
+        if any(_key_of(text) == "n_steps" for text in others):
+            longer = commands.train(commands.override("init_from", directory), *others)
+            anew = f"train longer in a new run that begins with this one: {longer}"
+        raise ConfigError(f"resume={directory} keeps the run's own config; leave out {' '.join(others)}, or {anew}")
 
 
 def _inherited(arguments: Sequence[str]) -> list[str]:

@@ -7,6 +7,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from cql.config.schema import VARIANTS, TrainConfig
 
 # In a wheel the folder stands inside the package, in a checkout beside it.
@@ -88,6 +90,15 @@ def variant_paths() -> dict[str, type]:
 def options_of(group: str) -> list[str]:
     """The options of a config group, such as `embedded_hopper_medium` of `dataset`."""
     return sorted(path.stem for path in CONFIG_DIR.joinpath(group).glob("*.yaml"))
+
+
+@functools.cache
+def env_option(env_id: str) -> str | None:
+    """The option of the group `env` that chooses an environment by its id, `Hopper-v5` or `UMaze`; None without one."""
+    for name in options_of("env"):
+        if OmegaConf.select(OmegaConf.load(CONFIG_DIR / "env" / f"{name}.yaml"), "id") == env_id:
+            return name
+    return None
 
 
 def choice(path: str, kind: str) -> str:

@@ -237,7 +237,8 @@ def unknown_key(key: str, kinds: Mapping[str, str], value: str | None = None) ->
     for name in candidates:
         leaves.setdefault(name.rpartition(".")[2], name)
     near = aliases or [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.7)]
-    near = near or [name for name in candidates if name.endswith(f".{leaf}")]
+    alike = [name for name in candidates if name.endswith(f".{leaf}")]
+    near = near or sorted(alike, key=lambda name: -difflib.SequenceMatcher(None, key, name).ratio())
     if parent not in known:
         near = near or difflib.get_close_matches(key, peers, n=1, cutoff=0.7)
     near = near or [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cql.commands import command, override
+from cql.config.keys import env_option
 from cql.config.schema import NO_SIMULATOR
 from cql.data.raw import DatasetError, RawData, empty_error, slices
 from cql.rollout.envs import EnvInfo, EnvSpec, env_differences, own_argument, same_env
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 # Actions are stored in float32, so an action on a bound may exceed it by a rounding error.
 ACTION_TOLERANCE = 1e-5
 
+_ENV_ID = "env.id="
 _CONTINUES = "continuing_task"  # gymnasium-robotics' mazes: whether an episode goes on at the goal
 
 
@@ -80,7 +82,7 @@ def check(raw: RawData, env: EnvInfo, *, ends_at_success: bool = False) -> None:
         )
 
 
-def check_source(raw: RawData, env: EnvInfo, option: str = "env.id=", *, ends_at_success: bool = False) -> None:
+def check_source(raw: RawData, env: EnvInfo, option: str = _ENV_ID, *, ends_at_success: bool = False) -> None:
     """Refuse a dataset from another environment.
 
     Args:
@@ -96,9 +98,13 @@ def check_source(raw: RawData, env: EnvInfo, option: str = "env.id=", *, ends_at
     if env_id == NO_SIMULATOR:  # all that is known of it is what the data say
         return
     if raw.env_id is not None and not same_env(raw.env_id, env_id):
+        advice = f"{option}{raw.env_id}"
+        # Without a file of its own, the present environment was chosen by env.id, which would win over env=OPTION.
+        if option == _ENV_ID and env_option(env_id) is not None and (name := env_option(raw.env_id)) is not None:
+            advice = f"env={name}"
         raise DatasetError(
             f"dataset '{raw.name}' was recorded in {raw.env_id}, but the environment is {env_id}: "
-            f"set {option}{raw.env_id} or choose another dataset"
+            f"set {advice} or choose another dataset"
         )
     recorded_kwargs = dict(raw.env_kwargs)
     if ends_at_success and own_argument(env.spec, _CONTINUES) is not None:

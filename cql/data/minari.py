@@ -261,7 +261,7 @@ def _not_found(dataset_id: str, reason: str) -> DatasetNotFoundError:
     return DatasetNotFoundError(
         f"Minari dataset '{dataset_id}' is not in {minari_root()}, {reason}. "
         f"Local datasets: {', '.join(local) if local else 'none'}. "
-        f'To fetch it: pip install "minari[hf]" && minari download {dataset_id}; '
+        f"To fetch it: pip install -e '.[hub]' && minari download {dataset_id}; "
         "MINARI_DATASETS_PATH names the folder to look in"
     )
 

@@ -21,7 +21,8 @@ def yardsticks(transitions: Transitions, discount: float) -> dict[str, float]:
 
     ``reward_min`` and ``reward_max``; ``return_min``, ``return_mean`` and ``return_max`` of the discounted returns to
     go, where an episode that a time limit cut is taken to continue at its mean reward; ``reward_scale`` and
-    ``reward_bias``, unless datasets that were joined have their own; ``episodes``; ``time_limit``, the length of the
+    ``reward_bias``, unless datasets that were joined have their own; ``episode_return``, the mean return of an episode
+    as the environment gave it, undiscounted, where the scale is known; ``episodes``; ``time_limit``, the length of the
     longest episode that was cut, if any was; ``action_size``; ``at_bounds``, the share of the actions' components at a
     bound; ``action_spread``, the mean distance of an action from the mean action; ``action_noise``, from that of the
     nearest state of another episode, if there is one.
@@ -39,16 +40,18 @@ def yardsticks(transitions: Transitions, discount: float) -> dict[str, float]:
     continued[ends] += np.where(is_cut, discount * means / (1.0 - discount), 0.0)
     left = np.repeat(ends, lengths) - np.arange(len(rewards))
     returns = _to_go(continued, left, discount)
+    scale, bias = transitions.reward_scale, transitions.reward_bias
     found = {
         "episodes": len(lengths),
+        "episode_return": (rewards - bias).sum() / (scale * len(lengths)) if scale else np.nan,
         "time_limit": lengths[is_cut].max(initial=0) or np.nan,
         "reward_min": rewards.min(),
         "reward_max": rewards.max(),
         "return_min": returns.min(),
         "return_mean": returns.mean(),
         "return_max": returns.max(),
-        "reward_scale": transitions.reward_scale,
-        "reward_bias": transitions.reward_bias,
+        "reward_scale": scale,
+        "reward_bias": bias,
         "action_size": actions.shape[1],
         "at_bounds": at_bounds(actions),
         "action_spread": action_distance(actions, actions.mean(0)),

@@ -55,7 +55,7 @@ _MOST_NAMED = 12  # runs that share a finding
 _NOTES = {
     f"{YARDSTICKS}.return_{name}": f"{words} discounted return in the data"
     for name, words in (("min", "smallest"), ("mean", "mean"), ("max", "largest"))
-}
+} | {f"{YARDSTICKS}.episode_return": "mean return of a recorded episode, undiscounted"}
 
 
 @dataclass(frozen=True)

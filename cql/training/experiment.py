@@ -25,6 +25,7 @@ from cql.scorer_names import PREFIX
 from cql.training.build import agent_config, as_pool, env_of, env_spec, hyper_params, load_data, scores_of
 from cql.training.build_online import build_online
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
+from cql.training.conclusion import conclusion
 from cql.training.device import choose_device, has_eval_worker
 from cql.training.initial import begin_with, initial_checkpoint
 from cql.training.limits import allow_open_files
@@ -35,7 +36,7 @@ from cql.training.provenance import commit, provenance, spaces, versions
 from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
 from cql.training.run import Run, Schedule
 from cql.training.run_folder import FolderError, claim_folder, read_summary, score, shown_results, sweep_name
-from cql.training.run_logs import check_log, run_logs
+from cql.training.run_logs import RAISED, check_log, run_logs
 from cql.training.scoring import Scoring
 from cql.training.trainer import Trainer
 from cql.training.wandb_logger import WandbLogger
@@ -75,7 +76,11 @@ def run(train_config: TrainConfig, directory: Path) -> float:
     (outcome,) = run_stack([train_config], [directory])
     if isinstance(outcome, Exception):
         raise outcome
-    log.info("results: %s", "\n  ".join([str(directory), *map(str, shown_results(directory))]))
+    if sweep_name(directory) is not None:
+        log.info("results: %s", "\n  ".join([str(directory), *map(str, shown_results(directory))]))
+    else:
+        for text in conclusion(train_config, directory):
+            log.info("%s", text)
     return outcome
 
 
@@ -147,7 +152,7 @@ def _train_all(members: Mapping[Path, TrainConfig], todo: Sequence[Path], label:
     errors |= failures
     results: dict[Path, Run | Exception] = dict(errors)
     for directory, error in errors.items():
-        log.error("%s: %s", directory, error, extra={"run_dir": directory})
+        log.error("%s: %s", directory, error, extra=_of_error(directory, label))
     if len(stacks) > 1:
         log.warning(
             "%s%d runs have no checkpoint of one step in common; they train in %d stacks, one after the other",
@@ -160,10 +165,23 @@ def _train_all(members: Mapping[Path, TrainConfig], todo: Sequence[Path], label:
             results |= train({each: members[each] for each in chosen}, stack, label=label)
         except Exception as error:
             ours = type(error).__module__.startswith("cql.")
-            log.error("%s%s", f"{label}: " if label else "", f"{type(error).__name__}: {error}", exc_info=not ours)
+            log.error(
+                "%s%s", f"{label}: " if label else "", f"{type(error).__name__}: {error}", exc_info=not ours,
+                extra={RAISED: all(_is_raised(each, label) for each in chosen)},
+            )  # fmt: skip
             results |= dict.fromkeys(chosen, error)
         _exit_if_stopped([results[each] for each in chosen])
     return results
+
+
+def _is_raised(directory: Path, label: str) -> bool:
+    """Whether the error of a run reaches the user as an exception: a single run's does; of a sweep the first does."""
+    return not label and sweep_name(directory) is None
+
+
+def _of_error(directory: Path, label: str) -> dict[str, Any]:
+    """What a record of the log says of the error of one run."""
+    return {"run_dir": directory, RAISED: _is_raised(directory, label)}
 
 
 def _initial_checkpoints(
@@ -279,7 +297,7 @@ def train(
                 made_by = provenance(each, transitions, device, of_data(each.algorithm.discount))
                 one = _begin(each, info, directory, stack, made_by)
             except (OSError, ValueError, CheckpointError, FolderError) as error:
-                log.error("%s: %s", directory, error, extra={"run_dir": directory})
+                log.error("%s: %s", directory, error, extra=_of_error(directory, label))
                 results[directory] = error
             else:
                 mirrors.append(one.wandb)
@@ -303,7 +321,7 @@ def train(
                 if checkpoint is not None:
                     _check_state(trainer.agent, checkpoint, stack.step)
             except CheckpointError as error:
-                log.error("%s: %s", directory, error, extra={"run_dir": directory})
+                log.error("%s: %s", directory, error, extra=_of_error(directory, label))
                 begun[directory].status, results[directory] = "failed", error
                 begun[directory].wandb.end(1)
                 checkpoints[directory] = None

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from cql.training.checkpoint import CheckpointError, CheckpointFolder, load, rea
 from cql.training.device import choose_device
 from cql.training.local_logger import JUDGEMENT_FILE, read_judgement
 from cql.training.networks import actor_of, critics_of
-from cql.training.progress import logging_above_bar
+from cql.training.progress import duration, logging_above_bar
 from cql.training.run_folder import CONFIG_FILE, FolderError
 from cql.training.scoring import Scoring, act_of, value_of
 from cql.training.wandb_run import add_to_summary
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 _ACTION_BYTES = 2 * 2**30  # of the policies' actions at all rows, in one stack
 _ROWS = 4096  # of one pass of a policy
+_FIRST_LINE = 10.0  # seconds until the first line of progress; from then on each time that they have doubled
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,7 @@ def _evaluated(
     found: list[dict[str, Any]] = [{"fqe_key": each.fqe_key, **about} for each in members]
     states: list[Path] = []
     estimators = {"fqe": 0.0, **({"fqe_cql": settings.alpha_cql} if settings.alpha_cql else {})}
+    n_left = len(estimators) * -(-len(members) // per_stack)
     for first in range(0, len(members), per_stack):
         chosen = slice(first, first + per_stack)
         actions = torch.stack([policy.actions_at(pool.rows, transitions.normaliser) for policy in policies[chosen]])
@@ -273,15 +276,24 @@ def _evaluated(
                 scale=float(returns.std()) or 1.0,
             )
             states.append(folder / f"{name}_{keys}.pt")
-            _fit(fqe, settings, states[-1], name)
+            n_left -= 1
+            _fit(fqe, settings, states[-1], name, n_left)
             for own, values in zip(found[chosen], fqe.values(rows).double().cpu().numpy(), strict=True):
                 own[name] = float(values.mean())
                 own[f"{name}_low"], own[f"{name}_high"] = interval(values, settings.n_bootstrap)
     return found, states
 
 
-def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, path: Path, name: str) -> None:
-    """Train to the last step, from the state that an interrupted start left in a file."""
+def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, path: Path, name: str, n_left: int) -> None:
+    """Train to the last step, from the state that an interrupted start left in a file.
+
+    Args:
+        fqe: evaluates a stack of policies.
+        settings: how.
+        path: of the state.
+        name: of the estimator.
+        n_left: evaluations of as many steps that follow, for the estimate of the time.
+    """
     if path.exists():
         try:
             fqe.load_state(read(path)["fqe"])
@@ -289,6 +301,7 @@ def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, path: Path, name: str) -
         except (CheckpointError, ValueError, KeyError, RuntimeError) as error:
             log.warning("%s cannot be resumed, so the evaluation begins anew: %s", path, error)
     log.info("%s of %d policies, %d seeds each, %d steps", name, fqe.n_policies, fqe.n_seeds, settings.n_steps)
+    first, began, next_line = fqe.n_steps_done, time.perf_counter(), _FIRST_LINE
     with (
         logging_above_bar(),
         tqdm(total=settings.n_steps, initial=fqe.n_steps_done, unit="step", disable=None) as bar,
@@ -301,10 +314,16 @@ def _fit(fqe: FittedQEvaluation, settings: JudgeConfig, path: Path, name: str) -
                 log.warning("%s was interrupted; the same command resumes it at step %d", name, saved)
                 raise
             bar.update()
-            done = fqe.n_steps_done
-            if done % settings.n_steps_per_epoch == 0 or done == settings.n_steps:
+            done, elapsed = fqe.n_steps_done, time.perf_counter() - began
+            is_saved = done % settings.n_steps_per_epoch == 0 or done == settings.n_steps
+            if is_saved:
                 save(path, {"fqe": fqe.state()})
-                log.info("%s: step %d/%d", name, done, settings.n_steps)
+            if is_saved or elapsed >= next_line:
+                next_line = 2.0 * max(elapsed, _FIRST_LINE)
+                pace = elapsed / (done - first)
+                seconds_left = pace * (settings.n_steps - done + n_left * settings.n_steps)
+                left = f", about {duration(seconds_left)} left on this dataset" if seconds_left else ""
+                log.info("%s: step %d/%d  %s so far%s", name, done, settings.n_steps, duration(elapsed), left)
 
 
 class _Policy:

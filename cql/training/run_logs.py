@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 LOG_FILE = "train.log"
+RAISED = "is_raised"
+"""The attribute of a record of an error that is raised too, so that the console need not show it twice."""
 
 
 @contextlib.contextmanager
@@ -14,7 +16,7 @@ def run_logs(directories: Sequence[Path], *, quiet: bool) -> Iterator[None]:
     """Give each run its ``train.log``, which says nothing of the other runs.
 
     A log record with the attribute ``run_dir`` belongs to that run, one with ``stack`` to the stack, any other to every
-    run.
+    run. One with :data:`RAISED` set is for the files alone.
 
     Args:
         directories: one per run.
@@ -25,7 +27,9 @@ def run_logs(directories: Sequence[Path], *, quiet: bool) -> Iterator[None]:
         return lambda record: getattr(record, "run_dir", directory) == directory and not hasattr(record, "stack")
 
     def is_shown(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or not hasattr(record, "run_dir")
+        if getattr(record, RAISED, False):
+            return False
+        return not quiet or record.levelno >= logging.WARNING or not hasattr(record, "run_dir")
 
     root = logging.getLogger()
     there, added = list(root.handlers), []
@@ -36,9 +40,9 @@ def run_logs(directories: Sequence[Path], *, quiet: bool) -> Iterator[None]:
             handler.addFilter(belongs(directory))
             root.addHandler(handler)
             added.append(handler)
-        if quiet:
-            for other in there:
-                other.addFilter(is_shown)
+        for other in there:
+            other.addFilter(is_shown)
+            if quiet:
                 other.setFormatter(_NamesTheRun(other.formatter))
         yield
     finally:

@@ -57,7 +57,7 @@ HYDRA = """\
 | option | what it does |
 |---|---|
 | `-m`, `--multirun` | a sweep: values separated by commas make a grid |
-| `--cfg job` | print the composed config and stop |
+| `--cfg job` | print the composed config and stop; values are not checked |
 | `--config-dir FOLDER` | also look for config files in a folder of your own |
 | `--help`, `--hydra-help` | the text below; all options of Hydra |"""
 

@@ -233,6 +233,8 @@ def test_an_experiment_can_override_dataset_and_env(tmp_path):
         ("algoritm.discount=0.9", ["algoritm.discount", "did you mean algorithm.discount?"]),
         ("discount=0.9", ["discount", "did you mean algorithm.discount?"]),
         ("enable_calql=true", ["enable_calql", "did you mean algorithm/penalty=cal_ql?"]),
+        ("algorithm.alpha_cqll.value=3", ["did you mean algorithm.alpha_cql.value or algorithm.alpha_temp.value"]),
+        ("algorithm.alpha_tmp.value=3", ["did you mean algorithm.alpha_temp.value"]),
         ("online.mixing_ratio=0", ["mixing_ratio has no effect without online=finetune; add online=finetune or drop"]),
         ("+foo=1", ["foo: there is no such key", "--help"]),
         ("hydra.run.dri=x", ["hydra.run.dri: there is no such key"]),

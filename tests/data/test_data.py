@@ -178,11 +178,12 @@ def test_the_environment_is_read_from_the_metadata():
 def test_an_absent_dataset_is_reported_with_what_is_there(monkeypatch):
     write_minari("tests/here-v0", [make_buffer(2)])
     with pytest.raises(
-        DatasetNotFoundError, match=r"forbids(.|\n)*tests/here-v0(.|\n)*minari download mujoco/ant/medium-v0"
+        DatasetNotFoundError,
+        match=r"forbids(.|\n)*tests/here-v0(.|\n)*pip install -e '\.\[hub\]' && minari download mujoco/ant/medium-v0",
     ):
         load_minari("mujoco/ant/medium-v0", download=False)
     monkeypatch.setattr(minari_module, "find_spec", lambda _: None)
-    with pytest.raises(DatasetNotFoundError, match=r"huggingface_hub(.|\n)*pip install \"minari\[hf\]\""):
+    with pytest.raises(DatasetNotFoundError, match=r"huggingface_hub(.|\n)*pip install -e '\.\[hub\]'"):
         load_minari("mujoco/ant/medium-v0")
 
 
@@ -676,6 +677,20 @@ def spoil(key, index, value):
 def test_unfit_data_are_refused_by_name_and_place(raw, message):
     with pytest.raises(DatasetError, match=message):
         check(raw, env("Made-v5"))
+
+
+@pytest.mark.parametrize(
+    ("present", "recorded", "advice"),
+    [
+        ("Hopper-v5", "HalfCheetah-v5", "env=HalfCheetah-v5"),
+        ("Hopper-v5", "cql/UMaze-v0", "env=UMaze"),
+        ("Hopper-v5", "Pusher-v5", "env.id=Pusher-v5"),  # has no file
+        ("Pusher-v5", "HalfCheetah-v5", "env.id=HalfCheetah-v5"),  # an env.id that was given would win over env=
+    ],
+)
+def test_the_environment_of_the_recording_is_advised_as_it_is_chosen(present, recorded, advice):
+    with pytest.raises(DatasetError, match=f" set {advice} or choose"):
+        check(dataclasses.replace(make_raw(), env_id=recorded), env(present))
 
 
 def test_fit_data_pass_and_rounding_errors_at_the_bounds_too():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def run(folder, name, words, code=0):
     """Run a script in a process of its own, and compare its exit status."""
 
     def task():
+        warnings.simplefilter("default")  # of other people's packages; pytest has made them errors
         os.chdir(folder)
         sys.argv = [f"scripts/{name}.py", *words]
         sys.exit(load_script(name).main())
@@ -62,7 +64,8 @@ def shrunk(folder, name, arguments):
     """The arguments with the folder's run and sweep in place of the page's, and few steps."""
     words = ["resume=outputs/run" if word.startswith("resume=") else word for word in arguments]
     words = ["outputs/run" if "=" not in word and Path(word).name == "RUN" else word for word in words]
-    words = ["made" if word == "SWEEP" else word for word in words]
+    smaller = {"SWEEP": "made", "15000": "4", "hydra.sweeper.n_trials=20": "hydra.sweeper.n_trials=4"}
+    words = [smaller.get(word, word) for word in words]
     if name == "train":
         own = [] if words[0].startswith("resume=") else [*TINY, "logger=local"]
         kept = [word for word in words if not word.startswith(("n_steps", "logger"))]

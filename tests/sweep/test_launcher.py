@@ -91,6 +91,7 @@ def test_a_sweep_without_a_name_is_named_by_the_time(dataset: Path, tmp_path: Pa
     assert ended.code == 0, ended.text
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert f"add sweep_name={sweep.name}" in ended.text
+    assert f"next: python scripts/report.py {sweep.name}\n" in ended.text
     assert runs_of(sweep) == ["seed-0", "seed-1"]
     assert train(dataset, tmp_path, "-m", "seed=0,1", "n_steps=10", f"sweep_name={sweep.name}").code == 0
     assert [path.name for path in (tmp_path / "outputs" / "sweeps").iterdir()] == [sweep.name]

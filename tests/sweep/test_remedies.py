@@ -21,6 +21,7 @@ from minari.data_collector import EpisodeBuffer
 from tiny import OVERRIDES
 
 from cql.training.checkpoint import load, save
+from cql.training.local_logger import read_metrics
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
@@ -106,7 +107,7 @@ def test_data_of_another_environment(tmp_path: Path, monkeypatch: pytest.MonkeyP
         given = [*given, *shlex.split(found[1])]
         followed.append(found[1])
     assert ended.code == 0, ended.text
-    assert followed[0] == "env.id=InvertedPendulum-v5"
+    assert followed[0] == "env=InvertedPendulum-v5"
     assert "env.max_episode_steps=40" in followed[1]
     assert "reset_noise_scale:0.02" in followed[1]
 
@@ -129,6 +130,16 @@ def test_a_stopped_run_is_resumed_by_the_command_that_it_prints(dataset: Path, t
     assert ended.code == 0, ended.text
     assert "resuming from step 30" in ended.text
     assert status(place)["status"] == "finished"
+
+    refused = called(tmp_path, [*words, "n_steps=70"])
+    assert refused.code == 2, refused.text
+    found = re.search(r"train longer in a new run that begins with this one: (.+)$", refused.text, re.MULTILINE)
+    assert found is not None, refused.text
+    longer = tmp_path / "longer"
+    ended = called(tmp_path, [*shlex.split(found[1])[2:], f"hydra.run.dir={longer}"])
+    assert ended.code == 0, ended.text
+    assert (status(longer)["status"], status(longer)["step"]) == ("finished", 70)
+    assert read_metrics(longer)[0]["step"] == 70
 
 
 def of_other_shapes(path: Path) -> None:

@@ -69,6 +69,34 @@ def test_every_run_has_its_scores_and_its_estimate(sweep: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_progress_has_the_time_that_is_left_often_at_the_beginning(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    clock, step = [100.0], FittedQEvaluation.step
+    monkeypatch.setattr(judge.time, "perf_counter", lambda: clock[0])
+
+    def timed(self: FittedQEvaluation) -> None:
+        clock[0] += 6.0
+        step(self)
+
+    monkeypatch.setattr(FittedQEvaluation, "step", timed)
+    judged(sweep, tmp_path, "n_steps_per_epoch=15", names="a")
+    lines = [record.getMessage() for record in caplog.records if ": step " in record.getMessage()]
+    assert lines == [
+        "fqe: step 2/20  12 s so far, about 4 min left on this dataset",
+        "fqe: step 4/20  24 s so far, about 4 min left on this dataset",
+        "fqe: step 8/20  48 s so far, about 3 min left on this dataset",
+        "fqe: step 15/20  2 min so far, about 2 min left on this dataset",
+        "fqe: step 20/20  2 min so far, about 2 min left on this dataset",
+        "fqe_cql: step 2/20  12 s so far, about 2 min left on this dataset",
+        "fqe_cql: step 4/20  24 s so far, about 2 min left on this dataset",
+        "fqe_cql: step 8/20  48 s so far, about 72 s left on this dataset",
+        "fqe_cql: step 15/20  2 min so far, about 30 s left on this dataset",
+        "fqe_cql: step 20/20  2 min so far",
+    ]
+
+
 def test_an_estimate_does_not_depend_on_the_other_runs(sweep: Path, tmp_path: Path) -> None:
     wide = ("width=64", "batch_size=64")  # rounded alike alone and in a stack
     together, alone = judged(sweep, tmp_path, *wide), judged(sweep, tmp_path, *wide, names="c")

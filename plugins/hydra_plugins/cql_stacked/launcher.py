@@ -145,10 +145,10 @@ class StackedLauncher(Launcher):
 
 def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
     """Log how the sweep went, tell each failure their number (the exit code), and draw the figure."""
-    from cql.commands import command
+    from cql.commands import command, script
     from cql.lock import FolderInUseError
     from cql.results import sweep_figure
-    from cql.sweep.status import counted
+    from cql.sweep.status import SWEEPS, counted
 
     failures = [result for result in done.values() if result.status is not JobStatus.COMPLETED]
     for result in failures:
@@ -166,3 +166,5 @@ def _conclude(sweep: Path, done: Mapping[Path, JobReturn]) -> None:
         log.info("no figure of the sweep: %s", error)
     except Exception as error:  # noqa: BLE001  the figure can be drawn again, the runs cannot
         log.warning("no figure of the sweep: %s: %s", type(error).__name__, error)
+    if len(failures) < len(done):
+        log.info("next: %s", script("report", sweep.name if sweep == SWEEPS / sweep.name else sweep))
