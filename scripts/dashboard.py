@@ -1,11 +1,10 @@
 """A workspace for a sweep in Weights & Biases: ``python scripts/dashboard.py SWEEP``; see ``--help``."""
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
-from cql.commands import exit_code, printable
+from cql.commands import exit_code, printable, script
 from cql.sweep import status as sweeps
 
 
@@ -25,11 +24,11 @@ def arguments() -> argparse.Namespace:
 
 def command(chosen: argparse.Namespace) -> str:
     """The command that saves the same workspace."""
-    words = ["python", "scripts/dashboard.py", chosen.sweep]
+    words = [chosen.sweep]
     for option in ("project", "entity", "json"):
         value = getattr(chosen, option)
         words += [] if value is None else [f"--{option}", str(value)]
-    return shlex.join(words)
+    return script("dashboard", *words)
 
 
 def build(chosen: argparse.Namespace) -> int:

@@ -5,11 +5,10 @@ import json
 import logging
 import math
 import re
-import shlex
 import sys
 from pathlib import Path
 
-from cql.commands import exit_code, printable, real
+from cql.commands import exit_code, printable, real, script
 
 DATASETS = """\
 a dataset is one of
@@ -93,7 +92,7 @@ def inspect(chosen: argparse.Namespace) -> None:
     info = recorded_info([raw]) if env_id == NO_SIMULATOR else env_info(spec)
     found = inspection.inspect(source, info, reference=reference, discount=chosen.discount)
     out = chosen.out or Path("outputs", "datasets", re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed")
-    command = shlex.join(["python", "scripts/inspect_dataset.py", *sys.argv[1:]])
+    command = script("inspect_dataset", *sys.argv[1:])
     page = write_page(found, out, title=source.raw.name if "/" in name else name, command=command)
     print(json.dumps(inspection.summary(found), indent=1) if chosen.json else printable(inspection.text(found)))
     print(f"written: {page}, with summary.json and figures", file=sys.stderr if chosen.json else sys.stdout)

@@ -2,11 +2,10 @@
 
 import argparse
 import logging
-import shlex
 import sys
 from pathlib import Path
 
-from cql.commands import UsageError, exit_code, printable
+from cql.commands import UsageError, exit_code, printable, script
 
 
 def arguments() -> argparse.Namespace:
@@ -67,7 +66,7 @@ def show(chosen: argparse.Namespace) -> int:
             shown = "  ".join(f"{name} {own[name]:.4g}" for name in selection.MEANINGS if name in own)
             print(printable(f"{directory}, {own['checkpoint']}: {shown}"))
         print(f"{counted(len(judged), 'run')} judged; to compare takes two on the same task: {judge.JUDGEMENT_FILE}")
-    print(f"the page with figures: python scripts/report.py {shlex.join(names)}")
+    print(f"the page with figures: {script('report', *names)}")
     return 1 if missed else 0
 
 

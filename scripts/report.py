@@ -1,12 +1,11 @@
 """A report on sweeps and runs: ``python scripts/report.py FOLDER ...``; see ``--help``."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cql.commands import UsageError, exit_code, printable
+from cql.commands import UsageError, exit_code, printable, script
 
 STATISTICS = ("last", "best", "last five")
 VIDEOS = ("embed", "link", "none")
@@ -76,7 +75,7 @@ def make(chosen: argparse.Namespace) -> int:
         found,
         out,
         title=title,
-        command=shlex.join(["python", "scripts/report.py", *sys.argv[1:]]),
+        command=script("report", *sys.argv[1:]),
         statistic=chosen.statistic,
         base=chosen.base,
         videos=chosen.videos,

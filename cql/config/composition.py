@@ -95,10 +95,10 @@ def arranged(arguments: Sequence[str]) -> list[str]:
         before, after = found[: experiments[-1] + 1], found[experiments[-1] + 1 :]
         arms = [text for text in before if text.startswith("+arm=")]
         found = [text for text in before if text not in arms] + arms + after
-    resumed = next((text.partition("=")[2] for text in found if text.startswith("resume=")), "null")
+    resumed = next((_value_of(text) for text in found if text.startswith("resume=")), "null")
     if resumed != "null" and not flags:  # before Hydra refuses keys that the default config does not have
         plain = [text for text in found if "=" in text and not text.startswith(("-", "hydra"))]
-        refuse_beside_resume(Path(resumed.strip("'\"")), plain)
+        refuse_beside_resume(Path(resumed), plain)
     inherited = _inherited(arguments)
     if not inherited:
         return found
@@ -128,7 +128,7 @@ def _inherited(arguments: Sequence[str]) -> list[str]:
 
     So a run has the config of the one that it begins with, where nothing else is said.
     """
-    given = {_key_of(text): text.partition("=")[2].strip("'\"") for text in arguments if "=" in text}
+    given = {_key_of(text): _value_of(text) for text in arguments if "=" in text}
     if not given.get("init_from") or given["init_from"] == "null":
         return []
     path = Path(given["init_from"])
@@ -146,6 +146,11 @@ def _inherited(arguments: Sequence[str]) -> list[str]:
 def _key_of(override: str) -> str:
     """The key of an override, without the signs of Hydra's syntax."""
     return override.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
+
+
+def _value_of(override: str) -> str:
+    """The value of an override, without quotes around it."""
+    return override.partition("=")[2].strip("'\"")
 
 
 def _register_schemas_and_resolvers() -> None:

@@ -9,7 +9,7 @@ from cql import commands, files
 from cql.config import TrainConfig
 from cql.scorer_names import DIRECTIONS, PREFIX
 from cql.training.local_logger import PROVENANCE_FILE, VIDEO_FOLDER, YARDSTICKS, read_metrics
-from cql.training.progress import rounded
+from cql.training.progress import evaluation, rounded
 from cql.training.run_folder import shown_results
 
 
@@ -26,12 +26,17 @@ def conclusion(train_config: TrainConfig, directory: Path) -> list[str]:
     recorded = _recorded_return(directory)
     if train_config.env.has_simulator and recorded is not None:
         said.append(f"recorded episodes: mean return {rounded(recorded)}")
-    said.append("\n  ".join([f"results: {directory}", *map(str, shown_results(directory))]))
+    said.append(results_of(directory))
     following = [commands.script("doctor", directory)]
     if train_config.env.has_simulator:
         video = ["--gif", "best.gif"] if any((directory / VIDEO_FOLDER).glob("*.gif")) else []
         following.append(commands.script("evaluate", directory, "--checkpoint", "best", *video))
     return [*said, "\n  ".join(["next:", *following])]
+
+
+def results_of(directory: Path) -> str:
+    """A run's folder, and what a person opens first in it."""
+    return "\n  ".join([f"results: {directory}", *map(str, shown_results(directory))])
 
 
 def _evaluations(train_config: TrainConfig, directory: Path) -> list[str]:
@@ -49,9 +54,7 @@ def _evaluations(train_config: TrainConfig, directory: Path) -> list[str]:
     def shown(row: dict[str, float]) -> str:
         if scorer is not None:
             return f"step {row['step']}, {scorer} {row[key]:.4g}"
-        text = f"step {row['step']}, return {rounded(row[key])}"
-        text += f" +- {rounded(row['eval_return_std'])}" if "eval_return_std" in row else ""
-        text += f" (score {row['eval_score']:.1f})" if "eval_score" in row else ""
+        text = f"step {row['step']}, {evaluation(row)}"
         return text + (f", success {row['eval_success']:.2f}" if "eval_success" in row else "")
 
     last, best = rows[-1], max(rows, key=lambda row: sign * row[key])

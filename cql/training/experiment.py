@@ -25,7 +25,7 @@ from cql.scorer_names import PREFIX
 from cql.training.build import agent_config, as_pool, env_of, env_spec, hyper_params, load_data, scores_of
 from cql.training.build_online import build_online
 from cql.training.checkpoint import CheckpointError, CheckpointFolder
-from cql.training.conclusion import conclusion
+from cql.training.conclusion import conclusion, results_of
 from cql.training.device import choose_device, has_eval_worker
 from cql.training.initial import begin_with, initial_checkpoint
 from cql.training.limits import allow_open_files
@@ -35,7 +35,7 @@ from cql.training.policy_metrics import policy_metrics
 from cql.training.provenance import commit, provenance, spaces, versions
 from cql.training.resume import Stack, check_checkpoint, stacks_to_resume
 from cql.training.run import Run, Schedule
-from cql.training.run_folder import FolderError, claim_folder, read_summary, score, shown_results, sweep_name
+from cql.training.run_folder import FolderError, claim_folder, read_summary, score, sweep_name
 from cql.training.run_logs import RAISED, check_log, run_logs
 from cql.training.scoring import Scoring
 from cql.training.trainer import Trainer
@@ -76,11 +76,9 @@ def run(train_config: TrainConfig, directory: Path) -> float:
     (outcome,) = run_stack([train_config], [directory])
     if isinstance(outcome, Exception):
         raise outcome
-    if sweep_name(directory) is not None:
-        log.info("results: %s", "\n  ".join([str(directory), *map(str, shown_results(directory))]))
-    else:
-        for text in conclusion(train_config, directory):
-            log.info("%s", text)
+    is_alone = sweep_name(directory) is None
+    for text in conclusion(train_config, directory) if is_alone else [results_of(directory)]:
+        log.info("%s", text)
     return outcome
 
 
@@ -175,7 +173,7 @@ def _train_all(members: Mapping[Path, TrainConfig], todo: Sequence[Path], label:
 
 
 def _is_raised(directory: Path, label: str) -> bool:
-    """Whether the error of a run reaches the user as an exception: a single run's does; of a sweep the first does."""
+    """Whether the user reads the error of a run when it is raised, too: that of a single run, not of one in a sweep."""
     return not label and sweep_name(directory) is None
 
 

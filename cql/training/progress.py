@@ -19,12 +19,18 @@ def rounded(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 10.0 else f"{value:.2g}"
 
 
+def evaluation(metrics: Mapping[str, float]) -> str:
+    """The return of an evaluation, with its standard deviation and its score if they are there."""
+    text = f"return {rounded(metrics['eval_return_mean'])}"
+    text += f" +- {rounded(metrics['eval_return_std'])}" if "eval_return_std" in metrics else ""
+    return text + (f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else "")
+
+
 def run_line(step: int, n_steps: int, rate: float, metrics: Mapping[str, float]) -> str:
     """The line of a run at the end of an epoch."""
     line = f"step {step}/{n_steps}" + (f"  {rate:.1f} steps/s" if rate else "")
     if "eval_return_mean" in metrics:
-        line += f"  return {rounded(metrics['eval_return_mean'])} +- {rounded(metrics['eval_return_std'])}"
-        line += f" (score {metrics['eval_score']:.1f})" if "eval_score" in metrics else ""
+        line += f"  {evaluation(metrics)}"
         line += f"  success {metrics['eval_success']:.2f}" if "eval_success" in metrics else ""
     names = ["critic_td", "cql_gap", "alpha_cql", "q_data", "env_steps", "online_return", "online_success"]
     names += ["offline_td_error", "offline_initial_value"]

@@ -5,11 +5,12 @@ python docs/figures/blueprint.py      # writes docs/images/blueprint.png
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from cql.training.local_logger import read_metrics
 
 DOCS = Path(__file__).resolve().parents[1]
 RUNS = {  # folder of results/blueprint: its label and colour
@@ -31,8 +32,7 @@ def draw(results: Path) -> Figure:
     figure = Figure(figsize=(10, 5.6), layout="constrained", facecolor="white")
     panels = dict(zip(PANELS, figure.subplots(2, 2).flat, strict=True))
     for folder, (label, colour) in RUNS.items():
-        lines = (results / folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        rows = read_metrics(results / folder)
         steps = np.array([row["step"] for row in rows]) / 1000
         for key, axes in panels.items():
             axes.plot(steps, [row[key] for row in rows], color=colour, lw=2.2, label=label)

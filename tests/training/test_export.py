@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from entry_points import load_script
+from pages import blocks
 from tiny import OVERRIDES
 
 import cql
@@ -207,9 +208,8 @@ def test_a_missing_package_is_named_with_its_extra(exported, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def blocks(page: str, language: str) -> list[str]:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+def code_of(page: str, language: str) -> list[str]:
+    return [each.code for each in blocks() if (each.page, each.language) == (f"docs/{page}", language)]
 
 
 def test_the_pages_run_from_top_to_bottom(dataset, tmp_path, monkeypatch, no_figures):
@@ -217,7 +217,7 @@ def test_the_pages_run_from_top_to_bottom(dataset, tmp_path, monkeypatch, no_fig
     monkeypatch.chdir(tmp_path)
     own = ["dataset=d4rl", f"dataset.path={dataset}", *OVERRIDES, "n_steps=10"]
     names: dict[str, object] = {}
-    code = blocks("reference/python.md", "python")
+    code = code_of("reference/python.md", "python")
     assert len(code) == 3
     for block in code:
         exec(block.replace('"+experiment=smoke"', repr(own)[1:-1]), names)
@@ -227,7 +227,7 @@ def test_the_pages_run_from_top_to_bottom(dataset, tmp_path, monkeypatch, no_fig
     for name in cql.__all__:
         assert name.startswith("__") or f"`cql.{name}" in page
 
-    written = [line.split() for block in blocks("howto/export.md", "bash") for line in block.splitlines()]
+    written = [line.split() for block in code_of("howto/export.md", "bash") for line in block.splitlines()]
     assert len(written) == 5
     script = load_script("export")
     for words in written:
@@ -237,7 +237,7 @@ def test_the_pages_run_from_top_to_bottom(dataset, tmp_path, monkeypatch, no_fig
         own_name = [] if "--out" in words else ["--out", "first.onnx"]
         monkeypatch.setattr("sys.argv", ["export.py", "outputs/first", *words[3:], *own_name])
         assert script.main() == 0
-    code = blocks("howto/export.md", "python")
+    code = code_of("howto/export.md", "python")
     assert len(code) == 6
     for block in code:
         block = block.replace("outputs/HalfCheetah-v5/halfcheetah_medium/RUN", "outputs/first")
